@@ -1,0 +1,3 @@
+"""peftbench: benchmarks of parameter-efficient fine-tuning that people can believe."""
+
+__version__ = "0.1.0"

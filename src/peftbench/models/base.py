@@ -1,0 +1,50 @@
+"""A loaded backbone and what the rest of the program may ask of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Family = Literal["encoder", "seq2seq", "causal"]
+Purpose = Literal["features", "lm"]
+"""`features`: the bare stack that returns hidden states (AutoModel); `lm`: with its language-model head."""
+
+
+@dataclass
+class Backbone:
+    """A pre-trained network with its tokenizer.
+
+    Attributes:
+        name: the name used in `model=NAME`.
+        family: decides which formulations fit.
+        purpose: how `model` was loaded.
+        model: in eval mode, fp32, on the CPU.
+        tokenizer: a fast tokenizer with a pad token; `padding_side` is right for encoders and encoder-decoders,
+            left for causal models.
+        hidden_size: d, the width of the word embeddings.
+        max_positions: positions the network can take, soft prompts included; None if unlimited (T5).
+        pooling: how one vector is read off the hidden states: `mean` over real tokens, `cls` (first real token) or
+            `last` (last real token).
+        prefix: text put before every input (E5 was trained with "query: " / "passage: ").
+        revision: hub commit, package version or content hash: what makes a rerun load the same weights.
+        source: one readable line, for the record.
+    """
+
+    name: str
+    family: Family
+    purpose: Purpose
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    hidden_size: int
+    max_positions: int | None
+    pooling: Literal["mean", "cls", "last"]
+    prefix: str
+    revision: str
+    source: str
+
+    def total_parameters(self) -> int:
+        """Number of parameters, shared tensors counted once."""
+        return sum(p.numel() for p in self.model.parameters())

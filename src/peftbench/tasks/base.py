@@ -1,0 +1,98 @@
+"""The one shape in which every task hands over its data. Nothing here knows a model.
+
+An adapter reads the original files and returns `TaskData`: rows of `id, text, pair?, target`, the label set, the
+metrics, and where it all came from. A few-shot protocol (`peftbench.tasks.protocols`) then draws from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Union
+
+Target = Union[str, float, tuple]
+"""A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
+
+Problem = Literal["classification", "regression", "tuples"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One item of a task.
+
+    Attributes:
+        id: `"<split>:<0-based data row in the source file>"`, for example `"train:17"`; unique within a `TaskData`.
+        text: the first (or only) text.
+        target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
+        pair: the second text of a pair task, else None.
+        group: rows that must stay together in a split or be scored together (a sentence with several aspects in
+            ABSA, a question with several answers in MultiRC, the two choices of one COPA item), else None.
+    """
+
+    id: str
+    text: str
+    target: Target | None
+    pair: str | None = None
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where rows came from: enough to fetch the same bytes again."""
+
+    kind: Literal["local", "hub", "packaged"]
+    where: str
+    revision: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """File name -> SHA-256 of its bytes."""
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Everything that a task knows about one subset (a language, a GLUE task, an ABSA domain).
+
+    Attributes:
+        name: task name as in `task=NAME`.
+        subset: language, GLUE task, domain ...
+        train, dev, test: labelled official splits; a split without labels or not in the source is empty.
+        unlabeled: extra rows without a target.
+        extra_tests: further labelled test sets by name (MNLI: `{"mismatched": ...}`), scored beside `test`.
+        labels: label names in a fixed order; empty for regression. An id is a position in this tuple and never
+            travels outside the process.
+        label_words: label name -> the words a text-to-text or scoring model reads or writes for it.
+        fields: names of `text` and `pair` in a text-to-text input, as in "sentence1: ... sentence2: ...".
+        problem: kind of target.
+        main_metric: the number that tables show, one of `metrics`.
+        score_range: (low, high) of a regression target.
+        notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
+    """
+
+    name: str
+    subset: str
+    train: Sequence[Row]
+    dev: Sequence[Row]
+    test: Sequence[Row]
+    labels: tuple[str, ...]
+    label_words: Mapping[str, str]
+    fields: tuple[str, str]
+    problem: Problem
+    main_metric: str
+    metrics: tuple[str, ...]
+    source: DataSource
+    languages: tuple[str, ...] = ()
+    unlabeled: Sequence[Row] = ()
+    extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+    def sha256(self) -> str:
+        """Hash of every labelled row, so that two results can be checked to rest on the same data."""
+        digest = hashlib.sha256()
+        splits = {"train": self.train, "dev": self.dev, "test": self.test, **self.extra_tests}
+        for name, rows in splits.items():
+            for row in rows:
+                line = json.dumps([name, row.id, row.text, row.pair, row.target], ensure_ascii=False)
+                digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        return digest.hexdigest()
