@@ -1,0 +1,135 @@
+"""The file formats that benchmark data comes in, each read the one way that loses nothing.
+
+Every reader returns a list of `(line, record)`: the 1-based physical line on which the record starts, for error
+messages, and a dict. Cells stay strings: "N/A", "null" and "None" are text. A damaged file is a `UsageError` that
+names the file and the line; no reader ever skips a row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import UsageError
+
+Records = list[tuple[int, dict[str, str]]]
+
+csv.field_size_limit(1 << 30)  # the default of 128 KiB is shorter than some articles
+
+
+def read_text(path: Path) -> str:
+    """The file as text, without a leading byte-order mark and without blank lines at its end."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise UsageError(f"{_at(path, data, nul)}: binary data (a NUL byte), not a text file. Fetch the file again.")
+    try:
+        text = data.decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        # utf-8-sig counts positions from behind the byte-order mark, which holds no line end
+        raise UsageError(
+            f"{_at(path, data, error.start)}: not UTF-8 text ({error.reason}). Convert or fetch the file again."
+        ) from error
+    if not text.strip():
+        raise UsageError(f"{path}: the file is empty. Fetch it again, or point data_dir at a complete copy.")
+    return text
+
+
+def read_quoted_tsv(path: Path, require: Sequence[str] = (), names: Sequence[str] | None = None) -> Records:
+    """Tab-separated values in which a quoted field may hold tabs, quotes and line ends (MasakhaNEWS, LM-BFF).
+
+    Args:
+        path: the file.
+        require: columns that have to be there.
+        names: the columns of a file without a header line; None reads them from the first line.
+    """
+    return _records(path, _csv_rows(path, "\t"), require, names)
+
+
+def read_csv(path: Path, names: Sequence[str] | None = None, require: Sequence[str] = ()) -> Records:
+    """Comma-separated values with the usual quoting; arguments as in `read_quoted_tsv`."""
+    return _records(path, _csv_rows(path, ","), require, names)
+
+
+def read_glue_tsv(path: Path, header: bool | Sequence[str] = True, require: Sequence[str] = ()) -> Records:
+    """GLUE's tab-separated values: a quote is a character like any other, and a line is a row.
+
+    Args:
+        path: the file.
+        header: True if the first line names the columns, else the names.
+        require: columns that have to be there.
+    """
+    rows = ((number, line.split("\t")) for number, line in _lines(read_text(path)))
+    return _records(path, rows, require, None if header is True else list(header or ()))
+
+
+def read_jsonl(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
+    """One JSON object a line. Lines end at a line feed only: U+2028 and U+0085 occur inside texts."""
+    records = []
+    for number, line in _lines(read_text(path)):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).") from error
+        if not isinstance(record, dict):
+            raise UsageError(f"{path}, line {number}: a JSON object is expected, found {type(record).__name__}.")
+        _check_columns(path, number, record, require)
+        records.append((number, record))
+    return records
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their line ends."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        yield number, line.removesuffix("\r")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Numbered rows. `strict`, so that a quote which is never closed is an error and not one giant last field."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for row in reader:
+            yield start, row
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {start}: broken quoting in the row that starts here ({error}).") from error
+
+
+def _records(
+    path: Path, rows: Iterator[tuple[int, list[str]]], require: Sequence[str], names: Sequence[str] | None
+) -> Records:
+    if names is None:
+        line, names = next(rows)
+        _check_columns(path, line, names, require)
+    records = []
+    for line, row in rows:
+        if len(row) != len(names):
+            raise UsageError(
+                f"{path}, line {line}: {len(row)} field{'s' * (len(row) != 1)} where {len(names)} are expected "
+                f"({', '.join(names)}). A tab, comma or quote is missing or too many."
+            )
+        records.append((line, dict(zip(names, row, strict=True))))
+    if not records:
+        raise UsageError(f"{path}: a header but no rows. Fetch the file again, or point data_dir at a complete copy.")
+    return records
+
+
+def _check_columns(path: Path, line: int, found: Any, require: Sequence[str]) -> None:
+    missing = [name for name in require if name not in found]
+    if missing:
+        raise UsageError(
+            f"{path}, line {line}: column{'s' * (len(missing) > 1)} {', '.join(f'`{name}`' for name in missing)} "
+            f"missing. Found: {', '.join(found) or 'none'}."
+        )
+
+
+def _at(path: Path, data: bytes, position: int) -> str:
+    return f"{path}, line {data.count(bytes([10]), 0, position) + 1}"
