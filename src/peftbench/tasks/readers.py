@@ -85,6 +85,18 @@ def read_jsonl(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[
     return records
 
 
+def read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """The rows of a parquet file from the hub; the number beside a record is its 1-based row."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        return list(enumerate(parquet.read_table(path).to_pylist(), start=1))
+    except (ArrowException, OSError) as error:
+        raise UsageError(
+            f"{path}: not a readable parquet file ({error}). Delete it so that it is fetched again."
+        ) from error
+
+
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Numbered lines without their line ends."""
     for number, line in enumerate(text.split("\n"), start=1):

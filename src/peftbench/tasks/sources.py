@@ -1,0 +1,287 @@
+"""From a task's YAML to its files: which subset, where the files lie, what their labels are called.
+
+Data is looked for in the user's folder first, then on the Hugging Face hub, and if neither has it one message says
+what was looked for and how to get it. Adapters call `resolve_subset`, `find_files` and `assemble`, and keep only what
+is peculiar to their format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peftbench.config.schema import TaskConfig
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.tasks.readers import read_parquet
+
+Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One subset of a task: the task's common values with the subset's own merged over them.
+
+    Attributes:
+        name: language, GLUE task, domain ...
+        labels: label as it is written in the files -> label name, in label order; empty for regression.
+        sizes: split -> number of rows of the official split.
+        files: split -> candidate file names below `folder`.
+        hub: `repo`, `revision` and `files` (split -> glob pattern in the repository).
+        options: everything else that the YAML says about the subset, for its adapter.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    sizes: Mapping[str, int]
+    languages: tuple[str, ...]
+    metrics: tuple[str, ...]
+    main_metric: str
+    fields: tuple[str, str]
+    label_words: Mapping[str, str]
+    folder: str
+    files: Mapping[str, tuple[str, ...]]
+    hub: Mapping[str, Any]
+    licence: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Label names in label order, each once (several spellings in the files may mean one label)."""
+        return tuple(dict.fromkeys(self.labels.values()))
+
+    def label(self, raw: Any, path: Path, line: int) -> str:
+        """The label name for a label as the file has it; anything outside the label set is a `UsageError`."""
+        try:
+            return self.labels[_spelling(raw)]
+        except KeyError:
+            raise UsageError(
+                f"{path}, line {line}: the label `{raw}` is not in the label set of `{self.name}`. "
+                f"{did_you_mean(_spelling(raw), self.labels)}"
+            ) from None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files of a subset, wherever they came from."""
+
+    source: DataSource
+    files: Mapping[str, tuple[Path, ...]]
+    """Split -> its file, or its shards in order."""
+
+    def records(self, split: str, reader: Reader) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
+        """`(file, line, record)` of each row of a split; nothing if the split is not there.
+
+        `reader` reads the original format; a parquet file from the hub is read as such (its `line` counts rows).
+        """
+        for path in self.files.get(split, ()):
+            read: Reader = read_parquet if path.suffix == ".parquet" else reader
+            for line, record in read(path):
+                yield path, line, record
+
+
+def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
+    """The subset that the config asks for. `key` is what the user typed to choose it, for the error message."""
+    if cfg.subset not in cfg.subsets:
+        raise UsageError(
+            f"{key}={cfg.subset}: task `{cfg.name}` has no such subset. {did_you_mean(cfg.subset, cfg.subsets)}"
+        )
+    own = dict(cfg.subsets[cfg.subset] or {})
+    labels = own.pop("labels", ())
+    if not isinstance(labels, Mapping):
+        labels = {name: name for name in labels}
+    labels = {_spelling(raw): str(name) for raw, name in labels.items()}
+    words = {**cfg.label_words, **own.pop("label_words", {})}
+    first, second = [*own.pop("fields", cfg.fields), "pair"][:2]
+    files = {
+        split: (names,) if isinstance(names, str) else tuple(names) for split, names in own.pop("files", {}).items()
+    }
+    return Subset(
+        name=cfg.subset,
+        labels=labels,
+        sizes=own.pop("sizes", {}),
+        languages=tuple(own.pop("languages", cfg.languages)),
+        metrics=tuple(own.pop("metrics", cfg.metrics)),
+        main_metric=own.pop("main_metric", cfg.main_metric),
+        fields=(first, second),
+        label_words={name: words.get(name, name) for name in labels.values()},
+        folder=own.pop("folder", cfg.folder),
+        files=files,
+        hub={**cfg.hub, **own.pop("hub", {})},
+        licence=own.pop("licence", cfg.licence),
+        options=own,
+    )
+
+
+def find_files(
+    cfg: TaskConfig,
+    subset: Subset,
+    data_dir: Path | None,
+    files: Mapping[str, str | Sequence[str]] | None = None,
+    required: Sequence[str] = ("train", "test"),
+) -> Found:
+    """The files of a subset: from `data_dir`, else from the hub, else one `UsageError` that says how to get them.
+
+    Args:
+        cfg: the task.
+        subset: from `resolve_subset`.
+        data_dir: the user's data folder, or None. It has to exist and to hold something.
+        files: split -> candidate paths below `data_dir/subset.folder`, the first that exists is taken; default
+            `subset.files`.
+        required: splits without which a copy is of no use; the others may be absent.
+    """
+    candidates = {
+        split: [names] if isinstance(names, str) else list(names) for split, names in (files or subset.files).items()
+    }
+    if data_dir is not None:
+        check_data_dir(data_dir)
+        found = _local(cfg, subset, data_dir / subset.folder, candidates, required)
+        if found:
+            return found
+    try:
+        return _hub(subset, required)
+    except Exception as error:  # whatever stops the hub, the user needs to hear both ways out
+        raise _not_found(cfg, subset, data_dir, candidates, required, error) from error
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """Refuse a data folder that cannot hold anything, before a missing file is blamed."""
+    hint = "Give data_dir= or PEFTBENCH_DATA the folder that holds the data sets."
+    if not data_dir.is_dir():
+        raise UsageError(f"data_dir={data_dir}: {'not a folder' if data_dir.exists() else 'no such folder'}. {hint}")
+    try:
+        empty = not any(data_dir.iterdir())
+    except OSError as error:
+        raise UsageError(f"data_dir={data_dir}: cannot be read ({error.strerror}). {hint}") from error
+    if empty or not os.access(data_dir, os.X_OK):
+        raise UsageError(f"data_dir={data_dir}: {'the folder is empty' if empty else 'cannot be entered'}. {hint}")
+
+
+def assemble(
+    cfg: TaskConfig,
+    subset: Subset,
+    found: Found | DataSource,
+    splits: Mapping[str, Sequence[Row]],
+    notes: Sequence[str] = (),
+    **values: Any,
+) -> TaskData:
+    """`TaskData` of a subset with what the YAML knows filled in; `values` are further fields of `TaskData`.
+
+    A split that does not have its official size is noted, so that no table takes it for the official one.
+    """
+    merged: dict[str, Any] = {
+        "name": cfg.name,
+        "subset": subset.name,
+        "train": splits.get("train", ()),
+        "dev": splits.get("dev", ()),
+        "test": splits.get("test", ()),
+        "labels": subset.label_names,
+        "label_words": subset.label_words,
+        "fields": subset.fields,
+        "problem": "classification",
+        "main_metric": subset.main_metric,
+        "metrics": subset.metrics,
+        "source": found.source if isinstance(found, Found) else found,
+        "languages": subset.languages,
+        "notes": (*note_sizes(subset.sizes, splits), *notes),
+    }
+    return TaskData(**{**merged, **values})
+
+
+def note_sizes(official: Mapping[str, int], splits: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:
+    """A remark for each split whose number of rows is not the official one."""
+    notes = []
+    for split, size in official.items():
+        count = len(splits.get(split, ()))
+        if count < size:
+            notes.append(f"{split}: {count} of the official {size} rows; not comparable with full-data results")
+        elif count > size:
+            notes.append(f"{split}: {count} rows, the official split has {size}; not the official split")
+    return tuple(notes)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _spelling(raw: Any) -> str:
+    """A label as text: JSON's true and false, and the integers of a YAML key or a parquet column."""
+    return str(raw).lower() if isinstance(raw, bool) else str(raw)
+
+
+def _local(
+    cfg: TaskConfig, subset: Subset, folder: Path, candidates: Mapping[str, list[str]], required: Sequence[str]
+) -> Found | None:
+    """The local copy, None if there is no trace of one, an error if it is a torso."""
+    files = {
+        split: (path,)
+        for split, names in candidates.items()
+        if (path := next((folder / name for name in names if (folder / name).is_file()), None))
+    }
+    missing = [split for split in required if split not in files]
+    if files and missing:
+        wanted = ", ".join(str(folder / candidates[split][0]) for split in missing)
+        raise UsageError(
+            f"task `{cfg.name}`, subset `{subset.name}`: {folder} holds only a part of the data. Missing: {wanted}. "
+            "Complete the folder, or leave data_dir out to read from the Hugging Face hub."
+        )
+    if not files:
+        return None
+    hashes = {str(path.relative_to(folder)): file_sha256(path) for paths in files.values() for path in paths}
+    return Found(DataSource("local", str(folder), files=hashes), files)
+
+
+def _hub(subset: Subset, required: Sequence[str]) -> Found:
+    """The hub's copy at the pinned revision, downloaded once and then read from its cache."""
+    if not subset.hub:
+        raise LookupError("this task has no copy on the hub")
+    from huggingface_hub import snapshot_download
+
+    repo, revision = subset.hub["repo"], subset.hub["revision"]
+    patterns = {
+        split: pattern.format(name=subset.hub.get("name", subset.name))
+        for split, pattern in subset.hub["files"].items()
+    }
+    snapshot = Path(
+        snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns.values()))
+    )
+    files = {split: paths for split, pattern in patterns.items() if (paths := tuple(sorted(snapshot.glob(pattern))))}
+    if missing := [patterns[split] for split in required if split not in files]:
+        raise LookupError(f"the snapshot has no file {', '.join(missing)}")
+    hashes = {str(path.relative_to(snapshot)): file_sha256(path) for paths in files.values() for path in paths}
+    # the folder is named by the commit: a moving revision is recorded as the commit that it stood for
+    return Found(DataSource("hub", repo, revision=snapshot.name, files=hashes), files)
+
+
+def _not_found(
+    cfg: TaskConfig,
+    subset: Subset,
+    data_dir: Path | None,
+    candidates: Mapping[str, list[str]],
+    required: Sequence[str],
+    error: Exception,
+) -> UsageError:
+    wanted = [str(Path(subset.folder, candidates[split][0])) for split in required]
+    below = f"{data_dir} (data_dir)" if data_dir else "data_dir, which is not set"
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if subset.hub:
+        hub = f"{subset.hub['repo']}@{subset.hub['revision']}"
+        ways = f"or run once with network access, so that {hub} is fetched and kept (HF_HUB_OFFLINE must not be set)"
+    else:
+        hub = "none known"
+        ways = "there is no copy on the hub that could be fetched instead"
+    return UsageError(
+        f"task `{cfg.name}`, subset `{subset.name}`: no data.\n"
+        f"  Looked below {below}, for: {', '.join(wanted)}\n"
+        f"  Looked on the Hugging Face hub: {hub} ({reason})\n"
+        f"  Ways out: give data_dir=FOLDER or PEFTBENCH_DATA=FOLDER with these files in it; {ways}."
+    )
