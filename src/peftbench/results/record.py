@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
+
+from peftbench.errors import UsageError
 
 SCHEMA_VERSION = 1
 Status = Literal["done", "diverged", "failed", "interrupted"]
@@ -41,7 +44,7 @@ class Record:
     """Wall seconds by phase, `total` included."""
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     memory: dict[str, float | None] = field(default_factory=dict)
-    """train_peak_mib, eval_peak_mib (+ _reserved on a GPU); saved_bytes."""
+    """train_peak_mib, eval_peak_mib; on a GPU also train_peak_reserved_mib, eval_peak_reserved_mib; saved_bytes."""
     compute: dict[str, float | None] = field(default_factory=dict)
     """step_flops, tokens_per_second, tokens, steps."""
     parameters: dict[str, int] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class Record:
     """sha256, source, notes."""
     model_info: dict[str, Any] = field(default_factory=dict)
     predictions: dict[str, Any] = field(default_factory=dict)
-    """file, sha256, counts, invalid."""
+    """file, sha256, count, invalid."""
     curves: dict[str, list] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     """versions, git_sha, dirty, device, n_devices, precision, threads, host facts."""
@@ -62,5 +65,37 @@ class Record:
     schema: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON. JSON has no NaN or infinity: they become None."""
+        return {name: plain(value) for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """The record that `to_dict` gave; keys that this version does not know are ignored.
+
+        Raises:
+            ValueError: a required key is missing.
+            UsageError: a newer peftbench wrote it.
+        """
+        if data.get("schema", 0) > SCHEMA_VERSION:
+            raise UsageError(
+                f"Run {data.get('run_id')} was recorded by a newer peftbench (schema {data['schema']}; this one reads "
+                f"up to {SCHEMA_VERSION}). Update peftbench, or choose another folder with `out_dir=FOLDER`."
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            return cls(**{name: value for name, value in data.items() if name in known})
+        except TypeError as error:
+            raise ValueError(f"not a record: {error}") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: numpy scalars become Python's, keys text, NaN and infinity None."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if type(value).__module__ == "numpy":
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

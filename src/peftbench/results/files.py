@@ -1,0 +1,85 @@
+"""Files that are either whole or not there, whatever kills the process that writes them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from peftbench.errors import UsageError
+
+_WAY_OUT = {
+    errno.ENOSPC: "The disk is full: free some space",
+    errno.EDQUOT: "Your disk quota is used up: free some space",
+    errno.EROFS: "The file system is read-only: mount it for writing",
+    errno.EACCES: "You have no permission for it: change the permission",
+    errno.EPERM: "You have no permission for it: change the permission",
+    errno.ENOTDIR: "A part of this path is a file, not a folder: remove it",
+    errno.EEXIST: "A file stands where a folder is needed: remove it",
+}
+
+
+@contextmanager
+def readable_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a UsageError that says what was being done, where, and the way out."""
+    try:
+        yield
+    except OSError as error:
+        cause = os.strerror(error.errno) if error.errno else str(error)
+        way_out = _WAY_OUT.get(error.errno or 0, "Check the disk")
+        raise UsageError(
+            f"Cannot {doing} `{path}`: {cause}. {way_out}, or choose another folder with `out_dir=FOLDER`, "
+            "then give the same command again. Results written before are untouched."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; there is no more that one could do there.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+    """Write `content` to `path` so that any reader, now or after a crash, sees the old file or the new one whole.
+
+    The bytes go to a hidden temporary file in the same folder, which then takes the place of `path`. A process that is
+    killed in between leaves only that temporary file, which nobody reads. `durable=False` leaves out the two fsyncs,
+    for files that can be made again.
+
+    Raises:
+        UsageError: the folder cannot be written or the disk is full; `path` is as it was.
+    """
+    with readable_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        try:
+            _write_all(temporary, content, durable)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def _write_all(path: Path, content: bytes, durable: bool) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

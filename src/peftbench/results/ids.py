@@ -1,0 +1,100 @@
+"""The name of a run: a hash of what decides its result, so that the same command always finds the same record."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any
+
+EXCLUDED = (
+    # where things are read from and written to, and who is told (the data itself is named by its hash)
+    "data_dir",
+    "out_dir",
+    "tracking",
+    # how the run is started
+    "hydra",
+    "launcher",
+    "rerun",
+    # what a run shows and keeps for a resume; a resumed run equals an uninterrupted one
+    "trainer.name",
+    "trainer.progress",
+    "trainer.checkpoint_every",
+    # the number of threads changes how long a run takes (the record says how many), not what is computed
+    "trainer.threads",
+    # words for readers
+    "model.description",
+    "model.licence",
+    "model.languages",
+    "method.description",
+    "method.paper",
+    "task.description",
+    "task.homepage",
+    "task.licence",
+    "task.languages",
+    "protocol.description",
+    "protocol.source",
+)
+"""Every key of the config that does not enter the run id. Nothing else is left out, except:
+
+- `model`, when the method has `needs_model: false` (the floors without a network);
+- in `task.subsets`, the entries of subsets that this run does not use.
+"""
+
+SEEDS = ("seed", "data_seed", "protocol.data_seed")
+"""Keys that differ between repetitions of one experiment."""
+
+
+def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, version: str) -> str:
+    """16 hex digits that name a run by its content.
+
+    Args:
+        config: the resolved config as plain dicts and lists.
+        draw_sha: SHA-256 of the drawn rows.
+        data_sha: SHA-256 of the task's data.
+        version: version of peftbench.
+    """
+    return _digest([content(config), draw_sha, data_sha, version])
+
+
+def variant(config: dict[str, Any], data_sha: str, version: str) -> str:
+    """8 hex digits shared by exactly those runs that differ in their seeds alone, and so may be averaged."""
+    return _digest([content(config, EXCLUDED + SEEDS), data_sha, version])[:8]
+
+
+def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:
+    """The part of `config` that decides the result; `config` is left as it was."""
+    kept = copy.deepcopy(config)
+    if kept.get("method", {}).get("needs_model") is False:
+        kept.pop("model", None)
+    task = kept.get("task", {})
+    if task.get("subset") in (task.get("subsets") or {}):
+        task["subsets"] = {task["subset"]: task["subsets"][task["subset"]]}
+    for dotted in excluded:
+        *groups, key = dotted.split(".")
+        node: Any = kept
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(key, None)
+    return kept
+
+
+def _digest(value: Any) -> str:
+    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling for each value: 1.0 is 1, tuples are lists, keys are text, infinity is a word."""
+    if isinstance(value, dict):
+        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(v) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return str(value)
+        return int(value) if value.is_integer() else value
+    return value

@@ -1,0 +1,198 @@
+"""leaderboard.csv: one row a run, made from the records and never edited.
+
+Making it again costs little even with many records, because rows of files that have not changed since are kept in a
+cache beside it. The cache and the CSV may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from peftbench.results.files import readable_errors, write_atomic
+from peftbench.results.ids import variant
+from peftbench.results.record import Record
+from peftbench.results.store import Store
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+_BEFORE_SCORES = (
+    "run_id status model method task subset protocol shots data_seed seed metric score f1_macro f1_weighted accuracy"
+).split()
+_AFTER_SCORES = (
+    "trainable_params train_seconds eval_seconds total_seconds train_peak_mib eval_peak_mib step_flops saved_bytes "
+    "tokens_per_second device n_devices precision git_sha dirty data_sha versions created"
+).split()
+
+CELL = ("model", "method", "task", "subset", "protocol", "shots", "metric", "variant")
+"""What runs share that are repetitions of each other: all but the two seeds."""
+
+_CACHE = ".leaderboard.json"
+_CACHE_VERSION = 1
+_LOCK_SECONDS = 60
+
+
+def row(record: Record) -> Row:
+    """The leaderboard's row of one run. `variant` (not a column of the CSV) marks runs that differ only in seeds."""
+    env = record.environment
+    versions = env.get("versions") or {}
+    parameters = record.parameters
+    return {
+        **{name: getattr(record, name) for name in _BEFORE_SCORES if hasattr(record, name)},
+        **record.scores,
+        "trainable_params": parameters.get("module", 0) + parameters.get("head", 0) if parameters else None,
+        **{f"{phase}_seconds": record.seconds.get(phase) for phase in ("train", "eval", "total")},
+        **{name: record.memory.get(name) for name in ("train_peak_mib", "eval_peak_mib", "saved_bytes")},
+        **{name: record.compute.get(name) for name in ("step_flops", "tokens_per_second")},
+        **{name: env.get(name) for name in ("device", "n_devices", "precision", "git_sha", "dirty")},
+        "data_sha": record.data.get("sha256"),
+        "versions": " ".join(f"{package}={version}" for package, version in sorted(versions.items())),
+        "created": record.created,
+        "variant": variant(record.config, record.data.get("sha256") or "", versions.get("peftbench") or ""),
+    }
+
+
+def columns(rows: Iterable[Row]) -> list[str]:
+    """The CSV's columns: the fixed ones, with the tasks' own metrics after the common metrics."""
+    fixed = {*_BEFORE_SCORES, *_AFTER_SCORES, "variant"}
+    own = sorted({name for r in rows for name in r} - fixed)
+    return [*_BEFORE_SCORES, *own, *_AFTER_SCORES]
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """Rows in the order of the leaderboard."""
+    return sorted((row(r) for r in records), key=_order)
+
+
+def _order(r: Row) -> tuple:
+    return (r["task"], r["subset"], r["protocol"], str(r["shots"]).zfill(9), r["model"], r["method"], r["created"])
+
+
+def current_rows(store: Store) -> list[Row]:
+    """Rows of all sound records as they are now. Writes nothing (but a damaged record goes to quarantine)."""
+    return _rows_and_cache(store)[0]
+
+
+def rebuild(store: Store) -> Path:
+    """Write `leaderboard.csv` from the records; one process at a time, and never half a file.
+
+    Raises:
+        UsageError: the folder cannot be written or the disk is full. The records are intact.
+    """
+    from filelock import FileLock, Timeout
+
+    path = store.out_dir / "leaderboard.csv"
+    with readable_errors("write", path):
+        store.out_dir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(store.out_dir / ".leaderboard.lock", timeout=_LOCK_SECONDS)
+        try:
+            lock.acquire()
+        except Timeout:
+            log.warning("%s is held by another process and was not brought up to date; the next run will do it.", path)
+            return path
+    try:
+        made, cache, changed = _rows_and_cache(store)
+        if changed or not path.exists():
+            write_atomic(path, to_csv(made), durable=False)
+            write_atomic(store.out_dir / _CACHE, json.dumps(cache).encode(), durable=False)
+    finally:
+        lock.release()
+    return path
+
+
+def _rows_and_cache(store: Store) -> tuple[list[Row], dict[str, Any], bool]:
+    """Rows in order; the cache to keep; whether it differs from the one on disk.
+
+    A file's stamp holds its inode: a record replaced within the clock's tick by one of the same size has another.
+    """
+    old = _read_cache(store.out_dir / _CACHE)
+    new: dict[str, tuple[list[int], Row]] = {}
+    for path, stamp in _stamps(store):
+        if path.name in old and old[path.name][0] == stamp:
+            new[path.name] = old[path.name]
+        elif (record := store.read(path)) is not None:
+            new[path.name] = (stamp, row(record))
+    changed = old.keys() != new.keys() or any(old[name] is not new[name] for name in new)
+    made = sorted((r for _, r in new.values()), key=_order)
+    return made, {"version": _CACHE_VERSION, "rows": new}, changed
+
+
+def _stamps(store: Store) -> list[tuple[Path, list[int]]]:
+    found = []
+    for path in store.files():
+        try:
+            stat = os.stat(path)
+        except FileNotFoundError:
+            continue  # superseded or put into quarantine meanwhile
+        found.append((path, [stat.st_mtime_ns, stat.st_size, stat.st_ino]))
+    return found
+
+
+def _read_cache(path: Path) -> dict[str, Any]:
+    try:
+        cache = json.loads(path.read_bytes())
+        return cache["rows"] if cache["version"] == _CACHE_VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # nothing is lost: the rows are read from the records
+
+
+def to_csv(rows: Sequence[Row]) -> bytes:
+    """RFC 4180 bytes (UTF-8, CRLF). Text that a spreadsheet would run as a formula is made inert by a leading quote."""
+    names = columns(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow([_cell(name) for name in names])
+    writer.writerows([_cell(r.get(name)) for name in names] for r in rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and value.strip():
+        return "'" + value
+    if isinstance(value, str) and value[:1] in ("\t", "\r", "\n"):
+        return "'" + value
+    return value
+
+
+AVERAGED = ("score", "train_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib", "tokens_per_second")
+
+
+def group(rows: Iterable[Row]) -> list[Row]:
+    """Means over the seeds: one row a cell (`CELL`), of runs that are done; `failed` counts the others.
+
+    `n` runs; `draws` and `seeds` distinct data and training seeds; for each of `AVERAGED` the mean, and for the score
+    its standard deviation over runs (n - 1 in the denominator; None for a single run), least and greatest value.
+    """
+    cells: dict[tuple, list[Row]] = {}
+    for r in rows:
+        cells.setdefault(tuple(r.get(name) for name in CELL), []).append(r)
+    return [_mean_row(dict(zip(CELL, key, strict=True)), members) for key, members in cells.items()]
+
+
+def _mean_row(cell: Row, members: Sequence[Row]) -> Row:
+    done = [r for r in members if r["status"] == "done"]
+    means = {name: [r[name] for r in done if r.get(name) is not None] for name in AVERAGED}
+    scores = means["score"]
+    return {
+        **cell,
+        "n": len(done),
+        "failed": len(members) - len(done),
+        "draws": len({r["data_seed"] for r in done}),
+        "seeds": len({r["seed"] for r in done}),
+        **{name: statistics.fmean(values) if values else None for name, values in means.items()},
+        "score_sd": statistics.stdev(scores) if len(scores) > 1 else None,
+        "score_min": min(scores, default=None),
+        "score_max": max(scores, default=None),
+        "trainable_params": next((r["trainable_params"] for r in done), None),
+    }
