@@ -53,8 +53,7 @@ class FormulationConfig:
 
     name: str = one_of("auto", "head", "generate", "score", "features")
     dropout: float = number(0.0, ge=0, le=0.9)
-    head_init_scale: float = number(1.0, ge=0)
-    max_target_length: int = number(16, ge=1)
+    head_init_scale: float = number(0.0, ge=0)
     normalize: bool = True
 
 

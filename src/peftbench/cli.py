@@ -1,0 +1,160 @@
+"""The command line. Thin: it dispatches, lets Hydra compose, and turns mistakes into one message and exit code 2.
+
+Nothing here imports torch, transformers, peft, evaluate or wandb; `peftbench.run` does so once a run really starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from peftbench import __version__
+from peftbench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+HELP = """\
+peftbench {version}: benchmarks of parameter-efficient fine-tuning that people can believe
+
+usage:
+  peftbench [run] [KEY=VALUE ...]        one run: trains, measures, files one record
+  peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination, one after the other
+  peftbench ls [models|methods|tasks|protocols] [--json]
+  peftbench leaderboard [--help]         the table of all runs under results/
+
+the four axes ({axes_hint}):
+  model=NAME      {models}
+  method=NAME     {methods}
+  task=NAME       {tasks}
+  shots=K|full    0 means no training; what K counts is the protocol's business
+
+more keys:
+  protocol=NAME   {protocols}
+  seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
+  trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
+  tracking.wandb=auto|online|offline|disabled
+
+examples:
+  peftbench                                                   the packaged demo: needs neither network nor GPU
+  peftbench method=dept task=masakhanews task.lang=swa shots=10 model=e5-small-q4
+  peftbench -m method=dept,lora,full task.lang=hau,ibo task=masakhanews shots=5,10 data_seed=1,2,3
+  peftbench --cfg job method=lora                             print the whole config and run nothing
+
+The same command again reports the finished run and trains nothing (rerun=true trains anew).
+Shell completion: eval "$(peftbench -sc install=bash)"   (also zsh, fish). Hydra's own flags: peftbench --hydra-help
+Exit codes: 0 done; 1 a run failed (its record says why); 2 the command, the config or the data is wrong.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `peftbench` and `python -m peftbench`; always ends with SystemExit."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "run": run_command,
+        "ls": ls_command,
+        "leaderboard": leaderboard_command,
+    }
+    try:
+        if args and args[0] in ("-h", "--help", "help"):
+            print(help_text(), end="")
+            code = DONE
+        elif args and args[0] == "--version":
+            print(f"peftbench {__version__}")
+            code = DONE
+        elif args and args[0] in commands:
+            code = commands[args[0]](args[1:])
+        elif args and not args[0].startswith(("-", "+", "~")) and "=" not in args[0]:
+            raise UsageError(f"{args[0]}: no such command. {did_you_mean(args[0], commands)}")
+        else:
+            code = run_command(args)
+    except UsageError as error:
+        print(f"peftbench: {error}", file=sys.stderr)
+        code = USAGE
+    except KeyboardInterrupt:
+        print("peftbench: interrupted; what was finished is kept, the same command goes on.", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `peftbench ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    sys.exit(code)
+
+
+def help_text() -> str:
+    """What `--help` prints; the choices are read from the config folder, so they are never out of date."""
+    import textwrap
+
+    from peftbench.config.catalogue import names
+
+    def wrap(group: str) -> str:
+        return ("\n" + " " * 18).join(textwrap.wrap(", ".join(names(group)), 98))
+
+    groups = {f"{g}s": wrap(g) for g in ("model", "method", "task", "protocol")}
+    return HELP.format(version=__version__, axes_hint="`peftbench ls` says more", **groups)
+
+
+def run_command(args: list[str]) -> int:
+    """`peftbench [run] OVERRIDES`: Hydra composes one config, or many with -m, and each becomes a run."""
+    if args and args[0] in ("-h", "--help"):
+        print(help_text(), end="")
+        return DONE
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from peftbench.config.load import CONFIG_MODULE, check_sweep, explain
+
+    overrides = [a for a in args if not a.startswith("-")]
+    sweep = any(a in ("-m", "--multirun") for a in args)
+    if sweep:
+        check_sweep(overrides)
+    codes: list[int] = []
+
+    def job(cfg: DictConfig) -> None:
+        codes.append(run_one(cfg, several=sweep))
+
+    sys.argv = [sys.argv[0], *args]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
+    try:
+        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from None
+    return max(codes, default=DONE)
+
+
+def run_one(cfg: DictConfig, several: bool) -> int:
+    """One run. In a sweep a wrong config or a failed run is said and the next run goes on."""
+    from peftbench.config.load import to_run_config
+    from peftbench.results.summary import print_summary
+    from peftbench.run import run
+
+    try:
+        config = to_run_config(cfg)
+        record, is_new = run(config)
+    except UsageError as error:
+        if not several:
+            raise
+        print(f"peftbench: {error}", file=sys.stderr)
+        return USAGE
+    if record is None:  # not the main process of a distributed run
+        return DONE
+    print_summary(record, out_dir=config.out_dir, is_new=is_new)
+    return DONE if record.status == "done" else FAILED
+
+
+def ls_command(args: list[str]) -> int:
+    """`peftbench ls [GROUP] [--json]`."""
+    from peftbench.config.catalogue import ls
+
+    return ls(args)
+
+
+def leaderboard_command(args: list[str]) -> int:
+    """`peftbench leaderboard`."""
+    from peftbench.results.cli_views import leaderboard_command as show
+
+    return show(args)

@@ -1,0 +1,216 @@
+"""Compose with Hydra, check against the schema, and say what is wrong in one message."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.config import schema
+from peftbench.config.tuners import TUNER_SCHEMAS
+from peftbench.errors import UsageError, did_you_mean
+
+CONFIG_MODULE = "peftbench.conf"
+GROUPS = {
+    "model": schema.ModelConfig,
+    "method": schema.MethodConfig,
+    "task": schema.TaskConfig,
+    "protocol": schema.ProtocolConfig,
+    "trainer": schema.TrainerConfig,
+    "tracking": schema.TrackingConfig,
+}
+
+
+def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
+    """The checked config of one run, exactly as the command line would make it.
+
+    Raises:
+        UsageError: an override names an unknown key or choice, or a value has the wrong type or range.
+    """
+    return to_run_config(compose_raw(overrides))
+
+
+def compose_raw(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's composition with its errors translated; not yet checked against the schema."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            return hydra_compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, overrides) from None
+
+
+def to_run_config(cfg: DictConfig) -> schema.RunConfig:
+    """Check a composed config and turn it into dataclass instances.
+
+    Raises:
+        UsageError: naming the key, what was found and what would be valid.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{getattr(error, 'full_key', '')}: {first_line(error)}") from None
+    if not isinstance(plain, dict):
+        raise UsageError("the config is not a mapping of keys to values")
+    return from_plain({str(k): v for k, v in plain.items() if k != "hydra"})
+
+
+def from_plain(plain: dict[str, Any]) -> schema.RunConfig:
+    """Like `to_run_config`, from the plain dictionary that a record or a worker's file holds."""
+    plain = {**plain, "method": dict(plain.get("method") or {})}
+    tuner_plain = plain["method"].pop("tuner", None) or {}
+    parts: dict[str, Any] = {}
+    for group, schema_class in GROUPS.items():
+        section = plain.get(group) or {}
+        if group == "task":
+            schema_class = schema.TASK_SCHEMAS.get(section.get("adapter", ""), schema.TaskConfig)
+        parts[group] = build(schema_class, section, group)
+    name = str(tuner_plain.get("name"))
+    if name not in TUNER_SCHEMAS:
+        raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
+    parts["method"].tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
+    top = {k: v for k, v in plain.items() if k not in GROUPS}
+    for key in top:
+        if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
+            raise UsageError(f"{key}: no such key. {did_you_mean(key, _field_names(schema.RunConfig))}")
+    run = schema.RunConfig(**parts, **top)
+    check_top(run)
+    return run
+
+
+def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
+    """An instance of `schema_class` from plain values: keys, types and ranges checked."""
+    fields = _field_names(schema_class)
+    for key in section:
+        if key not in fields:
+            raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
+    try:
+        instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), section))
+    except OmegaConfBaseException as error:
+        key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
+        raise UsageError(f"{key}: {first_line(error)}") from None
+    check_ranges(instance, where)
+    return instance
+
+
+def check_ranges(instance: Any, where: str) -> None:
+    """Compare every field of a dataclass instance, nested ones included, with the range in its metadata."""
+    for f in dataclasses.fields(instance):
+        value, key = getattr(instance, f.name), f"{where}.{f.name}"
+        if dataclasses.is_dataclass(value):
+            check_ranges(value, key)
+        choices = f.metadata.get("choices")
+        if choices is not None and value is not None and value not in choices:
+            raise UsageError(f"{key}={value}: not a valid choice. {did_you_mean(str(value), map(str, choices))}")
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            continue
+        for bound, broken, words in (
+            (f.metadata.get("ge"), lambda v, b: v < b, "at least"),
+            (f.metadata.get("gt"), lambda v, b: v <= b, "more than"),
+            (f.metadata.get("le"), lambda v, b: v > b, "at most"),
+        ):
+            if bound is not None and not broken(value, value) and broken(value, bound):
+                raise UsageError(f"{key}={value}: must be {words} {bound}.")
+
+
+def check_top(run: schema.RunConfig) -> None:
+    """Types and ranges of the scalars at the top of the config."""
+    shots = run.shots
+    if isinstance(shots, str) and shots != "full":
+        raise UsageError(f"shots={shots}: must be 0, a whole number of examples or `full`.")
+    if isinstance(shots, bool) or not isinstance(shots, (int, str)) or (isinstance(shots, int) and shots < 0):
+        raise UsageError(f"shots={shots}: must be 0, a whole number of examples or `full`.")
+    for key in ("seed", "data_seed"):
+        value = getattr(run, key)
+        if value is None and key == "data_seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+            raise UsageError(f"{key}={value}: must be a whole number from 0 to 4294967295.")
+    for key in ("data_dir", "out_dir"):
+        value = getattr(run, key)
+        if not isinstance(value, str) and not (value is None and key == "data_dir"):
+            raise UsageError(f"{key}={value}: must be a folder.")
+    if not isinstance(run.rerun, bool):
+        raise UsageError(f"rerun={run.rerun}: must be true or false.")
+
+
+def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
+    """Hydra's and OmegaConf's composition errors as one message with the nearest valid choice."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return UsageError(f"{group}={choice}: no such {group.split('/')[-1]}. {did_you_mean(choice, error.options)}")
+    if isinstance(error, OverrideParseException):
+        return UsageError(f"{error.override}: cannot be read as key=value. {first_line(error)}")
+    if isinstance(error, ConfigCompositionException):
+        key = _unknown_key(error)
+        if key is not None:
+            return UsageError(f"{key}: no such key. {did_you_mean(key, _all_keys(overrides, key))}")
+        cause = error.__cause__
+        detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)
+        return UsageError(detail)
+    return UsageError(first_line(error))
+
+
+def _unknown_key(error: Exception) -> str | None:
+    """The override key that does not exist, if that is what the error is about."""
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match is None:
+        return None
+    cause = str(error.__cause__ or "") + str(error)
+    return match[1] if "not in struct" in cause or "No match in the defaults list" in cause else None
+
+
+def _all_keys(overrides: Iterable[str], bad: str) -> list[str]:
+    """Dotted keys near the unknown one: its siblings if its parent exists, else the top-level keys."""
+    rest = [o for o in overrides if o.lstrip("+~").split("=")[0] != bad]
+    try:
+        cfg = compose_raw(rest)
+    except UsageError:
+        cfg = compose_raw([])
+    parent = bad.rpartition(".")[0]
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    if not isinstance(node, DictConfig):
+        parent, node = "", cfg
+    return [f"{parent}.{k}" if parent else str(k) for k in node]
+
+
+def _field_names(schema_class: type) -> list[str]:
+    return [f.name for f in dataclasses.fields(schema_class)]
+
+
+def first_line(error: BaseException | None) -> str:
+    """The first non-empty line of an error's text."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def check_sweep(overrides: Sequence[str]) -> None:
+    """Compose once for every single value in a sweep, so that a misspelt last choice is found before the first run.
+
+    Raises:
+        UsageError: for the first value that does not compose.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except OverrideParseException as error:
+        raise explain(error, overrides) from None
+    values = [
+        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
+        if o.is_sweep_override()
+        else [o.input_line or ""]
+        for o in parsed
+    ]
+    first = [v[0] for v in values if v]
+    to_run_config(compose_raw(first))
+    for position, choices in enumerate(values):
+        for choice in choices[1:]:
+            to_run_config(compose_raw([*first[:position], choice, *first[position + 1 :]]))

@@ -1,0 +1,170 @@
+"""`generate`: the model writes the label as text. What it writes that is no label counts as wrong, and is counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftbench.config.schema import FormulationConfig
+from peftbench.errors import UsageError
+from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.text import answer_text, pad, pad_inputs, text_to_text_input, truncated_prompt
+from peftbench.models.base import Backbone
+from peftbench.tasks.base import Row, TaskData
+
+IGNORE = -100
+SCORE_TOKENS = 8
+"""Room for a number such as "3.4" in any tokenizer."""
+ANSWER_CUE = "\nanswer:"
+"""Ends the prompt of a causal model; an encoder-decoder needs none."""
+
+
+class TextFormulation(Formulation):
+    """Shared by `generate` and `score`: prompts, answers as token ids, and log-likelihoods of answers.
+
+    An encoder-decoder reads the prompt in its encoder and writes the answer in its decoder; a causal model reads
+    prompt and answer in one sequence, and only the answer's tokens are counted in the loss. The answer ends with the
+    end-of-sequence token. Prompts are cut at their text, never at their cue.
+    """
+
+    purpose = "lm"
+    families = frozenset({"seq2seq", "causal"})
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
+        super().__init__(backbone, task, max_length)
+        self.prefix = backbone.prefix
+        self.encoder_decoder = backbone.family == "seq2seq"
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
+        self.eos = int(eos)
+        words = [answer_text(label, task) for label in task.labels]
+        if len(set(words)) < len(words):
+            raise UsageError(f"task {task.name}: two labels share the same label words: {sorted(words)}.")
+        self.answers = {label: self.answer_ids(word) for label, word in zip(task.labels, words, strict=True)}
+        """Label name -> token ids of its words, the end-of-sequence token included."""
+        self.answer_length = max((len(ids) for ids in self.answers.values()), default=SCORE_TOKENS)
+        """Tokens that generation may take: the longest answer, so that a longer text is seen to be no label."""
+
+    def answer_ids(self, words: str) -> list[int]:
+        """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
+        text = words if self.encoder_decoder else f" {words}"
+        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos]
+
+    def prompt_ids(self, row: Row) -> list[int]:
+        """At most `max_length` token ids. For a causal model the answer still has to fit behind them."""
+        text = text_to_text_input(row, self.task, self.prefix)
+        if self.encoder_decoder:
+            return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+        return truncated_prompt(self.tokenizer, text, ANSWER_CUE, self.max_length - self.answer_length)
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        items = []
+        for row in rows:
+            prompt = self.prompt_ids(row)
+            answer = None
+            if row.target is not None:
+                answer = self.answer_ids(answer_text(row.target, self.task))  # type: ignore[arg-type]
+            length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
+            items.append(Encoded(row.id, length, float(len(answer or (0,))), {"prompt": prompt, "answer": answer}))
+        return items
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        prompts = [i.data["prompt"] for i in items]
+        batch: Batch = {"ids": [i.id for i in items]}
+        batch.update(pad_inputs(prompts, self.tokenizer, self._prompt_side()))
+        if items and all(i.data["answer"] is not None for i in items):
+            batch.update(self.teacher_batch(prompts, [i.data["answer"] for i in items]))
+        return batch
+
+    def _prompt_side(self) -> str:
+        return "right" if self.encoder_decoder else "left"
+
+    def teacher_batch(self, prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> Batch:
+        """Tensors for teacher forcing: `lm_input_ids`, `lm_attention_mask` and `labels` (ignored places -100).
+
+        Causal models get prompt and answer in one left-padded sequence; `labels` is aligned with it.
+        """
+        if self.encoder_decoder:
+            inputs = pad_inputs(prompts, self.tokenizer, "right")
+            labels = pad(answers, IGNORE, "right")
+        else:
+            both = [[*p, *a] for p, a in zip(prompts, answers, strict=True)]
+            inputs = pad_inputs(both, self.tokenizer, "left")
+            labels = pad([[IGNORE] * len(p) + list(a) for p, a in zip(prompts, answers, strict=True)], IGNORE, "left")
+        return {
+            "lm_input_ids": inputs["input_ids"],
+            "lm_attention_mask": inputs["attention_mask"],
+            "labels": labels,
+        }
+
+    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, positions) negative log-likelihood of each answer token, 0 at ignored places."""
+        inputs = {"input_ids": batch["lm_input_ids"], "attention_mask": batch["lm_attention_mask"]}
+        labels = batch["labels"]
+        if self.encoder_decoder:
+            start = self._decoder_start(model)
+            shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+            decoder_inputs = shifted.masked_fill(shifted == IGNORE, int(self.tokenizer.pad_token_id or 0))
+            logits = model(**inputs, decoder_input_ids=decoder_inputs).logits
+        else:
+            logits = model(**inputs).logits[:, self.virtual_tokens :]
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+
+    @staticmethod
+    def _decoder_start(model: nn.Module) -> int:
+        return int(model.config.decoder_start_token_id)  # type: ignore[union-attr, arg-type]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self.token_losses(model, batch).sum()
+
+
+class GenerateFormulation(TextFormulation):
+    """Greedy generation, read back as a label string (or as a number, for a regression task)."""
+
+    can_answer_untrained = True
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
+        super().__init__(backbone, task, max_length, cfg)
+        self.label_of = {normalise(answer_text(label, task)): label for label in task.labels}
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        generated = model.generate(  # type: ignore[operator]
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=self.answer_length,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.eos,
+        )
+        if not self.encoder_decoder:
+            generated = new_tokens(generated, batch["input_ids"])
+        texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
+        return [Prediction(id_, self.read(text), answer=text) for id_, text in zip(batch["ids"], texts, strict=True)]
+
+    def read(self, text: str) -> str | float | None:
+        """A label, a number inside the score range, or None if the text is neither."""
+        if self.task.problem == "classification":
+            return self.label_of.get(normalise(text))
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", text)
+        low, high = self.task.score_range or (float("-inf"), float("inf"))
+        return float(match[1]) if match and low <= float(match[1]) <= high else None
+
+
+def new_tokens(generated: Tensor, prompt: Tensor) -> Tensor:
+    """What was generated, without the prompt: models fed with ids repeat it in their output, those fed with
+    embeddings (a soft prompt in front) do not."""
+    width = prompt.shape[1]
+    repeats = generated.shape[1] >= width and torch.equal(generated[:, :width], prompt)
+    return generated[:, width:] if repeats else generated
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces, no final full stop: differences that do not make an answer another label."""
+    return " ".join(text.lower().split()).rstrip(".")

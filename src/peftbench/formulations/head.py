@@ -1,0 +1,121 @@
+"""`head`: a linear classification (or regression) head on one vector per item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftbench.config.schema import FormulationConfig
+from peftbench.errors import UsageError
+from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.text import pad, pad_inputs
+from peftbench.models.base import Backbone
+from peftbench.tasks.base import Row, TaskData
+
+
+class HeadFormulation(Formulation):
+    """Logits (batch, classes) = W pool(hidden states) + b; cross-entropy, or squared error for a regression task.
+
+    Pooling skips the tuner's virtual tokens and the padding: `mean` averages the real tokens, `cls` takes the first
+    and `last` the last real token. A regression target is scaled to [0, 1] by the task's score range.
+    """
+
+    purpose = "features"
+    families = frozenset({"encoder", "causal"})
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
+        super().__init__(backbone, task, max_length)
+        self.pooling = backbone.pooling
+        self.prefix = backbone.prefix
+        self.normalize = cfg.normalize
+        self.dropout = nn.Dropout(cfg.dropout)
+        outputs = len(task.labels) if task.problem == "classification" else 1
+        self.classifier = nn.Linear(backbone.hidden_size, outputs)
+        with torch.no_grad():
+            self.classifier.weight.mul_(cfg.head_init_scale)
+            self.classifier.bias.zero_()
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        texts = [self.prefix + row.text for row in rows]
+        pairs = [row.pair for row in rows]
+        if any(p is not None for p in pairs):
+            encodings = self.tokenizer(
+                texts, [p or "" for p in pairs], truncation="longest_first", max_length=self.max_length
+            )
+        else:
+            encodings = self.tokenizer(texts, truncation=True, max_length=self.max_length)
+        types = encodings.get("token_type_ids")
+        items = []
+        for i, row in enumerate(rows):
+            data = {"input_ids": encodings["input_ids"][i], "target": self._target(row)}
+            if types is not None:
+                data["token_type_ids"] = types[i]
+            items.append(Encoded(row.id, len(data["input_ids"]), 1.0, data))
+        return items
+
+    def _target(self, row: Row) -> int | float | None:
+        if row.target is None:
+            return None
+        if self.task.problem == "classification":
+            return self.task.labels.index(str(row.target))
+        if self.task.score_range is None:
+            raise UsageError(f"task {self.task.name}: a regression task needs a score_range.")
+        low, high = self.task.score_range
+        return (float(row.target) - low) / (high - low)  # type: ignore[arg-type]
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        side = self.tokenizer.padding_side
+        batch: Batch = {
+            "ids": [i.id for i in items],
+            **pad_inputs([i.data["input_ids"] for i in items], self.tokenizer, side),
+        }
+        if items and "token_type_ids" in items[0].data:
+            batch["token_type_ids"] = pad([i.data["token_type_ids"] for i in items], 0, side)
+        if items and all(i.data["target"] is not None for i in items):
+            batch["targets"] = torch.tensor([i.data["target"] for i in items])
+        return batch
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, classes), fp32 whatever the backbone's precision."""
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
+        hidden = model(**inputs).last_hidden_state[:, self.virtual_tokens :]
+        pooled = pool(hidden.float(), batch["attention_mask"], self.pooling)
+        if self.normalize:
+            pooled = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.classifier(self.dropout(pooled))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = self.logits(model, batch)
+        if self.task.problem == "classification":
+            return F.cross_entropy(logits, batch["targets"], reduction="sum")
+        return F.mse_loss(logits.squeeze(-1), batch["targets"].float(), reduction="sum")
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        logits = self.logits(model, batch).cpu()
+        if self.task.problem == "classification":
+            labels = self.task.labels
+            return [
+                Prediction(id_, labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
+                for id_, row in zip(batch["ids"], logits, strict=True)
+            ]
+        low, high = self.task.score_range or (0.0, 1.0)
+        values = (logits.squeeze(-1).clamp(0, 1) * (high - low) + low).tolist()
+        return [Prediction(id_, value) for id_, value in zip(batch["ids"], values, strict=True)]
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """(batch, n, d) and its (batch, n) mask of real tokens -> (batch, d)."""
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    position = mask.to(torch.int8).argmax(1) if pooling == "cls" else _last_real(mask)
+    return hidden[torch.arange(len(hidden), device=hidden.device), position]
+
+
+def _last_real(mask: Tensor) -> Tensor:
+    """(batch,) index of the last 1 in each row, for either padding side."""
+    return mask.shape[1] - 1 - mask.flip(1).to(torch.int8).argmax(1)
