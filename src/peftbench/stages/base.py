@@ -1,0 +1,99 @@
+"""What a stage is given and what it hands on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.tasks.metrics import score
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
+    from peftbench.formulations.base import Prediction
+    from peftbench.learner import Learner
+    from peftbench.measure.clock import PhaseClock
+    from peftbench.measure.memory import MemoryMeter
+    from peftbench.tasks.base import Row, TaskData
+    from peftbench.tasks.protocols import Draw
+    from peftbench.training.distributed import Dist
+
+
+class Predictor(ABC):
+    """Something that answers rows: a trained learner, or a classical model."""
+
+    @abstractmethod
+    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        """One prediction a row, in order, on every process."""
+
+    @abstractmethod
+    def counts(self) -> dict[str, int]:
+        """Parameters: `module`, `head` and `total`."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write what was trained."""
+
+
+@dataclass
+class StageReport:
+    """What a stage did, for the record.
+
+    Attributes:
+        name: the stage's.
+        status: "done" or "diverged".
+        reason: why it diverged.
+        steps, tokens: optimiser steps and input tokens (padding not counted) of training.
+        seconds: wall seconds of pure training.
+        dev_score: main metric on dev of the model that was kept, in percent.
+        curves: lists by name: step, loss, and dev scores with their steps.
+        lr: peak learning rate by parameter group.
+        step_flops, saved_bytes: cost of one training step, see `peftbench.measure.probe`.
+        notes: remarks for the reader of the result.
+    """
+
+    name: str
+    status: str = "done"
+    reason: str = ""
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    dev_score: float | None = None
+    curves: dict[str, list] = field(default_factory=dict)
+    lr: dict[str, float] = field(default_factory=dict)
+    step_flops: float | None = None
+    saved_bytes: float | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Context:
+    """What stages share in one run.
+
+    Attributes:
+        new_learner: a fresh learner on the run's backbone, seeded; absent for methods without a backbone.
+        dist: the processes of this run; None for methods without a backbone.
+        folder: the run's own folder (main process only).
+        log: called with (step, values) for curves while training.
+        reports: one entry a stage that ran.
+    """
+
+    cfg: RunConfig
+    data: TaskData
+    draw: Draw
+    clock: PhaseClock
+    meter: MemoryMeter
+    folder: Path | None
+    new_learner: Callable[[], Learner] | None = None
+    dist: Dist | None = None
+    precision: Any = None
+    log: Callable[[int, dict[str, float]], None] | None = None
+    reports: list[StageReport] = field(default_factory=list)
+
+    def dev_score(self, predictor: Predictor) -> float:
+        """Main metric on dev, in percent, its time booked as evaluation."""
+        with self.clock("eval"), self.meter.phase("eval"):
+            predictions = predictor.predict(self.draw.dev)
+            return score(self.data, self.draw.dev, [p.label for p in predictions])[self.data.main_metric]

@@ -1,0 +1,132 @@
+"""Feature vectors for classical models: TF-IDF n-grams, or a frozen backbone's pooled hidden states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from peftbench.stages.base import Context
+from peftbench.tasks.base import Row
+
+if TYPE_CHECKING:
+    from peftbench.models.base import Backbone
+
+
+class Features(Protocol):
+    """Fitted on the train rows, then applied to any rows."""
+
+    def fit(self, rows: Sequence[Row]) -> Any:
+        """Learn vocabularies from `rows` and return their feature matrix (rows, features)."""
+
+    def transform(self, rows: Sequence[Row]) -> Any:
+        """Feature matrix (rows, features)."""
+
+
+def whole_text(row: Row) -> str:
+    """Everything there is to read, uncut."""
+    return row.text if row.pair is None else f"{row.text}\n{row.pair}"
+
+
+class NoFeatures:
+    """One constant column: for models that look at the labels alone."""
+
+    def fit(self, rows: Sequence[Row]) -> np.ndarray:
+        return self.transform(rows)
+
+    def transform(self, rows: Sequence[Row]) -> np.ndarray:
+        return np.zeros((len(rows), 1))
+
+
+class TfidfFeatures:
+    """Word n-grams and character n-grams inside word boundaries, sublinear TF-IDF, side by side."""
+
+    def __init__(self, context: Context) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.pipeline import FeatureUnion
+
+        cfg = context.cfg.method.classical
+        options = {"sublinear_tf": True, "lowercase": True, "strip_accents": None}
+        word, char = tuple(cfg.word_ngrams), tuple(cfg.char_ngrams)
+        self.vectorizer = FeatureUnion(
+            [
+                ("word", TfidfVectorizer(ngram_range=word, token_pattern=r"(?u)\b\w+\b", **options)),
+                ("char", TfidfVectorizer(analyzer="char_wb", ngram_range=char, **options)),
+            ]
+        )
+
+    def fit(self, rows: Sequence[Row]) -> Any:
+        return self.vectorizer.fit_transform([whole_text(r) for r in rows])
+
+    def transform(self, rows: Sequence[Row]) -> Any:
+        return self.vectorizer.transform([whole_text(r) for r in rows])
+
+
+class EmbeddingFeatures:
+    """Pooled hidden states of the frozen backbone, unit length, cached on disk by content.
+
+    A vector depends on the backbone's revision, the pooling, the prefix, the input length and the text, and on
+    nothing else, so one computation serves every draw, seed and shot count.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.backbone: Backbone | None = None
+        self.computed = self.cached = 0
+
+    def fit(self, rows: Sequence[Row]) -> np.ndarray:
+        return self.transform(rows)
+
+    def transform(self, rows: Sequence[Row]) -> np.ndarray:
+        from peftbench.models import load_backbone
+        from peftbench.stages.embedding_cache import EmbeddingCache
+
+        context = self.context
+        if self.backbone is None:
+            with context.clock("model"):
+                self.backbone = load_backbone(context.cfg.model, "features", dropout=0.0)
+        keys = [hashlib.sha256(json.dumps([r.text, r.pair]).encode()).hexdigest() for r in rows]
+        cache = EmbeddingCache(self.identity(self.backbone))
+        known = cache.read()
+        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
+        if missing:
+            vectors = self.embed(self.backbone, list(missing.values()))
+            fresh = dict(zip(missing, vectors, strict=True))
+            cache.add(fresh)
+            known.update(fresh)
+        self.computed += len(missing)
+        self.cached += len(rows) - len(missing)
+        return np.stack([known[key] for key in keys])
+
+    def identity(self, backbone: Backbone) -> list[Any]:
+        """What a vector depends on besides the text."""
+        length = self.context.cfg.trainer.max_length
+        return [backbone.name, backbone.revision, backbone.pooling, backbone.prefix, length]
+
+    def embed(self, backbone: Backbone, rows: Sequence[Row]) -> np.ndarray:
+        """(rows, d) fp32, in row order; batches are bucketed by length."""
+        import torch
+        import torch.nn.functional as F
+
+        from peftbench.config.schema import FormulationConfig
+        from peftbench.formulations.head import HeadFormulation, pool
+        from peftbench.training.batching import token_batches
+
+        context = self.context
+        head = HeadFormulation(backbone, context.data, context.cfg.trainer.max_length, FormulationConfig(name="head"))
+        items = head.encode(rows)
+        out = np.empty((len(items), backbone.hidden_size), dtype=np.float32)
+        device = context.device()
+        model = backbone.model.to(device).eval()
+        with torch.inference_mode():
+            for indices in token_batches([i.length for i in items], context.cfg.trainer.eval_batch_tokens):
+                batch = head.collate([items[i] for i in indices])
+                names = ("input_ids", "attention_mask", "token_type_ids")
+                inputs = {k: batch[k].to(device) for k in names if k in batch}
+                hidden = model(**inputs).last_hidden_state
+                vectors = F.normalize(pool(hidden, inputs["attention_mask"], backbone.pooling), dim=-1)
+                out[indices] = vectors.cpu().numpy()
+        return out

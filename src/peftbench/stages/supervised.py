@@ -1,0 +1,104 @@
+"""The `supervised` stage: gradient steps on the drawn labelled rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench.formulations.base import Encoded, Prediction
+from peftbench.learner import Learner
+from peftbench.measure.probe import probe_step
+from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.tasks.base import Row
+from peftbench.training.loop import train
+from peftbench.training.predict import predict_all
+
+
+class LearnerPredictor(Predictor):
+    """A learner on the run's device and processes. Tokenised rows are kept, so dev is tokenised once."""
+
+    def __init__(self, learner: Learner, context: Context) -> None:
+        self.learner = learner
+        self.context = context
+        self._encoded: dict[tuple[str, ...], list[Encoded]] = {}
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Tokenised items, the time booked as data preparation."""
+        key = tuple(row.id for row in rows)
+        if key not in self._encoded:
+            with self.context.clock("data"):
+                self._encoded[key] = self.learner.encode(rows)
+        return self._encoded[key]
+
+    def predict(self, rows: Sequence[Row]) -> list[Prediction]:
+        items = self.encode(rows)
+        context = self.context
+        return predict_all(
+            self.learner, items, cfg=context.cfg.trainer, dist=context.dist, precision=context.precision
+        )
+
+    def counts(self) -> dict[str, int]:
+        return self.learner.counts()
+
+    def save(self, folder: Path) -> None:
+        self.learner.save(folder)
+
+
+def untrained(context: Context, incoming: Predictor | None) -> Predictor:
+    """The `none` stage: the learner as it is."""
+    context.reports.append(StageReport("none"))
+    return incoming or fresh(context)
+
+
+def fresh(context: Context) -> LearnerPredictor:
+    """A new learner on the run's device."""
+    assert context.new_learner is not None, "a stage that trains needs a backbone"
+    return LearnerPredictor(context.new_learner(), context)
+
+
+def supervised(context: Context, incoming: Predictor | None) -> Predictor:
+    """Train on the draw's train rows; keep the best state on dev or the last one, as the protocol says.
+
+    With no labelled row (shots=0) nothing is trained.
+    """
+    if not context.draw.train:
+        return untrained(context, incoming)
+    predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
+    learner, cfg = predictor.learner, context.cfg
+    items = predictor.encode(context.draw.train)
+    report = StageReport("supervised", lr=dict(cfg.method.lr))
+    if cfg.trainer.probe:
+        measure_step(context, learner, items, report)
+    use_dev = bool(context.draw.dev) and context.draw.select == "best"
+    if use_dev:
+        predictor.encode(context.draw.dev)
+    before = context.clock.wall["train"]
+    with context.clock("train"), context.meter.phase("train"):
+        result = train(
+            learner,
+            items,
+            cfg=cfg.trainer,
+            lr=cfg.method.lr,
+            weight_decay=cfg.method.weight_decay,
+            seed=cfg.seed,
+            select=context.draw.select,
+            evaluate=(lambda: context.dev_score(predictor)) if use_dev else None,
+            clock=context.clock,
+            dist=context.dist,
+            folder=context.folder,
+            on_log=context.log,
+        )
+    report.seconds = context.clock.wall["train"] - before
+    report.status, report.reason = result.status, result.reason
+    report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
+    report.dev_score = result.dev_score
+    context.reports.append(report)
+    return predictor
+
+
+def measure_step(context: Context, learner: Learner, items: Sequence[Encoded], report: StageReport) -> None:
+    """FLOPs and bytes saved for backward of one step on the longest items: a micro-batch, outside every clock."""
+    size = min(context.cfg.trainer.batch_size, len(items))
+    longest = sorted(items, key=lambda item: -item.length)[:size]
+    probe = probe_step(learner, longest, context)
+    report.step_flops, report.saved_bytes = probe.step_flops, probe.saved_bytes
