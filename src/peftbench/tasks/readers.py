@@ -85,16 +85,18 @@ def read_jsonl(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[
     return records
 
 
-def read_parquet(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a parquet file from the hub; the number beside a record is its 1-based row."""
     from pyarrow import ArrowException, parquet
 
     try:
-        return list(enumerate(parquet.read_table(path).to_pylist(), start=1))
+        table = parquet.read_table(path)
     except (ArrowException, OSError) as error:
         raise UsageError(
             f"{path}: not a readable parquet file ({error}). Delete it so that it is fetched again."
         ) from error
+    _check_columns(path, 1, table.column_names, require)
+    return list(enumerate(table.to_pylist(), start=1))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

@@ -31,7 +31,8 @@ class Subset:
         labels: label as it is written in the files -> label name, in label order; empty for regression.
         sizes: split -> number of rows of the official split.
         files: split -> candidate file names below `folder`.
-        hub: `repo`, `revision` and `files` (split -> glob pattern in the repository).
+        hub: `repo`, `revision`, `files` (split -> glob pattern in the repository) and, where the hub's copy has other
+            splits than the original, `required`.
         options: everything else that the YAML says about the subset, for its adapter.
     """
 
@@ -73,14 +74,16 @@ class Found:
     files: Mapping[str, tuple[Path, ...]]
     """Split -> its file, or its shards in order."""
 
-    def records(self, split: str, reader: Reader) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
+    def records(
+        self, split: str, reader: Reader, columns: Sequence[str] = ()
+    ) -> Iterator[tuple[Path, int, Mapping[str, Any]]]:
         """`(file, line, record)` of each row of a split; nothing if the split is not there.
 
-        `reader` reads the original format; a parquet file from the hub is read as such (its `line` counts rows).
+        `reader` reads the original format; a parquet file from the hub is read as such, has to have `columns`, and
+        its `line` counts rows.
         """
         for path in self.files.get(split, ()):
-            read: Reader = read_parquet if path.suffix == ".parquet" else reader
-            for line, record in read(path):
+            for line, record in read_parquet(path, columns) if path.suffix == ".parquet" else reader(path):
                 yield path, line, record
 
 
@@ -255,7 +258,7 @@ def _hub(subset: Subset, required: Sequence[str]) -> Found:
         snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns.values()))
     )
     files = {split: paths for split, pattern in patterns.items() if (paths := tuple(sorted(snapshot.glob(pattern))))}
-    if missing := [patterns[split] for split in required if split not in files]:
+    if missing := [patterns[split] for split in subset.hub.get("required", required) if split not in files]:
         raise LookupError(f"the snapshot has no file {', '.join(missing)}")
     hashes = {str(path.relative_to(snapshot)): file_sha256(path) for paths in files.values() for path in paths}
     # the folder is named by the commit: a moving revision is recorded as the commit that it stood for
