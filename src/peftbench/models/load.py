@@ -1,0 +1,207 @@
+"""`load_backbone`: from a model config to a `Backbone`, one way for every source."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
+from transformers.utils import logging as hf_logging
+
+from peftbench.config.schema import ModelConfig
+from peftbench.errors import UsageError
+from peftbench.models import random_init, sources
+from peftbench.models.base import Backbone, Family, Purpose
+
+AUTO_CLASSES = {
+    ("encoder", "features"): AutoModel,
+    ("causal", "features"): AutoModel,
+    ("causal", "lm"): AutoModelForCausalLM,
+    ("seq2seq", "lm"): AutoModelForSeq2SeqLM,
+}
+REFUSED = {
+    ("seq2seq", "features"): "an encoder-decoder answers in words: use formulation generate or score (or auto), or an "
+    "encoder such as model=minilm for formulation head",
+    ("encoder", "lm"): "an encoder has no left-to-right language model: use formulation head (or auto), or a causal or "
+    "encoder-decoder model such as model=smollm2-135m or model=flan-t5-base for generate and score",
+}
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    revision: str
+    source: str
+
+
+def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = None) -> Backbone:
+    """See `peftbench.models.load_backbone`."""
+    if (cfg.family, purpose) in REFUSED:
+        raise UsageError(f"model={cfg.name} (family {cfg.family}): {REFUSED[cfg.family, purpose]}.")
+    with _quiet():
+        load = _random if cfg.source == "random" else _pretrained
+        loaded = load(cfg, AUTO_CLASSES[cfg.family, purpose], dropout)
+    model, tokenizer = loaded.model.eval(), loaded.tokenizer
+    _set_padding(model, tokenizer, cfg.family)
+    limit = max_positions(model)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return Backbone(
+        name=cfg.name,
+        family=cfg.family,  # type: ignore[arg-type]
+        purpose=purpose,
+        model=model,
+        tokenizer=tokenizer,
+        hidden_size=model.get_input_embeddings().embedding_dim,
+        max_positions=limit,
+        pooling=cfg.pooling,  # type: ignore[arg-type]
+        prefix=cfg.prefix,
+        revision=loaded.revision,
+        source=loaded.source,
+    )
+
+
+def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
+    kind = str(cfg.arch.get("model_type", ""))
+    tokenizer = random_init.build_tokenizer(kind, None)
+    config = random_init.build_config(cfg.name, cfg.arch, tokenizer)
+    check_family(cfg, config)
+    set_dropout(config, dropout)
+    model = random_init.build_model(auto_class, config, **_no_pooler(auto_class, config))
+    return _Loaded(model, tokenizer, random_init.revision(cfg.arch), f"random weights, {kind} architecture")
+
+
+def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
+    checkpoint = sources.locate(cfg)
+    with _readable(cfg, checkpoint):
+        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    check_family(cfg, config)
+    set_dropout(config, dropout)
+    with _readable(cfg, checkpoint):
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+        model, report = auto_class.from_pretrained(
+            checkpoint.folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **_no_pooler(auto_class, config),
+        )
+    if absent := sorted(report["missing_keys"]):
+        raise UsageError(
+            f"model={cfg.name}: {checkpoint.source} lacks {len(absent)} of the weights of a {type(model).__name__} "
+            f"({', '.join(absent[:3])} ...): they would be random. Is it a checkpoint of this architecture, and has it "
+            "the head that this formulation needs?"
+        )
+    return _Loaded(model, tokenizer, checkpoint.revision, checkpoint.source)
+
+
+@contextmanager
+def _readable(cfg: ModelConfig, checkpoint: sources.Checkpoint) -> Iterator[None]:
+    """Turns what the libraries raise over a damaged or foreign checkpoint into one message."""
+    try:
+        yield
+    except Exception as error:  # tokenizers raises bare Exception
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"model={cfg.name}: cannot read {checkpoint.source} in {checkpoint.folder}: "
+            f"{type(error).__name__}: {reason} Remote code is never run; damaged files: delete the folder and get it again."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and load reports from transformers while a checkpoint is read; missing weights are an error."""
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """What the architecture is, whatever the YAML says. BERT-likes that can also decode count as encoders."""
+    if config.is_encoder_decoder:
+        return "seq2seq"
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
+        config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    ):
+        return "causal"
+    return "encoder"
+
+
+def check_family(cfg: ModelConfig, config: PreTrainedConfig) -> None:
+    """Raises UsageError if `model.family` contradicts the architecture."""
+    found = family_of(config)
+    if found != cfg.family:
+        raise UsageError(
+            f"model={cfg.name}: model.family={cfg.family}, but a {config.model_type} network is of family {found}. "
+            f"Set model.family={found}."
+        )
+
+
+def set_dropout(config: PreTrainedConfig, probability: float | None) -> None:
+    """Set every dropout probability of `config`; the field's names for it are many (`*dropout*`, GPT-2's `*pdrop`)."""
+    if probability is None:
+        return
+    for key, value in config.to_dict().items():
+        if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, int | float) and value is not True:
+            setattr(config, key, probability)
+
+
+def _no_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
+    """Pooling is ours (`Backbone.pooling`): BERT's extra dense layer on [CLS] is left out where the class allows."""
+    if auto_class is not AutoModel or type(config) not in MODEL_MAPPING:
+        return {}
+    model_class = MODEL_MAPPING[type(config)]
+    has_pooler = not isinstance(model_class, tuple | list) and (
+        "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    )
+    return {"add_pooling_layer": False} if has_pooler else {}
+
+
+def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family | str) -> None:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "left" if family == "causal" else "right"
+    if family == "causal":
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """Positions that the network can take; None where positions are relative without a limit (T5).
+
+    RoBERTa-likes number positions from their padding index + 1, so that many rows of the table are never used.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return int(limit) if limit else None
