@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench import __version__
+from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
+from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
 from peftbench.results.ids import run_id
 from peftbench.results.store import Store
 from peftbench.tasks import load_task
 from peftbench.tasks.protocols import draw
-from peftbench.training.launch import launch, needs_launch
+from peftbench.training.launch import find_place, launch
 
 if TYPE_CHECKING:
     from peftbench.results.record import Record
@@ -39,17 +43,39 @@ def run(cfg: RunConfig) -> tuple[Record | None, bool]:
     finished = store.load(identity)
     if finished is not None and finished.status == "done" and not cfg.rerun:
         return finished, False
-    if needs_launch(cfg):
-        launch(cfg)
-        return store.load(identity), True
+    if cfg.trainer.devices > 1 and find_place(os.environ) is None:
+        return run_on_devices(cfg, store, identity), True
 
     from peftbench.session import Session
 
     with Session(cfg, data, drawn, identity, store, clock) as session:
         predictor = session.train()
-        session.evaluate(predictor)
-        session.save(predictor)
-    return session.record, True
+        predictions = session.evaluate(predictor)
+        session.save(predictor, predictions)
+    return (session.record if session.main else None), True
+
+
+def run_on_devices(cfg: RunConfig, store: Store, identity: str) -> Record:
+    """Start `trainer.devices` processes for the run, wait, and read the record that the first of them filed."""
+    if "classical" in cfg.method.stages:
+        raise UsageError(f"trainer.devices={cfg.trainer.devices}: method={cfg.method.name} runs in one process.")
+    earlier = store.load(identity)
+    with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
+        config = Path(folder) / "config.json"
+        config.write_text(json.dumps(asdict(cfg)), encoding="utf-8")
+        code = launch(config, cfg.trainer.devices)
+    record = store.load(identity)
+    if record is None or (earlier is not None and record.created == earlier.created):
+        if code == 2:
+            raise SystemExit(2)  # the first process has said what is wrong
+        raise KeyboardInterrupt if code > 128 else RuntimeError(f"the processes ended with code {code} and no record")
+    return record
+
+
+def run_in_process(config: dict[str, Any]) -> int:
+    """One of several processes that train together; returns its exit code. See `peftbench.training.worker`."""
+    record, _ = run(from_plain(config))
+    return 0 if record is None or record.status == "done" else 1
 
 
 def data_dir(cfg: RunConfig) -> Path | None:

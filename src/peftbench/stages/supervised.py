@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.formulations.base import Encoded, Prediction
-from peftbench.learner import Learner
+from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.tasks.base import Row
@@ -66,7 +66,7 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
     learner, cfg = predictor.learner, context.cfg
     items = predictor.encode(context.draw.train)
-    report = StageReport("supervised", lr=dict(cfg.method.lr))
+    report = StageReport("supervised", lr=learning_rates(context, learner))
     if cfg.trainer.probe:
         measure_step(context, learner, items, report)
     use_dev = bool(context.draw.dev) and context.draw.select == "best"
@@ -78,7 +78,7 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
             learner,
             items,
             cfg=cfg.trainer,
-            lr=cfg.method.lr,
+            lr=report.lr,
             weight_decay=cfg.method.weight_decay,
             seed=cfg.seed,
             select=context.draw.select,
@@ -94,6 +94,14 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     report.dev_score = result.dev_score
     context.reports.append(report)
     return predictor
+
+
+def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
+    """The method's learning rates, without the head's where the formulation has none."""
+    rates = dict(context.cfg.method.lr)
+    if HEAD not in learner.param_groups():
+        rates.pop(HEAD, None)
+    return rates
 
 
 def measure_step(context: Context, learner: Learner, items: Sequence[Encoded], report: StageReport) -> None:

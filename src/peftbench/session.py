@@ -1,0 +1,238 @@
+"""One run while it lasts: its processes, its folder, its clocks and, at the end, its record.
+
+`peftbench.run` tells the story; this is the stage machinery behind it. Only what a method needs is imported: a floor
+without a backbone never loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from peftbench.config.schema import RunConfig
+from peftbench.errors import UsageError
+from peftbench.measure.clock import PhaseClock
+from peftbench.results.files import write_atomic
+from peftbench.results.record import Record
+from peftbench.results.store import Store
+from peftbench.stages import get_stage
+from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.protocols import Draw
+
+if TYPE_CHECKING:
+    from peftbench.formulations.predictions import Prediction
+    from peftbench.learner import Learner
+    from peftbench.stages.base import Predictor
+
+NO_MODEL = "-"
+"""What stands for the model of a method without a backbone."""
+
+
+class Session:
+    """Context manager around one run. On a crash it files a record that says so."""
+
+    def __init__(
+        self, cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, store: Store, clock: PhaseClock
+    ) -> None:
+        self.cfg, self.data, self.drawn, self.store, self.clock = cfg, data, drawn, store, clock
+        self.record = base_record(cfg, data, drawn, run_id)
+        self.main = True
+        self.folder: Path | None = None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Session:
+        try:
+            self._open()
+        except BaseException:
+            self._resources.close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        """Join the other processes, claim the run's folder, start the measuring and the tracking."""
+        from peftbench.measure.memory import MemoryMeter
+        from peftbench.results.tracking import Tracker
+        from peftbench.stages.base import Context
+
+        dist = precision = None
+        if self.cfg.method.needs_model:
+            with self.clock("import"):
+                from peftbench.training.distributed import join
+                from peftbench.training.precision import resolve
+            dist = join(self.cfg.trainer)
+            self._resources.callback(dist.close)
+            self.main = dist.main
+            precision = resolve(self.cfg.trainer.precision, dist.device)
+            if dist.device.type == "cuda":
+                import torch
+
+                self.clock.synchronize = torch.cuda.synchronize
+        if self.main:
+            self.folder = self._resources.enter_context(self.store.claim(self.record.run_id))
+            if self.cfg.rerun:
+                self.store.supersede(self.record.run_id)
+            drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
+            write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
+        self.tracker = Tracker(self.cfg.tracking, self.record, self.folder) if self.main else None
+        self.context = Context(
+            cfg=self.cfg,
+            data=self.data,
+            draw=self.drawn,
+            clock=self.clock,
+            meter=MemoryMeter(dist.device if dist else None),
+            folder=self.folder,
+            new_learner=self._new_learner if self.cfg.method.needs_model else None,
+            dist=dist,
+            precision=precision,
+            log=self.tracker.log if self.tracker else None,
+        )
+
+    def _new_learner(self) -> Learner:
+        """A fresh learner on this process's device; the same seed gives the same initial values."""
+        from peftbench.build import build_learner
+
+        learner, facts = build_learner(self.cfg, self.data, self.clock)
+        self.record.model_info = facts
+        return learner.to(self.context.dist.device)
+
+    def train(self) -> Predictor:
+        """The method's stages, in order."""
+        predictor: Predictor | None = None
+        for name in self.cfg.method.stages:
+            predictor = get_stage(name)(self.context, predictor)
+        if predictor is None:
+            raise UsageError("method.stages: empty; a method needs at least one stage (`none` trains nothing).")
+        return predictor
+
+    def evaluate(self, predictor: Predictor) -> list[Prediction]:
+        """Predict test and, after that, look at its labels, once. A diverged model is not asked."""
+        from peftbench.tasks.metrics import score
+
+        answered: list[Prediction] = []
+        if any(report.status == "diverged" for report in self.context.reports):
+            return answered
+        for name, rows in self._tests().items():
+            with self.clock("eval"), self.context.meter.phase("eval"):
+                predictions = predictor.predict(rows)
+            scores = score(self.data, rows, [p.label for p in predictions])
+            self.record.scores.update({f"{metric}{name}": value for metric, value in scores.items()})
+            answered += predictions
+        self.record.score = self.record.scores[self.data.main_metric]
+        return answered
+
+    def _tests(self) -> dict[str, Sequence[Row]]:
+        """The test set under "", further ones under "_<name>"."""
+        return {"": self.drawn.test, **{f"_{name}": rows for name, rows in self.drawn.extra_tests.items()}}
+
+    def save(self, predictor: Predictor, predictions: list[Prediction]) -> None:
+        """Files first, the record last: once it is there, the run is done and all of it is on disk."""
+        from peftbench.results.predictions import write_predictions
+
+        self._fill_measures(predictor)
+        if not self.main:
+            return
+        with self.clock("save"):
+            rows = {row.id: row for rows in self._tests().values() for row in rows}
+            self.record.predictions = write_predictions(self.folder, [rows[p.id] for p in predictions], predictions)
+            self.record.parameters["adapter_bytes"] = self._save_adapter(predictor)
+        self._file()
+
+    def _save_adapter(self, predictor: Predictor) -> int:
+        """Write what was trained, unless that is the whole backbone (`trainer.save=all` keeps that too); its bytes."""
+        counts, choice = predictor.counts(), self.cfg.trainer.save
+        trained = counts["module"] + counts["head"]
+        if choice == "none" or (choice == "auto" and counts["module"] > counts["total"] // 2):
+            self.record.notes.append(f"what was trained was not saved (trainer.save={choice})")
+            return 4 * trained
+        home = self.folder / "adapter"
+        predictor.save(home)
+        return sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
+
+    def _fill_measures(self, predictor: Predictor) -> None:
+        """What was measured and what the stages report, into the record. Every process takes part."""
+        from peftbench.measure.environment import environment
+
+        record, context, reports = self.record, self.context, self.context.reports
+        peaks = context.dist.gather(context.meter.peaks()) if context.dist else [context.meter.peaks()]
+        tokens, seconds = sum(r.tokens for r in reports), sum(r.seconds for r in reports)
+        diverged = next((r for r in reports if r.status == "diverged"), None)
+        last = reports[-1]
+        record.status, record.reason = ("diverged", diverged.reason) if diverged else ("done", "")
+        record.parameters = predictor.counts()
+        record.memory = {name: max(p[name] for p in peaks) for name in peaks[0]}
+        record.memory["saved_bytes"] = max((r.saved_bytes for r in reports if r.saved_bytes is not None), default=None)
+        record.compute = {
+            "steps": sum(r.steps for r in reports),
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds if tokens and seconds else None,
+            "step_flops": max((r.step_flops for r in reports if r.step_flops is not None), default=None),
+        }
+        record.dev_score, record.curves, record.lr = last.dev_score, last.curves, last.lr
+        record.notes += [note for r in reports for note in r.notes]
+        record.environment = environment(context.dist, context.precision)
+
+    def _file(self) -> None:
+        """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
+        from peftbench.results.leaderboard import rebuild
+
+        record = self.record
+        record.seconds = {**self.clock.wall, "total": self.clock.total()}
+        record.cpu_seconds = dict(self.clock.cpu)
+        self.store.save(record)
+        rebuild(self.store)
+        if self.tracker:
+            self.tracker.finish(record)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """File a crash or an interruption. A crash of a run in one process ends here; its record says why."""
+        try:
+            if error is None or isinstance(error, (UsageError, SystemExit)):
+                return False
+            if self.main:
+                self._file_failure(error)
+            return isinstance(error, Exception) and (self.context.dist is None or self.context.dist.world == 1)
+        finally:
+            self._resources.close()
+
+    def _file_failure(self, error: BaseException) -> None:
+        """A record with the reason, and the traceback in the run's folder."""
+        record = self.record
+        record.status = "failed" if isinstance(error, Exception) else "interrupted"
+        record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
+        if isinstance(error, Exception):
+            report = self.folder / "traceback.txt"
+            report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            record.reason += f" (traceback: {report})"
+        self._file()
+
+
+def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Record:
+    """A record with everything that is known before the first step."""
+    return Record(
+        run_id=run_id,
+        status="failed",
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        model=cfg.model.name if cfg.method.needs_model else NO_MODEL,
+        method=cfg.method.name,
+        task=data.name,
+        subset=data.subset,
+        protocol=drawn.protocol,
+        shots=drawn.shots,
+        data_seed=drawn.data_seed,
+        seed=cfg.seed,
+        metric=data.main_metric,
+        score=None,
+        draw={k: v for k, v in drawn.to_dict().items() if k != "ids"},
+        data={"sha256": data.sha256(), "source": asdict(data.source), "notes": list(data.notes)},
+        notes=[*data.notes, *drawn.notes],
+        config=asdict(cfg),
+    )

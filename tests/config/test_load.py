@@ -1,0 +1,99 @@
+"""Composition and its checks: what users mistype must end in one message that names the way out."""
+
+import pytest
+
+from peftbench.config import compose
+from peftbench.config.catalogue import entries, names
+from peftbench.config.load import check_sweep, from_plain
+from peftbench.errors import UsageError
+
+
+def message(*overrides: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        compose(overrides)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_default_is_the_packaged_demo():
+    cfg = compose()
+    assert (cfg.model.name, cfg.method.name, cfg.task.name, cfg.shots) == ("minilm", "dept", "demo_news", 10)
+
+
+def test_four_axes():
+    cfg = compose(["method=lora", "task=masakhanews", "task.lang=hau", "shots=full", "model=tiny-bert"])
+    assert (cfg.method.tuner.name, cfg.task.subset, cfg.shots, cfg.model.name) == ("lora", "hau", "full", "tiny-bert")
+
+
+@pytest.mark.parametrize(
+    ("override", "named", "near"),
+    [
+        ("method=detp", "method=detp", "`dept`"),
+        ("model=minilmm", "model=minilmm", "`minilm`"),
+        ("trainer.stpes=3", "trainer.stpes", "`trainer.steps`"),
+        ("method.tuner.rnak=3", "method.tuner.rnak", "`method.tuner.rank`"),
+        ("metod=dept", "metod", "`method`"),
+        ("sede=1", "sede", "`seed`"),
+        ("trainer.schedule=linera", "trainer.schedule", "`linear`"),
+        ("trainer.steps=abc", "trainer.steps", "abc"),
+        ("trainer.batch_size=0", "trainer.batch_size=0", "at least 1"),
+        ("trainer.dropout=1.5", "trainer.dropout", "at most 0.9"),
+        ("shots=-1", "shots=-1", "full"),
+        ("shots=many", "shots=many", "full"),
+        ("shots=2.5", "shots=2.5", "whole number"),
+        ("seed=-3", "seed=-3", "whole number"),
+        ("rerun=maybe", "rerun", "true or false"),
+        ("shots", "shots", "key=value"),
+        ("+trainer.extra=1", "trainer.extra", "no such key"),
+    ],
+)
+def test_mistakes_are_named_with_the_nearest_choice(override, named, near):
+    text = message(override)
+    assert named in text
+    assert near in text
+
+
+def test_a_sweep_is_checked_to_its_last_value():
+    check_sweep(["method=dept,lora", "shots=5,10"])
+    with pytest.raises(UsageError, match="detp"):
+        check_sweep(["method=lora,full,detp", "shots=5,10"])
+    with pytest.raises(UsageError, match="shots=-2"):
+        check_sweep(["method=lora,full", "shots=5,-2"])
+
+
+def test_every_combination_of_axes_composes():
+    for group in ("model", "method", "task", "protocol"):
+        for name in names(group):
+            compose([f"{group}={name}"])
+    for name in ("fewshot", "full", "debug"):
+        compose([f"trainer={name}"])
+
+
+def test_every_choice_says_what_it_is():
+    for group in ("model", "method", "task", "protocol"):
+        for entry in entries(group):
+            assert entry["description"], f"{group}={entry['name']} has no description"
+
+
+def test_a_config_survives_the_way_through_json():
+    import json
+    from dataclasses import asdict
+
+    cfg = compose(["method=dept", "task=masakhanews", "task.lang=swa"])
+    assert from_plain(json.loads(json.dumps(asdict(cfg)))) == cfg
+
+
+def test_every_config_file_opens_with_the_command_that_runs_it():
+    from importlib.resources import files
+
+    def walk(folder):
+        for item in folder.iterdir():
+            if item.is_dir():
+                yield from walk(item)
+            elif item.name.endswith(".yaml"):
+                yield item
+
+    for item in walk(files("peftbench.conf")):
+        first = item.read_text(encoding="utf-8").splitlines()[0]
+        assert first.startswith("# peftbench"), f"{item} opens with {first!r}"
