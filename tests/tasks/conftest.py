@@ -1,0 +1,34 @@
+"""Shared by the task tests: configs as a run gets them, and the user's real data if there is any."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+from peftbench.config.load import build
+from peftbench.config.schema import TASK_SCHEMAS, TaskConfig
+
+
+@pytest.fixture
+def task_config():
+    """`task_config("trec", "task.subset=mr")`: the composed and checked `TaskConfig`, without the rest of a run."""
+
+    def make(choice: str, *overrides: str) -> TaskConfig:
+        with initialize_config_module("peftbench.conf", version_base="1.3"):
+            section = OmegaConf.to_container(compose(overrides=[f"+task={choice}", *overrides]), resolve=True)["task"]
+        return build(TASK_SCHEMAS.get(section["adapter"], TaskConfig), section, "task")
+
+    return make
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped without it."""
+    folder = os.environ.get("PEFTBENCH_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PEFTBENCH_DATA names no folder of real data sets")
+    return Path(folder)
