@@ -1,0 +1,86 @@
+"""LoRA (Hu et al., ICLR 2022, arXiv 2106.09685) with rsLoRA and DoRA as switches; peft's implementation."""
+
+from __future__ import annotations
+
+import peft
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.config.tuners import LoraConfig
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.models.base import Backbone
+from peftbench.tuners.base import TunerContext
+from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
+from peftbench.tuners.positions import count_real_positions
+
+
+class LoraTuner(PeftTuner):
+    """y = W x + scale B A dropout(x) on chosen matrices, B = 0 at the start. Group `lora`.
+
+    scale is alpha / r, or alpha / sqrt(r) with `rslora`. Trainable: r (in + out) per matrix, and its `out` column
+    magnitudes with `dora`.
+    """
+
+    group = "lora"
+    cfg: LoraConfig
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        config = peft.LoraConfig(
+            task_type=task_type(backbone),
+            r=self.cfg.rank,
+            lora_alpha=self.cfg.alpha,  # type: ignore[arg-type]  # a float works
+            lora_dropout=self.cfg.dropout,
+            target_modules=self.target_modules(backbone),
+            use_rslora=self.cfg.rslora,
+            use_dora=self.cfg.dora,
+        )
+        if backbone.family == "causal":
+            count_real_positions(backbone.model)
+        return wrap(backbone, config, context.seed)
+
+    def target_modules(self, backbone: Backbone) -> list[str]:
+        """Names of the matrices to adapt: the configured ones, or the usual ones of the architecture.
+
+        Raises:
+            UsageError: a configured name fits no matrix, or the architecture has no usual ones.
+        """
+        matrices = sorted({name.rpartition(".")[2] for name, m in backbone.model.named_modules() if is_matrix(m)})
+        architecture = backbone.model.config.model_type
+        chosen = self.cfg.target_modules
+        if chosen is None:
+            usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+            if architecture not in usual:
+                raise UsageError(
+                    f"method.tuner.target_modules: no default for the architecture `{architecture}` "
+                    f"(model={backbone.name}). Choose some of: {', '.join(matrices)}."
+                )
+            chosen = list(usual[architecture])
+        for name in chosen:
+            if not any(is_target(full, name) for full, m in backbone.model.named_modules() if is_matrix(m)):
+                raise UsageError(
+                    f"method.tuner.target_modules: no matrix of model={backbone.name} is called `{name}`. "
+                    f"{did_you_mean(name, matrices)}"
+                )
+        return chosen
+
+    def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        total = 0
+        for name, module in backbone.model.named_modules():
+            if is_matrix(module) and any(is_target(name, t) for t in self.target_modules(backbone)):
+                out, inner = module.weight.shape
+                if isinstance(module, Conv1D):
+                    out, inner = inner, out
+                total += self.cfg.rank * (out + inner) + (out if self.cfg.dora else 0)
+        return total
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """A weight matrix that LoRA can sit beside: a Linear, or GPT-2's transposed one."""
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def is_target(full_name: str, target: str) -> bool:
+    """peft's rule: a name, or the end of one after a dot. A matrix that peft has wrapped already counts as itself."""
+    full_name = full_name.removesuffix(".base_layer")
+    return full_name == target or full_name.endswith(f".{target}")

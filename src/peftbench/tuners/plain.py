@@ -1,0 +1,59 @@
+"""Tuners that add nothing: all weights of the backbone, or none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from peftbench.models.base import Backbone
+from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.positions import count_real_positions
+
+
+class FullTuner(Tuner):
+    """Full fine-tuning. Group `backbone`."""
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        if backbone.family == "causal":
+            count_real_positions(backbone.model)
+        return backbone.model.requires_grad_(True)
+
+    def param_groups(self, model: nn.Module) -> ParamGroups:
+        return {"backbone": [p for p in model.parameters() if p.requires_grad]}
+
+    def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        return backbone.total_parameters()
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """`backbone.safetensors`: the whole state; tied tensors once."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(model, str(folder / "backbone.safetensors"))
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        load_model(model, str(folder / "backbone.safetensors"))
+
+
+class FrozenTuner(Tuner):
+    """The backbone stays as it is (`head_only`, `none`); what is trained, if anything, is the formulation's head."""
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        if backbone.family == "causal":
+            count_real_positions(backbone.model)
+        return backbone.model.requires_grad_(False)
+
+    def param_groups(self, model: nn.Module) -> ParamGroups:
+        return {}
+
+    def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        return 0
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """`tuner.json`: a note that there is nothing to load."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tuner.json").write_text(json.dumps({"tuner": self.cfg.name, "trained": []}) + "\n")
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Nothing was trained, so there is nothing to read."""

@@ -1,0 +1,56 @@
+"""Which token embeddings a soft prompt starts from."""
+
+from __future__ import annotations
+
+import re
+from itertools import cycle, islice
+
+import torch
+
+from peftbench.config.tuners import DeptConfig, PromptTuningConfig
+from peftbench.errors import UsageError
+from peftbench.models.base import Backbone
+from peftbench.tuners.base import TunerContext
+
+COMMON = 5000
+"""`vocab` samples from this many tokens at the start of the vocabulary, where subword vocabularies keep the frequent
+ones (Lester et al. 2021 sample from the 5,000 most frequent)."""
+
+PLACEHOLDER = re.compile(r"\[unused\d+\]|<extra_id_\d+>|<unused\d+>|<\|?reserved.*")
+
+
+def initial_token_ids(
+    cfg: PromptTuningConfig | DeptConfig, backbone: Backbone, context: TunerContext
+) -> list[int] | None:
+    """`num_virtual_tokens` token ids whose embeddings are the first prompt; None for a random one.
+
+    `vocab` samples distinct common tokens with the run's seed; `text` and `labels` repeat or cut the tokens of
+    `init_text` or of the label words to the wanted number.
+
+    Raises:
+        UsageError: there is no text, or there are no label words, to start from.
+    """
+    wanted = cfg.num_virtual_tokens
+    if cfg.init == "random" or wanted == 0:
+        return None
+    if cfg.init == "vocab":
+        return sampled_token_ids(backbone, wanted, context.seed)
+    if cfg.init == "text":
+        text, missing = cfg.init_text, "method.tuner.init=text needs method.tuner.init_text"
+    else:
+        text, missing = " ".join(context.label_words), "method.tuner.init=labels: this task has no label words"
+    ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise UsageError(f"{missing}. Give it a text, or use method.tuner.init=vocab.")
+    return list(islice(cycle(ids), wanted))
+
+
+def sampled_token_ids(backbone: Backbone, wanted: int, seed: int) -> list[int]:
+    """Ids of common tokens, special and placeholder tokens left out; distinct as far as there are enough."""
+    tokenizer = backbone.tokenizer
+    rows = len(backbone.model.get_input_embeddings().weight)  # type: ignore[arg-type]
+    special = set(tokenizer.all_special_ids)
+    tokens = sorted((id_, token) for token, id_ in tokenizer.get_vocab().items() if id_ < rows)
+    common = [id_ for id_, token in tokens if id_ not in special and not PLACEHOLDER.fullmatch(token)][:COMMON]
+    order = torch.randperm(len(common), generator=torch.Generator().manual_seed(seed)).tolist()
+    return list(islice(cycle(common[i] for i in order), wanted))
