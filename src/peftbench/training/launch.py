@@ -1,0 +1,211 @@
+"""Processes: which world this one stands in, and starting a world on this machine. Free of torch.
+
+The launcher starts one worker a device with the variables that `torchrun` would set, and watches them: the first
+worker to fail ends all, its exit code is the launcher's, and only rank 0 writes to the terminal. (torchrun itself
+turns every exit code into 1, prints its own traceback after ours, and imports torch once more.)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+LEASH = "PEFTBENCH_LEASH"
+"""Set for a worker whose standard input is a pipe from its launcher: the end of that pipe is the launcher's death."""
+
+POLL_SECONDS = 0.1
+SETTLE_SECONDS = 2.0
+"""How long the others may take to fail of the same cause (a wrong config) before they are told to stop."""
+GRACE_SECONDS = 15.0
+"""From the polite signal to SIGKILL."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among those that train together."""
+
+    rank: int
+    world: int
+    local_rank: int
+    address: str
+    port: int
+
+
+def find_place(environ: Mapping[str, str]) -> Place | None:
+    """The place that torchrun (or `launch`) or srun gave this process, or None when it is alone.
+
+    Under srun only the *step* counts: a batch script outside of any step sees the job's number of tasks too, but it
+    is one process and waiting for the others would last for ever.
+    """
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environ.keys():
+        rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        local_rank = int(environ.get("LOCAL_RANK", rank))
+        return (
+            Place(rank, world, local_rank, environ["MASTER_ADDR"], int(environ["MASTER_PORT"])) if world > 1 else None
+        )
+    if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
+        return Place(
+            rank=int(environ["SLURM_PROCID"]),
+            world=int(environ["SLURM_STEP_NUM_TASKS"]),
+            local_rank=int(environ["SLURM_LOCALID"]),
+            address=environ.get("MASTER_ADDR") or first_host(nodes),
+            port=int(environ.get("MASTER_PORT") or slurm_port(environ["SLURM_JOB_ID"], environ["SLURM_STEP_ID"])),
+        )
+    return None
+
+
+def first_host(nodes: str) -> str:
+    """The first host of SLURM's compressed list.
+
+    >>> first_host("gpu[07-09,12],login"), first_host("rack[1-2]n[03,05]"), first_host("box")
+    ('gpu07', 'rack1n03', 'box')
+    """
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])+", nodes)
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first.group()) if first else nodes
+
+
+def slurm_port(job_id: str, step_id: str) -> int:
+    """A port that every rank of a step computes alike and that steps running side by side do not share."""
+    return 20000 + (int(job_id) * 7 + int(step_id)) % 20000
+
+
+def launch(config_path: Path, devices: int) -> int:
+    """Run `python -m peftbench.training.worker CONFIG_PATH` in `devices` processes; return their exit code.
+
+    0 when all ended well; else the code of rank 0 if it failed by itself, or of the first rank that failed. SIGINT
+    and SIGTERM are passed on; the workers get `GRACE_SECONDS` to leave and are then killed. They die as well when
+    this process is killed.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="peftbench-ranks-") as logs,
+        _workers(config_path, devices, logs) as workers,
+    ):
+        with _signals_to(workers) as caught:
+            failed = _watch(workers, caught)
+        if failed is None:
+            return 0
+        if caught:
+            return 128 + caught[0]
+        main_code = workers[0].process.returncode
+        if failed.rank != 0 and not (failed.code == main_code == 2):
+            sys.stderr.write(failed.last_words())
+        code = main_code if main_code > 0 else failed.code
+        return code if code > 0 else 128 - code
+
+
+@dataclass
+class _Worker:
+    rank: int
+    process: subprocess.Popen
+    log: IO[str] | None
+    code: int = field(default=0, init=False)
+    """The exit code it chose itself; 0 while it runs or when it was stopped by us."""
+
+    def last_words(self, lines: int = 40) -> str:
+        """What a rank other than 0 wrote; rank 0 wrote to the terminal itself."""
+        if self.log is None:
+            return ""
+        self.log.seek(0)
+        tail = self.log.readlines()[-lines:]
+        return f"rank {self.rank} ended with exit code {self.code}:\n" + "".join(tail)
+
+
+@contextmanager
+def _workers(config_path: Path, count: int, logs: str) -> Iterator[list[_Worker]]:
+    """Started workers, all of them gone on exit. Each is in a session of its own: signals come from us alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"OMP_NUM_THREADS": threads, LEASH: "1"}
+    command = [sys.executable, "-m", "peftbench.training.worker", str(config_path)]
+    workers: list[_Worker] = []
+    try:
+        for rank in range(count):
+            log = open(Path(logs) / f"rank{rank}.log", "w+", errors="replace") if rank else None  # noqa: SIM115
+            environ = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = subprocess.Popen(
+                command,
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+            workers.append(_Worker(rank, process, log))
+        yield workers
+    finally:
+        _stop(workers, signal.SIGTERM)
+        for worker in workers:
+            if worker.process.stdin:
+                worker.process.stdin.close()
+            if worker.log:
+                worker.log.close()
+
+
+@contextmanager
+def _signals_to(workers: list[_Worker]) -> Iterator[list[int]]:
+    """Pass SIGINT and SIGTERM on to the workers; the list holds those that came."""
+    caught: list[int] = []
+
+    def forward(number: int, _frame: object) -> None:
+        caught.append(number)
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.send_signal(number)
+
+    try:
+        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever is there handles signals
+        before = {}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _watch(workers: list[_Worker], caught: list[int]) -> _Worker | None:
+    """Wait for the end of all; return the first that failed by itself. Stops the others soon after a failure."""
+    failed: _Worker | None = None
+    deadline = float("inf")
+    while running := [w for w in workers if w.process.poll() is None]:
+        for worker in workers:
+            worker.code = worker.process.returncode or 0
+        failed = failed or next((w for w in workers if w.code), None)
+        if failed or caught:
+            deadline = min(deadline, time.monotonic() + (GRACE_SECONDS if caught else SETTLE_SECONDS))
+        if time.monotonic() > deadline:
+            _stop(running, signal.SIGTERM)
+            return failed
+        time.sleep(POLL_SECONDS)
+    for worker in workers:
+        worker.code = worker.process.returncode or 0
+    return failed or next((w for w in workers if w.code), None)
+
+
+def _stop(workers: list[_Worker], number: int) -> None:
+    """Ask those that still run to leave, and kill what has not left after the time of grace."""
+    for worker in workers:
+        if worker.process.poll() is None:
+            worker.process.send_signal(number)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for worker in workers:
+        try:
+            worker.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()

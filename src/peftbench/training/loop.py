@@ -1,0 +1,374 @@
+"""The training loop: one for every method, on one process or several, from the first step or from a checkpoint.
+
+The gradient of a step is that of (sum of weight x loss) / (sum of weights) over the *global* batch, however that is
+cut into micro-batches and processes. All randomness of a step (dropout) follows from seed, step and rank, so a resumed
+training needs no generator states and equals an uninterrupted one bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+import torch.distributed as torch_dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from peftbench.errors import UsageError
+from peftbench.formulations.base import Batch, Encoded
+from peftbench.measure.clock import PhaseClock
+from peftbench.training import batching, checkpoint, optim
+from peftbench.training.precision import autocast, resolve
+from peftbench.training.predict import to_device
+from peftbench.training.progress import reporter
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import TrainerConfig
+    from peftbench.learner import Learner
+    from peftbench.training.distributed import Dist
+
+EVALUATIONS = 8
+"""Evaluations on dev in a training when `trainer.eval_every` is null."""
+CURVE_POINTS = 500
+"""A longer loss curve is thinned to means over neighbouring steps."""
+GPU_READ_EVERY = 20
+"""Steps between readings of the loss on a GPU, each of which makes the host wait; on a CPU every step is read."""
+
+
+@dataclass
+class TrainResult:
+    """How a training went.
+
+    Attributes:
+        status: `diverged` when the loss or a trained parameter became NaN or infinite; `reason` says where.
+        steps: optimiser steps done, those before a resume included.
+        tokens: tokens of the items trained on, over all ranks; padding and virtual tokens are not counted.
+        seconds: wall seconds of training alone, without evaluations and checkpoints.
+        curves: `step`, `loss` (mean over the steps since the previous point), `lr/<group>`; `dev_step`, `dev`.
+        best_step: the step whose state the learner holds at the end, if dev chose it.
+        dev_score: its dev score.
+    """
+
+    status: Literal["done", "diverged"]
+    steps: int
+    tokens: int
+    seconds: float
+    curves: dict[str, list]
+    best_step: int | None = None
+    dev_score: float | None = None
+    reason: str = ""
+
+
+def train(
+    learner: Learner,
+    items: Sequence[Encoded],
+    *,
+    cfg: TrainerConfig,
+    lr: Mapping[str, float],
+    weight_decay: float,
+    seed: int,
+    select: str,
+    evaluate: Callable[[], float] | None,
+    clock: PhaseClock,
+    dist: Dist,
+    folder: Path | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train `learner`, which lies on `dist.device`, on `items`.
+
+    Args:
+        lr: group name -> peak learning rate, for every group of `learner.param_groups()`.
+        select: "best" keeps the state with the highest dev score, if there is an `evaluate`; "last" the final one.
+        evaluate: returns the dev score, higher is better; called on every rank, books its own time on `clock`.
+        folder: where checkpoints go every `cfg.checkpoint_every` steps, and where one to go on from is looked for.
+            They stay until `checkpoint.clear(folder)`, to be called once the result of the run is safe.
+        on_log: called on rank 0 with `step`, `loss`, `lr/<group>`, or with `step`, `dev`.
+
+    Raises UsageError for learning rates that do not fit, or for checkpoints of another training in `folder`.
+    """
+    folder = folder if cfg.checkpoint_every else None
+    evaluate = evaluate if select == "best" else None
+    log = on_log if on_log and dist.main else lambda entry: None
+    unread: list[Tensor] = []
+
+    with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
+        started = clock.wall["train"]
+        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist)
+        progress, best = _resume(folder, engine) if folder else (_Progress(), None)
+        started -= progress.seconds
+        with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
+            while progress.step < engine.steps:
+                unread.append(engine.step(progress.step))
+                progress.step += 1
+                evaluates = engine.due(progress.step, engine.eval_every)
+                saves = engine.due(progress.step, cfg.checkpoint_every)
+                if evaluates or saves or engine.due(progress.step, engine.read_every):
+                    for step, loss in progress.read(dist.sum(torch.stack(unread)).tolist()):
+                        log({"step": step, "loss": loss, **engine.rates(step)})
+                    unread.clear()
+                    shown.step(progress.step, progress.losses[-1])
+                if progress.reason:
+                    break
+                if evaluate and evaluates:
+                    score = float(dist.broadcast(evaluate()))
+                    if progress.note(score):
+                        best = learner.trainable_state()
+                    shown.dev(progress.step, score)
+                    log({"step": progress.step, "dev": score})
+                    if cfg.patience and progress.stale >= cfg.patience:
+                        break
+                if folder and saves:
+                    with clock("save"):
+                        progress.seconds = clock.wall["train"] - started
+                        _save(folder, engine, progress, best)
+        if best is not None and not progress.reason:
+            learner.load_trainable_state(best)
+        progress.reason = progress.reason or engine.damage(progress.step)
+    progress.seconds = clock.wall["train"] - started
+    return progress.result(engine)
+
+
+@dataclass
+class _Progress:
+    """Everything of a training in progress that is plain data: the JSON half of a checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    dev_steps: list[int] = field(default_factory=list)
+    dev_scores: list[float] = field(default_factory=list)
+    best_step: int | None = None
+    best_score: float = -math.inf
+    stale: int = 0
+    """Evaluations since the best score last rose."""
+    reason: str = ""
+    """Why the training diverged, if it did."""
+
+    def read(self, losses: Sequence[float]) -> list[tuple[int, float]]:
+        """Book the newest steps' losses; return them with their 1-based steps, up to the first that is not finite."""
+        new = []
+        for loss in losses:
+            self.losses.append(loss)
+            new.append((len(self.losses), loss))
+            if not math.isfinite(loss):
+                self.step = len(self.losses)
+                self.reason = f"the training loss became {loss} at step {self.step}"
+                break
+        return new
+
+    def note(self, score: float) -> bool:
+        """Book a dev score of the current step; True if its state is now the best.
+
+        The highest score wins. Of equal scores the later step does: ties are common on a small dev set, and the later
+        state has seen more. Patience counts from the last rise, so that a plateau ends. A NaN never wins.
+        """
+        self.dev_steps.append(self.step)
+        self.dev_scores.append(score)
+        self.stale = 0 if score > self.best_score else self.stale + 1
+        if not score >= self.best_score:
+            return False
+        self.best_score, self.best_step = score, self.step
+        return True
+
+    def result(self, engine: _Engine) -> TrainResult:
+        stride = math.ceil(self.step / CURVE_POINTS)
+        ends = [min(start + stride, self.step) for start in range(0, self.step, stride)]
+        curves: dict[str, list] = {
+            "step": ends,
+            "loss": [float(np.mean(self.losses[max(0, e - stride) : e])) for e in ends],
+        }
+        for end in ends:
+            for name, rate in engine.rates(end).items():
+                curves.setdefault(name, []).append(rate)
+        return TrainResult(
+            status="diverged" if self.reason else "done",
+            steps=self.step,
+            tokens=sum(engine.items[i].length for batch in engine.plan[: self.step] for i in batch),
+            seconds=self.seconds,
+            curves={**curves, "dev_step": self.dev_steps, "dev": self.dev_scores},
+            best_step=self.best_step,
+            dev_score=None if self.best_step is None else self.best_score,
+            reason=self.reason,
+        )
+
+
+class _Engine:
+    """What makes a step: the plan of batches, the optimiser, and the learner, under DDP when there are more ranks."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        items: Sequence[Encoded],
+        cfg: TrainerConfig,
+        lr: Mapping[str, float],
+        weight_decay: float,
+        seed: int,
+        dist: Dist,
+    ) -> None:
+        if unweighted := [item.id for item in items if item.weight <= 0]:
+            raise ValueError(f"nothing can be learned from items without weight: {unweighted[:3]}")
+        self.learner, self.items, self.cfg, self.seed, self.dist = learner, items, cfg, seed, dist
+        self.lr, self.weight_decay = dict(lr), weight_decay
+        self.steps = batching.total_steps(cfg, len(items))
+        self.plan = batching.plan_batches([item.length for item in items], cfg.batch_size, self.steps, seed)
+        self.eval_every = cfg.eval_every or math.ceil(self.steps / EVALUATIONS)
+        self.read_every = GPU_READ_EVERY if dist.device.type == "cuda" else 1
+        self.optimizer = optim.build_optimizer(learner.param_groups(), lr, weight_decay)
+        self.names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters() if p.requires_grad}
+        if self.names.keys() != {p for group in self.optimizer.param_groups for p in group["params"]}:
+            raise ValueError("param_groups() must hold every trainable parameter, and only those")
+        self.precision = resolve(cfg.precision, dist.device)
+        learner.train()
+        self.forward: nn.Module = self._distributed() if dist.world > 1 else learner
+
+    def step(self, step: int) -> Tensor:
+        """Do the 0-based `step`; returns this rank's share of the global batch's mean loss, on the device."""
+        _seed_everything(self.seed, step, self.dist.rank)
+        batch = self.plan[step]
+        weight = sum(self.items[i].weight for i in batch)
+        passes = batching.shard(batch, self.dist.rank, self.dist.world, self.cfg.micro_batch)
+        total = torch.zeros((), device=self.dist.device)
+        for number, positions in enumerate(passes, start=1):
+            exchanges = self.dist.world == 1 or number == len(passes)
+            with nullcontext() if exchanges else self.forward.no_sync():  # type: ignore[operator]
+                with autocast(self.precision, self.dist.device):
+                    share = self.forward(self._batch(positions)) / weight
+                (share * self.dist.world).backward()  # DDP takes the mean over ranks where a sum is wanted
+            total += share.detach()
+        if self.cfg.clip:
+            nn.utils.clip_grad_norm_(list(self.names), self.cfg.clip)
+        optim.set_lr(self.optimizer, self._factor(step))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def due(self, step: int, every: int | None) -> bool:
+        """Whether something done every so many steps, and at the end, comes after the 1-based `step`."""
+        return step == self.steps or bool(every and step % every == 0)
+
+    def rates(self, step: int) -> dict[str, float]:
+        """`lr/<group>` -> the rate that the 1-based `step` used."""
+        return {f"lr/{name}": peak * self._factor(step - 1) for name, peak in self.lr.items()}
+
+    def damage(self, step: int) -> str:
+        """Which trained parameter is not finite any more, in words, or ""."""
+        bad = next((name for p, name in self.names.items() if not torch.isfinite(p).all()), None)
+        return f"the trained parameter {bad} is not finite after step {step}" if bad else ""
+
+    def fingerprint(self) -> str:
+        """What a checkpoint must share with this training to be a point on its way."""
+        keys = ("batch_size", "schedule", "warmup", "clip", "dropout", "eval_every", "patience")
+        facts = {
+            "config": {key: getattr(self.cfg, key) for key in keys},
+            "run": [self.steps, self.seed, self.precision, self.lr, self.weight_decay],
+            "items": [[item.id, item.length, item.weight] for item in self.items],
+            "parameters": {name: list(p.shape) for p, name in self.names.items()},
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+    def _factor(self, step: int) -> float:
+        return optim.lr_factor(step, self.steps, self.cfg.warmup, self.cfg.schedule)
+
+    def _batch(self, positions: Sequence[int]) -> Batch | None:
+        return (
+            to_device(self.learner.collate([self.items[i] for i in positions]), self.dist.device) if positions else None
+        )
+
+    def _distributed(self) -> DistributedDataParallel:
+        """The learner under DDP, equal on all ranks. One item shows which parameters a loss reaches at all (a pooler
+        that the head does not read has no gradient), for DDP searches the graph of every step only where it must."""
+        with autocast(self.precision, self.dist.device):
+            self.learner(self._batch(self.plan[0][:1])).backward()
+        reached = [p for p in self.names if p.grad is not None]
+        self.optimizer.zero_grad()
+        for parameter in self.names:
+            torch_dist.broadcast(parameter.data, src=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # broadcast_buffers has another name since torch 2.12
+            return DistributedDataParallel(
+                _Participant(self.learner, reached),
+                broadcast_buffers=False,
+                init_sync=False,  # the frozen weights came from one file, and the trained ones were just sent
+                find_unused_parameters=len(reached) < len(self.names),
+            )
+
+
+class _Participant(nn.Module):
+    """A learner that takes part in the exchange of gradients even when its rank has no items in a batch."""
+
+    def __init__(self, learner: Learner, reached: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.learner = learner
+        self._reached = tuple(reached)
+
+    def forward(self, batch: Batch | None) -> Tensor:
+        if batch is None:
+            return torch.stack([parameter.sum() * 0.0 for parameter in self._reached]).sum()
+        return self.learner(batch)
+
+
+def _seed_everything(seed: int, step: int, rank: int) -> None:
+    """Every generator that a module may use, as a function of the step."""
+    state = int(np.random.SeedSequence([seed % 2**32, step, rank]).generate_state(1)[0])
+    torch.manual_seed(state)
+    random.seed(state)
+    np.random.seed(state)
+
+
+@contextmanager
+def _gradient_checkpointing(learner: Learner, wanted: bool) -> Iterator[None]:
+    """Recompute activations of the backbone's layers in the backward pass: less memory, about a third more compute."""
+    if not wanted:
+        yield
+        return
+    model = learner.backbone.model
+    if not model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"trainer.gradient_checkpointing=true: {type(model).__name__} does not support it; set it to false."
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        yield
+    finally:
+        model.gradient_checkpointing_disable()
+
+
+def _save(folder: Path, engine: _Engine, progress: _Progress, best: Mapping[str, Tensor] | None) -> None:
+    """Write the checkpoint of this step (rank 0)."""
+    if not engine.dist.main:
+        return
+    tensors = {f"model/{name}": t for name, t in engine.learner.trainable_state().items()}
+    tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
+    tensors |= {f"optimizer/{name}": t for name, t in optim.optimizer_tensors(engine.optimizer, engine.names).items()}
+    state = {"fingerprint": engine.fingerprint(), "progress": asdict(progress)}
+    checkpoint.save(folder, progress.step, tensors, state)
+
+
+def _resume(folder: Path, engine: _Engine) -> tuple[_Progress, dict[str, Tensor] | None]:
+    """Put the newest sound checkpoint into the engine; its progress and best state, or those of a beginning."""
+    name = engine.dist.broadcast(checkpoint.newest(folder) if engine.dist.main else None)
+    if name is None:
+        return _Progress(), None
+    tensors, state = checkpoint.load(folder, name)
+    if state["fingerprint"] != engine.fingerprint():
+        raise UsageError(
+            f"{folder / name} belongs to another training (other items, rates or trainer settings); remove {folder} "
+            "to train from the first step."
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    engine.learner.load_trainable_state(part("model/"))
+    optim.load_optimizer_tensors(engine.optimizer, engine.names, part("optimizer/"))
+    return _Progress(**state["progress"]), part("best/") or None

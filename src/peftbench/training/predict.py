@@ -1,0 +1,64 @@
+"""Predictions for many items, each made exactly once over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from peftbench.formulations.base import Batch, Encoded, Prediction
+from peftbench.training import batching
+from peftbench.training.precision import autocast, resolve
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import TrainerConfig
+    from peftbench.learner import Learner
+    from peftbench.training.distributed import Dist
+
+
+def predict_all(
+    learner: Learner, items: Sequence[Encoded], *, cfg: TrainerConfig, dist: Dist, precision: str = "auto"
+) -> list[Prediction]:
+    """The prediction of every item, in item order, on every rank.
+
+    Batches are bucketed by length under `trainer.eval_batch_tokens` and dealt out to the ranks; since a batch is the
+    same whoever computes it, so are the predictions. Runs in eval mode and puts the learner's mode back. Raises
+    RuntimeError if an item was answered twice or not at all.
+    """
+    batches = batching.evaluation_batches([item.length for item in items], cfg.eval_batch_tokens)
+    precision = resolve(precision, dist.device)
+    was_training = learner.training
+    learner.eval()
+    try:
+        mine = []
+        for positions in batches[dist.rank :: dist.world]:
+            batch = to_device(learner.collate([items[i] for i in positions]), dist.device)
+            # Not inference_mode: a tensor that a module caches under it could never be trained through again.
+            with torch.no_grad(), autocast(precision, dist.device):
+                mine += learner.predict(batch)
+    finally:
+        learner.train(was_training)
+    if dist.world > 1:
+        packed = dist.gather([[p.id, p.label, p.scores, p.answer] for p in mine])
+        mine = [Prediction(*fields) for rank in packed for fields in rank]
+    return in_order(items, mine)
+
+
+def in_order(items: Sequence[Encoded], predictions: Sequence[Prediction]) -> list[Prediction]:
+    """Sort by the items' order. Raises RuntimeError unless the ids are the same, each exactly once."""
+    by_id = {prediction.id: prediction for prediction in predictions}
+    ids = {item.id for item in items}
+    if not len(items) == len(predictions) == len(by_id) or by_id.keys() != ids:
+        wrong = sorted(by_id.keys() ^ ids)[:3]
+        raise RuntimeError(
+            f"{len(items)} items ({len(ids)} ids) got {len(predictions)} predictions ({len(by_id)} ids); {wrong} differ"
+        )
+    return [by_id[item.id] for item in items]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device`; what is not a tensor (the ids) stays."""
+    if device.type == "cpu":
+        return batch
+    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

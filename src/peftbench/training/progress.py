@@ -1,0 +1,84 @@
+"""What a person sees while a training runs: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+LINES = 10
+"""Plain lines in a whole training, those of dev evaluations apart."""
+
+
+class Silent:
+    """Shows nothing: other ranks, or `trainer.progress=false`."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        return None
+
+    def step(self, step: int, loss: float) -> None:
+        """`step` optimiser steps are done; the last one's mean loss was `loss`."""
+
+    def dev(self, step: int, score: float) -> None:
+        """An evaluation on dev gave `score`."""
+
+
+class Bar(Silent):
+    """A live bar with loss, dev score and time left."""
+
+    def __init__(self, steps: int, start: int, console: Console) -> None:
+        self._bar = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]} · dev {task.fields[dev]}"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("train", total=steps, completed=start, loss="-", dev="-")
+
+    def __enter__(self) -> Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def step(self, step: int, loss: float) -> None:
+        self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
+
+    def dev(self, step: int, score: float) -> None:
+        self._bar.update(self._task, dev=f"{score:.3f}")
+
+
+class Lines(Silent):
+    """Sparse lines on standard error, for logs."""
+
+    def __init__(self, steps: int, start: int) -> None:
+        self._steps = steps
+        self._first = self._done = start
+        self._began = time.monotonic()
+
+    def step(self, step: int, loss: float) -> None:
+        if step * LINES // self._steps > self._done * LINES // self._steps:
+            left = (time.monotonic() - self._began) / (step - self._first) * (self._steps - step)
+            print(f"step {step}/{self._steps}  loss {loss:.4f}  {left:.0f} s left", file=sys.stderr, flush=True)
+        self._done = step
+
+    def dev(self, step: int, score: float) -> None:
+        print(f"step {step}/{self._steps}  dev {score:.4f}", file=sys.stderr, flush=True)
+
+
+def reporter(shown: bool, steps: int, start: int) -> Silent:
+    """The right one for this process and this standard error."""
+    console = Console(stderr=True)
+    if not shown:
+        return Silent()
+    return Bar(steps, start, console) if console.is_terminal else Lines(steps, start)

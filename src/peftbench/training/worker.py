@@ -1,0 +1,43 @@
+"""One process of several that train together: `python -m peftbench.training.worker CONFIG.json`.
+
+Started by `peftbench.training.launch`; `torchrun` can start it just as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from peftbench.errors import UsageError
+from peftbench.training.launch import LEASH
+
+
+def main(argv: list[str]) -> int:
+    """Run the resolved config in `argv[0]` (JSON) as a member of the world that the environment names."""
+    if os.environ.get(LEASH):
+        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    from peftbench.run import run_in_process
+
+    try:
+        return run_in_process(config) or 0
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _end_with_launcher() -> None:
+    """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
