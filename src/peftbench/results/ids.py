@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -66,19 +65,18 @@ def variant(config: dict[str, Any], data_sha: str, version: str) -> str:
 
 def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:
     """The part of `config` that decides the result; `config` is left as it was."""
-    kept = copy.deepcopy(config)
+    kept = dict(config)
     if kept.get("method", {}).get("needs_model") is False:
         kept.pop("model", None)
-    task = kept.get("task", {})
+    task = kept.get("task") or {}
     if task.get("subset") in (task.get("subsets") or {}):
-        task["subsets"] = {task["subset"]: task["subsets"][task["subset"]]}
+        kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
     for dotted in excluded:
-        *groups, key = dotted.split(".")
-        node: Any = kept
-        for group in groups:
-            node = node.get(group) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node.pop(key, None)
+        group, _, key = dotted.rpartition(".")
+        if not group:
+            kept.pop(key, None)
+        elif key in (kept.get(group) or {}):
+            kept[group] = {name: value for name, value in kept[group].items() if name != key}
     return kept
 
 

@@ -7,10 +7,12 @@ cache beside it. The cache and the CSV may be deleted at any time.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import logging
 import os
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -25,17 +27,22 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
-_BEFORE_SCORES = (
-    "run_id status model method task subset protocol shots data_seed seed metric score f1_macro f1_weighted accuracy"
-).split()
-_AFTER_SCORES = (
-    "trainable_params train_seconds eval_seconds total_seconds train_peak_mib eval_peak_mib step_flops saved_bytes "
-    "tokens_per_second device n_devices precision git_sha dirty data_sha versions created"
-).split()
+# fmt: off
+_BEFORE_SCORES = [
+    "run_id", "status", "model", "method", "task", "subset", "protocol", "shots", "data_seed", "seed", "metric",
+    "score", "f1_macro", "f1_weighted", "accuracy",
+]
+_AFTER_SCORES = [
+    "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
+    "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
+    "data_sha", "versions", "created",
+]
+# fmt: on
 
 CELL = ("model", "method", "task", "subset", "protocol", "shots", "metric", "variant")
 """What runs share that are repetitions of each other: all but the two seeds."""
 
+_FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
 _CACHE = ".leaderboard.json"
 _CACHE_VERSION = 1
 _LOCK_SECONDS = 60
@@ -79,11 +86,13 @@ def _order(r: Row) -> tuple:
 
 def current_rows(store: Store) -> list[Row]:
     """Rows of all sound records as they are now. Writes nothing (but a damaged record goes to quarantine)."""
-    return _rows_and_cache(store)[0]
+    return _sorted(_by_file(store, _stamps(store)))
 
 
 def rebuild(store: Store) -> Path:
     """Write `leaderboard.csv` from the records; one process at a time, and never half a file.
+
+    Whoever waited for another process that has already seen the newest record has nothing left to do.
 
     Raises:
         UsageError: the folder cannot be written or the disk is full. The records are intact.
@@ -100,49 +109,76 @@ def rebuild(store: Store) -> Path:
             log.warning("%s is held by another process and was not brought up to date; the next run will do it.", path)
             return path
     try:
-        made, cache, changed = _rows_and_cache(store)
-        if changed or not path.exists():
-            write_atomic(path, to_csv(made), durable=False)
-            write_atomic(store.out_dir / _CACHE, json.dumps(cache).encode(), durable=False)
+        stamps = _stamps(store)
+        if not path.exists() or _cached_signature(store) != _signature(stamps):
+            by_file = _by_file(store, stamps)
+            write_atomic(path, to_csv(_sorted(by_file)), durable=False)
+            _write_cache(store, by_file)
     finally:
         lock.release()
     return path
 
 
-def _rows_and_cache(store: Store) -> tuple[list[Row], dict[str, Any], bool]:
-    """Rows in order; the cache to keep; whether it differs from the one on disk.
-
-    A file's stamp holds its inode: a record replaced within the clock's tick by one of the same size has another.
-    """
-    old = _read_cache(store.out_dir / _CACHE)
-    new: dict[str, tuple[list[int], Row]] = {}
-    for path, stamp in _stamps(store):
-        if path.name in old and old[path.name][0] == stamp:
-            new[path.name] = old[path.name]
-        elif (record := store.read(path)) is not None:
-            new[path.name] = (stamp, row(record))
-    changed = old.keys() != new.keys() or any(old[name] is not new[name] for name in new)
-    made = sorted((r for _, r in new.values()), key=_order)
-    return made, {"version": _CACHE_VERSION, "rows": new}, changed
+Stamps = dict[str, list[int]]
+"""File name of a record -> what changes when the record does."""
 
 
-def _stamps(store: Store) -> list[tuple[Path, list[int]]]:
-    found = []
+def _sorted(by_file: dict[str, tuple[list[int], Row]]) -> list[Row]:
+    return sorted((r for _, r in by_file.values()), key=_order)
+
+
+def _stamps(store: Store) -> Stamps:
+    """The inode is part of a stamp: a record replaced within the clock's tick by one of equal size has another."""
+    found = {}
     for path in store.files():
         try:
             stat = os.stat(path)
         except FileNotFoundError:
             continue  # superseded or put into quarantine meanwhile
-        found.append((path, [stat.st_mtime_ns, stat.st_size, stat.st_ino]))
+        found[path.name] = [stat.st_mtime_ns, stat.st_size, stat.st_ino]
     return found
 
 
-def _read_cache(path: Path) -> dict[str, Any]:
+def _by_file(store: Store, stamps: Stamps) -> dict[str, tuple[list[int], Row]]:
+    """File name -> its stamp and row; only records that changed since the cache was written are read."""
+    cached = _read_cache(store)
+    made = {}
+    for name, stamp in stamps.items():
+        if name in cached and cached[name][0] == stamp:
+            made[name] = cached[name]
+        elif (record := store.read(store.records / name)) is not None:
+            made[name] = (stamp, row(record))
+    return made
+
+
+# The cache is two lines of JSON: version and signature of what was seen; then the rows. It can be lost at any time.
+
+
+def _signature(stamps: Stamps) -> str:
+    return hashlib.sha256(json.dumps(sorted(stamps.items())).encode()).hexdigest()
+
+
+def _write_cache(store: Store, by_file: dict[str, tuple[list[int], Row]]) -> None:
+    head = {"version": _CACHE_VERSION, "signature": _signature({name: stamp for name, (stamp, _) in by_file.items()})}
+    write_atomic(store.out_dir / _CACHE, f"{json.dumps(head)}\n{json.dumps(by_file)}\n".encode(), durable=False)
+
+
+def _cached_signature(store: Store) -> str | None:
     try:
-        cache = json.loads(path.read_bytes())
-        return cache["rows"] if cache["version"] == _CACHE_VERSION else {}
+        with open(store.out_dir / _CACHE, "rb") as file:
+            head = json.loads(file.readline())
+        return head["signature"] if head["version"] == _CACHE_VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # nothing is lost: the rows are read from the records
+        return None
+
+
+def _read_cache(store: Store) -> dict[str, Any]:
+    if _cached_signature(store) is None:
+        return {}
+    try:
+        return json.loads((store.out_dir / _CACHE).read_bytes().split(b"\n")[1])
+    except (OSError, ValueError, IndexError):
+        return {}
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
@@ -156,13 +192,9 @@ def to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and value.lstrip()[:1] in ("=", "+", "-", "@") and value.strip():
-        return "'" + value
-    if isinstance(value, str) and value[:1] in ("\t", "\r", "\n"):
-        return "'" + value
-    return value
+    if value is True or value is False:
+        return "true" if value else "false"
+    return "'" + value if isinstance(value, str) and _FORMULA.match(value) else value
 
 
 AVERAGED = ("score", "train_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib", "tokens_per_second")

@@ -123,7 +123,7 @@ class Store:
         return sorted((r for r in read if r is not None), key=lambda r: (r.created, r.run_id))
 
     def files(self) -> list[Path]:
-        """The record files, leftovers of killed processes not among them."""
+        """The record files; leftovers of killed processes are hidden files and not among them."""
         with readable_errors("read", self.records):
             if not self.records.exists():
                 return []

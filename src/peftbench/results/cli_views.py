@@ -1,0 +1,165 @@
+"""`peftbench leaderboard`: the records as a table, filtered, sorted, or averaged over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.results import leaderboard
+from peftbench.results.leaderboard import Row
+from peftbench.results.store import Store
+from peftbench.results.summary import printable
+
+FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
+TABLE_ROWS = 100
+
+# fmt: off
+_RUN_COLUMNS = [
+    "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
+    "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
+]
+_GROUP_COLUMNS = [
+    "task", "subset", "protocol", "shots", "model", "method", "variant", "metric", "score", "n", "draws", "seeds",
+    "failed", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib",
+]
+# fmt: on
+_SETTINGS = (
+    "status",
+    "task",
+    "subset",
+    "protocol",
+    "shots",
+    "data_seed",
+    "seed",
+    "metric",
+    "precision",
+    "draws",
+    "seeds",
+    "failed",
+)  # fmt: skip
+"""Columns that move to the line above the table when all rows agree in them."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"peftbench leaderboard: {message}. `peftbench leaderboard --help` shows the options.")
+
+
+def leaderboard_command(argv: Sequence[str]) -> int:
+    """Run `peftbench leaderboard ARGV`; returns the exit code. Raises UsageError for a wrong option or value."""
+    options = _parser().parse_args(argv)
+    every = leaderboard.current_rows(Store(options.out_dir))
+    wanted = {name: _values(getattr(options, name), name, every) for name in FILTERS if getattr(options, name)}
+    chosen = [r for r in every if all(str(r[name]) in values for name, values in wanted.items())]
+    if options.group:
+        chosen = leaderboard.group(chosen)
+    if options.sort:
+        chosen = _sorted(chosen, options.sort)
+    if options.json:
+        print(json.dumps(chosen[: options.limit], indent=1))
+    elif not every:
+        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+    elif not chosen:
+        print("No run matches all of these filters together.")
+    else:
+        _print_table(chosen, options.limit or TABLE_ROWS, _GROUP_COLUMNS if options.group else _RUN_COLUMNS)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="peftbench leaderboard",
+        description="The recorded runs as a table: one row a run, or means over the seeds with --group.",
+        epilog="Example: peftbench leaderboard --task masakhanews --method dept,lora --group --sort score:desc",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
+    for name in FILTERS:
+        dashed = "--" + name.replace("_", "-")
+        names = [dashed] if "_" not in name else [dashed, "--" + name]
+        parser.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
+    parser.add_argument("--group", action="store_true", help="mean and spread over data and training seeds")
+    parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
+    parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
+    parser.add_argument("--json", action="store_true", help="every column, as JSON")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
+    return int(text)
+
+
+def _values(given: str, name: str, rows: Sequence[Row]) -> set[str]:
+    """The values asked for, each of which some run must have."""
+    values = {value.strip() for value in given.split(",")}
+    present = {str(r[name]) for r in rows}
+    for value in sorted(values - present if rows else ()):
+        raise UsageError(f"No run has {name}=`{value}`. {did_you_mean(value, present)}")
+    return values
+
+
+def _sorted(rows: list[Row], order: str) -> list[Row]:
+    """Sorted by a column; rows without a value come last either way."""
+    column, _, direction = order.partition(":")
+    present = {name for r in rows for name in r}
+    if rows and column not in present:
+        raise UsageError(f"--sort: no column `{column}`. {did_you_mean(column, present)}")
+    if direction not in ("", "asc", "desc"):
+        raise UsageError(f"--sort {order}: after the colon comes `asc` or `desc`, not `{direction}`.")
+    have = [r for r in rows if r.get(column) is not None]
+    numbers = all(isinstance(r[column], (int, float)) for r in have)
+    have.sort(key=lambda r: r[column] if numbers else str(r[column]), reverse=direction == "desc")
+    return have + [r for r in rows if r.get(column) is None]
+
+
+def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
+    shown = [name for name in columns if name not in shared and (name != "variant" or _ambiguous(rows))]
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000, soft_wrap=True)  # a file or pipe has no width: cut nothing
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in shown:
+        numeric = all(isinstance(r.get(name), (int, float, type(None))) for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for r in rows[:limit]:
+        table.add_row(*(Text(printable(_show(name, r), console.encoding)) for name in shown))
+    line = ", ".join(f"{name}={value}" for name, value in shared.items() if value)
+    console.print(Text(printable(line, console.encoding)))
+    console.print(table)
+    if len(rows) > limit:
+        console.print(f"{len(rows) - limit:,} more; `--limit {len(rows)}` shows all.")
+
+
+def _ambiguous(rows: Sequence[Row]) -> bool:
+    """Whether rows look alike though their configs differ (two ranks of LoRA), so that `variant` is needed."""
+    labels = [tuple(r[name] for name in leaderboard.CELL if name != "variant") for r in rows]
+    return len(set(labels)) < len(labels)
+
+
+def _agree(name: str, rows: Sequence[Row]) -> bool:
+    return all(r.get(name) == rows[0].get(name) for r in rows)
+
+
+def _show(name: str, r: Row) -> str:
+    """One cell: short numbers, the spread beside a mean, nothing for nothing."""
+    value: Any = r.get(name)
+    if value is None:
+        return ""
+    if name == "score" and r.get("score_sd") is not None:
+        return f"{value:.1f} ± {r['score_sd']:.1f}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and name == "trainable_params":
+        return f"{value:,}"
+    return str(value)
