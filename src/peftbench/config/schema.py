@@ -131,9 +131,9 @@ class ProtocolConfig:
     description: str = MISSING
     source: str = ""
     unit: str = one_of("per_class", "total", "all")
-    sampler: str = one_of("pandas_42", "lm_bff", "clues", "dept", "sciprompt", "seeded", "all")
+    sampler: str = one_of("seeded", "pandas_42", "lm_bff", "sciprompt", "dept", default="seeded")
     allowed_shots: list[int] = field(default_factory=list)
-    dev: str = one_of("same_k", "fixed", "none", "official", "halve")
+    dev: str = one_of("same_k", "fixed", "none", "official")
     dev_per_class: int = number(5, ge=1)
     heldout: str = one_of("official", "dev_as_test", "halve_dev", default="dev_as_test")
     data_seed: int | None = number(None, ge=0)

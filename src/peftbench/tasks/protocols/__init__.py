@@ -1,0 +1,5 @@
+"""Few-shot protocols: which rows are train, dev and test, and how a model is chosen. See docs/protocols.md."""
+
+from peftbench.tasks.protocols.draw import Draw, draw
+
+__all__ = ["Draw", "draw"]

@@ -1,0 +1,146 @@
+"""What happens before a draw: which rows are test, which texts stand in two splits, which rows are too short."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from peftbench.config.schema import ProtocolConfig
+from peftbench.errors import UsageError
+from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.protocols.samplers import hashed_permutation, torch_randperm
+
+HELDOUT_SEED = 42
+"""Seed of held-out splits that no paper varies: DePT's, and our tenth of train."""
+SMALL_TRAIN = 10_000
+"""DePT: below this many train rows the dev split is halved, from it on 1000 train rows become dev."""
+BIG_DEV = 1000
+
+Rows = tuple[Row, ...]
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits that a protocol draws from: its test split is already held out."""
+
+    train: Rows
+    dev: Rows
+    test: Rows
+    extra_tests: Mapping[str, Rows]
+
+    def all_tests(self) -> Rows:
+        """Rows of test and of the extra test sets."""
+        return (*self.test, *(row for rows in self.extra_tests.values() for row in rows))
+
+
+def text_key(row: Row) -> Key:
+    """By what two rows count as the same text: NFC, lower case, runs of white space as one space; text and pair."""
+    return _normalize(row.text), _normalize(row.pair or "")
+
+
+def count_tokens(row: Row) -> int:
+    """Words and punctuation marks, plus two: what a BERT tokenizer yields at the least, special tokens included."""
+    return len(re.findall(r"\w+|[^\w\s]", f"{row.text} {row.pair or ''}")) + 2
+
+
+def without(rows: Iterable[Row], keys: Mapping[str, Key], texts: Collection[Key]) -> Rows:
+    """The rows whose text is not among `texts`."""
+    return tuple(row for row in rows if keys[row.id] not in texts)
+
+
+def hold_out(data: TaskData, cfg: ProtocolConfig, notes: list[str]) -> Splits:
+    """Say which rows are test.
+
+    `official`: the task's test split. `dev_as_test`: the same, or the official dev where test has no labels.
+    `halve_dev` (DePT): where test has no labels, half of dev is dev and half is test if train is small, else 1000
+    train rows are dev and the official dev is test.
+    """
+    train, dev, test = tuple(data.train), tuple(data.dev), tuple(data.test)
+    if not test and dev and cfg.heldout == "dev_as_test":
+        dev, test = (), dev
+        notes.append("test is the official dev split: the official test has no labels")
+    elif not test and dev and cfg.heldout == "halve_dev" and len(train) < SMALL_TRAIN:
+        units = _units(dev, [row.group or row.id for row in dev])
+        order = torch_randperm(len(units), HELDOUT_SEED)
+        half = len(units) // 2
+        test = tuple(dev[i] for unit in order[half:] for i in units[unit])
+        dev = tuple(dev[i] for unit in order[:half] for i in units[unit])
+        notes.append("dev and test are the halves of the official dev split: the official test has no labels")
+    elif not test and dev and cfg.heldout == "halve_dev":
+        order = torch_randperm(len(train), HELDOUT_SEED)
+        dev, test = tuple(train[i] for i in order[:BIG_DEV]), dev
+        train = tuple(train[i] for i in order[BIG_DEV:])
+        notes.append(f"dev is {BIG_DEV} train rows, test the official dev split: the official test has no labels")
+    if not test:
+        raise UsageError(
+            f"task `{data.name}`, subset `{data.subset}`: no labelled test rows under protocol.heldout={cfg.heldout}. "
+            "Use protocol.heldout=dev_as_test, or a copy of the data with a labelled test or dev split."
+        )
+    return Splits(train, dev, test, {name: tuple(rows) for name, rows in data.extra_tests.items()})
+
+
+def count_overlap(splits: Splits, keys: Mapping[str, Key]) -> dict[str, int]:
+    """How many rows of the first-named split have a text that also stands in the second."""
+
+    def shared(rows: Rows, others: Rows) -> int:
+        texts = {keys[row.id] for row in others}
+        return sum(keys[row.id] in texts for row in rows)
+
+    tests = splits.all_tests()
+    return {
+        "train_test": shared(splits.train, tests),
+        "train_dev": shared(splits.train, splits.dev),
+        "dev_test": shared(splits.dev, tests),
+    }
+
+
+def without_short(splits: Splits, min_tokens: int, notes: list[str]) -> Splits:
+    """Leave out rows of fewer than `min_tokens` tokens from every split, test included, as SciPrompt does."""
+    if min_tokens == 0:
+        return splits
+
+    def long_enough(name: str, rows: Rows) -> Rows:
+        kept = tuple(row for row in rows if count_tokens(row) >= min_tokens)
+        if len(kept) < len(rows):
+            notes.append(f"{name}: {len(rows) - len(kept)} of {len(rows)} rows left out, under {min_tokens} tokens")
+        return kept
+
+    kept = Splits(
+        long_enough("train", splits.train),
+        long_enough("dev", splits.dev),
+        long_enough("test", splits.test),
+        {name: long_enough(name, rows) for name, rows in splits.extra_tests.items()},
+    )
+    if not kept.train or not kept.test:
+        raise UsageError(
+            f"protocol.min_tokens={min_tokens}: no {'test' if kept.train else 'train'} row is that long. "
+            "Use protocol.min_tokens=0 to keep every row."
+        )
+    return kept
+
+
+def tenth(rows: Sequence[Row], keys: Mapping[str, Key]) -> tuple[Rows, Rows]:
+    """`(the rest, a tenth)`; rows of one group, and rows with one text, stay on the same side."""
+    units = _units(rows, [row.group or keys[row.id] for row in rows])
+    chosen: set[int] = set()
+    for unit in hashed_permutation(len(units), HELDOUT_SEED, "a tenth of train"):
+        if len(chosen) * 10 >= len(rows):
+            break
+        chosen.update(units[unit])
+    rest = tuple(row for i, row in enumerate(rows) if i not in chosen)
+    return rest, tuple(row for i, row in enumerate(rows) if i in chosen)
+
+
+def _units(rows: Sequence[Row], names: Sequence[Hashable]) -> list[list[int]]:
+    """Positions of rows that share a name, in order of appearance."""
+    units: dict[Hashable, list[int]] = {}
+    for i, name in enumerate(names):
+        units.setdefault(name, []).append(i)
+    return list(units.values())
+
+
+def _normalize(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
