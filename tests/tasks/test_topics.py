@@ -56,10 +56,12 @@ def write(folder: Path, **files: str) -> None:
         (folder / f"{stem}.{suffix}").write_text(content, newline="")
 
 
-def test_an_alias_is_the_subset_and_nothing_else(task_config):
+def test_an_alias_is_the_subset_with_a_description_of_its_own(task_config):
     topics = task_config("topics")
     for alias, subset in ALIASES.items():
-        assert task_config(alias) == replace(topics, subset=subset)
+        cfg = task_config(alias)
+        assert cfg == replace(topics, subset=subset, description=cfg.description)
+        assert cfg.description != topics.description
 
 
 def test_every_subset_is_complete(task_config):
