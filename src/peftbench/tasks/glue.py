@@ -42,17 +42,13 @@ def _rows(subset: Subset, found: Found, split: str) -> list[Row]:
         return read_glue_tsv(path, header=header, require=columns)
 
     rows = []
-    for index, (path, line, record) in enumerate(found.records(split, read)):
-        names = _hub_columns(subset) if path.suffix == ".parquet" else columns
+    hub_columns = [*subset.fields[: len(columns) - 1], "label"]  # the hub names texts as the text-to-text input does
+    for index, (path, line, record) in enumerate(found.records(split, read, hub_columns)):
+        names = hub_columns if path.suffix == ".parquet" else columns
         texts = [str(record[name]).strip() for name in names[:-1]]
         target = _target(subset, record, names[-1], path, line)
         rows.append(Row(f"{split}:{index}", texts[0], target, pair=texts[1] if len(texts) > 1 else None))
     return rows
-
-
-def _hub_columns(subset: Subset) -> list[str]:
-    """The hub names its columns as the text-to-text input does."""
-    return [*subset.fields[: len(subset.options["columns"]) - 1], "label"]
 
 
 def _target(subset: Subset, record: Mapping[str, Any], column: str, path: Path, line: int) -> Target:
