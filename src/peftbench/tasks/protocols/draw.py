@@ -272,23 +272,22 @@ class _FewShot:
             for name, count in short.items()
         )
         if self.cfg.on_shortage == "error":
-            raise UsageError(
-                f"shots={self.k}: too few rows in {where}: {listed}. Use {self.way_out(where, min(short.values()))}"
-                "protocol.on_shortage=all (take what is there) or protocol.on_shortage=skip (leave the class out of "
-                "training; its test rows still count)."
-            )
+            ways = [*self.ways_out(where, min(short.values())), "protocol.on_shortage=all (take what is there)"]
+            if where == "train":
+                ways.append("protocol.on_shortage=skip (leave the class out of training; its test rows still count)")
+            raise UsageError(f"shots={self.k}: too few rows in {where}: {listed}. Use {' or '.join(ways)}.")
         leave_out = set(short) - {ANY} if self.cfg.on_shortage == "skip" and where == "train" else set()
         self.notes.append(f"{where}: {listed}; " + ("left out of training" if leave_out else "all taken"))
         return leave_out
 
-    def way_out(self, where: str, least: int) -> str:
-        """The nearest command that would work, as the beginning of a list."""
+    def ways_out(self, where: str, least: int) -> list[str]:
+        """The nearest commands that would work."""
         if where == "dev":
-            return f"protocol.dev_per_class={least}, " if least else "protocol.dev=none, "
+            return [f"protocol.dev_per_class={least}" if least else "protocol.dev=none (the last model is taken)"]
         if where != "train":
-            return "fewer shots, protocol.dev=none (the last model is taken), "
+            return ["fewer shots", "protocol.dev=none (the last model is taken)"]
         least *= len(self.names()) if self.cfg.unit == "total" else 1
-        return f"shots={least} or fewer, " if least else ""
+        return [f"shots={least} or fewer"] if least else []
 
     def note_published(self) -> None:
         """Say where the draw is not the one that the protocol's paper made."""

@@ -1,0 +1,175 @@
+"""Scores of predictions, in percent.
+
+An invalid prediction (None, or a text outside the label set) is wrong under every metric and is never turned into a
+class: see each function. `peftbench.tasks.evaluate_metrics` offers the same functions as `evaluate.Metric` modules.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Hashable, Sequence
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.tasks.base import Row, TaskData
+
+INVALID = -1
+"""The class id of an invalid prediction."""
+ALWAYS = ("f1_macro", "f1_weighted", "accuracy")
+"""Given for every classification task, whatever its own metrics are: the leaderboard has these columns."""
+
+Prediction = str | float | tuple | None
+
+
+def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, float]:
+    """Every metric of a task, x100, not rounded.
+
+    Args:
+        data: says which metrics, labels and score range there are.
+        rows: labelled rows.
+        predicted: for each row a label name, a score, a tuple of tuples (as the task's targets), or None if invalid.
+
+    Raises:
+        UsageError: the task asks for a metric that there is not.
+        ValueError, TypeError: rows and predictions do not belong together.
+    """
+    if len(rows) != len(predicted) or not rows:
+        raise ValueError(f"{len(predicted)} predictions for {len(rows)} rows")
+    by_problem = {"classification": _classification, "regression": _regression, "tuples": _tuples}
+    values = by_problem[data.problem](data, rows, predicted)
+    names = dict.fromkeys((*data.metrics, *(ALWAYS if data.problem == "classification" else ())))
+    for name in names:
+        if name not in values:
+            raise UsageError(
+                f"task `{data.name}`: no metric `{name}` for a {data.problem} task. {did_you_mean(name, values)}"
+            )
+    return {name: 100 * values[name]() for name in names}
+
+
+def accuracy(references: Sequence[int], predictions: Sequence[int]) -> float:
+    """Share of rows that are right."""
+    return sum(r == p for r, p in zip(references, predictions, strict=True)) / len(references)
+
+
+def f1_macro(references: Sequence[int], predictions: Sequence[int]) -> float:
+    """Unweighted mean of the F1 of each class that occurs among references or predictions.
+
+    A class that is only predicted counts with F1 = 0; an invalid prediction is a miss of its row's class.
+    """
+    return _f1(references, predictions, "macro")
+
+
+def f1_weighted(references: Sequence[int], predictions: Sequence[int]) -> float:
+    """Mean of the F1 of each class, weighted by its number of references; invalid predictions as in `f1_macro`."""
+    return _f1(references, predictions, "weighted")
+
+
+def f1_binary(references: Sequence[int], predictions: Sequence[int], positive: int = 1) -> float:
+    """F1 of one class of two. An invalid prediction counts as the wrong one of the two ("F1 with invalid" of T5)."""
+    from sklearn.metrics import f1_score
+
+    truth = [r == positive for r in references]
+    guess = [not t if p == INVALID else p == positive for t, p in zip(truth, predictions, strict=True)]
+    return float(f1_score(truth, guess, zero_division=0.0))
+
+
+def mcc(references: Sequence[int], predictions: Sequence[int]) -> float:
+    """Matthews correlation (Gorodkin's R_K beyond two classes); invalid predictions are a class that is never right."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(list(references), list(predictions)))
+
+
+def exact_match_group(
+    references: Sequence[int], predictions: Sequence[int], groups: Sequence[Hashable | None]
+) -> float:
+    """Share of groups (MultiRC: questions) whose rows are all right; a row without a group is one by itself."""
+    right: dict[Hashable, bool] = {}
+    for i, (r, p, group) in enumerate(zip(references, predictions, groups, strict=True)):
+        key = ("row", i) if group is None else ("group", group)
+        right[key] = right.get(key, True) and r == p
+    return sum(right.values()) / len(right)
+
+
+def pearson(references: Sequence[float], predictions: Sequence[float]) -> float:
+    """Pearson's r; 0 where it is undefined (a constant, fewer than two rows)."""
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, references, predictions)
+
+
+def spearman(references: Sequence[float], predictions: Sequence[float]) -> float:
+    """Spearman's rank correlation; 0 where it is undefined."""
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, references, predictions)
+
+
+def f1_tuples(references: Sequence[Sequence[tuple]], predictions: Sequence[Sequence[tuple]]) -> float:
+    """Micro F1 of tuples that match exactly in every element, each counted once a row; 0 if there are none at all."""
+    truth, guess = [set(r) for r in references], [set(p) for p in predictions]
+    hits = sum(len(t & g) for t, g in zip(truth, guess, strict=True))
+    found = sum(map(len, truth)) + sum(map(len, guess))
+    return 2 * hits / found if found else 0.0
+
+
+def worst(reference: float, low: float, high: float) -> float:
+    """The end of the score range that is farther from the reference: what an invalid score counts as."""
+    return low if reference - low > high - reference else high
+
+
+def _classification(
+    data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]
+) -> dict[str, Callable[[], float]]:
+    ids = {label: i for i, label in enumerate(data.labels)}
+    references = [ids[str(row.target)] for row in rows]
+    for value in predicted:
+        if value is not None and not isinstance(value, str):
+            raise TypeError(f"{value!r}: a predicted class is a label name or None")
+    predictions = [INVALID if p is None else ids.get(str(p), INVALID) for p in predicted]
+    groups = [row.group for row in rows]
+    return {
+        "accuracy": lambda: accuracy(references, predictions),
+        "f1_macro": lambda: f1_macro(references, predictions),
+        "f1_weighted": lambda: f1_weighted(references, predictions),
+        "f1_binary": lambda: f1_binary(references, predictions, positive=len(ids) - 1),
+        "mcc": lambda: mcc(references, predictions),
+        "exact_match_group": lambda: exact_match_group(references, predictions, groups),
+    }
+
+
+def _regression(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, Callable[[], float]]:
+    references = [float(row.target) for row in rows]  # type: ignore[arg-type]
+    low, high = data.score_range or (min(references), max(references))
+    predictions = []
+    for reference, value in zip(references, predicted, strict=True):
+        if isinstance(value, (str, tuple)):
+            raise TypeError(f"{value!r}: a predicted score is a number or None")
+        valid = value is not None and math.isfinite(value)
+        predictions.append(float(value) if valid else worst(reference, low, high))  # type: ignore[arg-type]
+    return {
+        "pearson": lambda: pearson(references, predictions),
+        "spearman": lambda: spearman(references, predictions),
+    }
+
+
+def _tuples(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, Callable[[], float]]:
+    references = [row.target for row in rows]
+    predictions = [() if value is None else value for value in predicted]
+    return {"f1_tuples": lambda: f1_tuples(references, predictions)}  # type: ignore[arg-type]
+
+
+def _f1(references: Sequence[int], predictions: Sequence[int], average: str) -> float:
+    from sklearn.metrics import f1_score
+
+    present = sorted({*references, *predictions} - {INVALID})
+    return float(f1_score(list(references), list(predictions), labels=present, average=average, zero_division=0.0))
+
+
+def _correlation(function: Callable, references: Sequence[float], predictions: Sequence[float]) -> float:
+    if len(references) < 2:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy warns of a constant and returns nan
+        value = float(function(references, predictions).statistic)
+    return value if math.isfinite(value) else 0.0
