@@ -26,12 +26,18 @@ class LoraTuner(PeftTuner):
     cfg: LoraConfig
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        targets = self.target_modules(backbone)
         config = peft.LoraConfig(
             task_type=task_type(backbone),
             r=self.cfg.rank,
             lora_alpha=self.cfg.alpha,  # type: ignore[arg-type]  # a float works
             lora_dropout=self.cfg.dropout,
-            target_modules=self.target_modules(backbone),
+            target_modules=targets,
+            fan_in_fan_out=any(
+                isinstance(m, Conv1D) and is_target(name, t)
+                for name, m in backbone.model.named_modules()
+                for t in targets
+            ),
             use_rslora=self.cfg.rslora,
             use_dora=self.cfg.dora,
         )
