@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -13,13 +15,18 @@ from peftbench.config.load import build
 from peftbench.config.schema import TASK_SCHEMAS, TaskConfig
 
 
+@cache
+def compose_task(choice: str, *overrides: str) -> dict[str, Any]:
+    with initialize_config_module("peftbench.conf", version_base="1.3"):
+        return OmegaConf.to_container(compose(overrides=[f"+task={choice}", *overrides]), resolve=True)["task"]
+
+
 @pytest.fixture
 def task_config():
     """`task_config("trec", "task.subset=mr")`: the composed and checked `TaskConfig`, without the rest of a run."""
 
     def make(choice: str, *overrides: str) -> TaskConfig:
-        with initialize_config_module("peftbench.conf", version_base="1.3"):
-            section = OmegaConf.to_container(compose(overrides=[f"+task={choice}", *overrides]), resolve=True)["task"]
+        section = compose_task(choice, *overrides)
         return build(TASK_SCHEMAS.get(section["adapter"], TaskConfig), section, "task")
 
     return make

@@ -176,6 +176,11 @@ def test_a_missing_column_is_named_with_those_that_are_there(tmp_path, reader):
         reader(path, require=["category", "text"])
 
 
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    with pytest.raises(UsageError, match=r"line 1: two columns have the same name\. Found: text, text"):
+        read_quoted_tsv(write(tmp_path, "text\ttext\na\tb\n"))
+
+
 def test_a_header_alone_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="a header but no rows"):
         read_quoted_tsv(write(tmp_path, "category\ttext\n"))

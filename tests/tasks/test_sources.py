@@ -236,6 +236,19 @@ def test_a_data_dir_that_cannot_hold_anything_is_named(tmp_path, monkeypatch):
         locked.chmod(0o700)
 
 
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    from peftbench.tasks import sources
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write_split(tmp_path / "pets", "train.tsv", "test.tsv")
+    monkeypatch.setattr(sources, "file_sha256", refuse)
+    cfg = config()
+    with pytest.raises(UsageError, match=rf"{tmp_path}/pets/train\.tsv: cannot be read \(Permission denied\)"):
+        find_files(cfg, resolve_subset(cfg), tmp_path)
+
+
 def test_split_sizes_that_are_not_the_official_ones_are_noted():
     rows = [Row(f"train:{i}", "x", "cat") for i in range(3)]
     assert note_sizes({"train": 3}, {"train": rows}) == ()

@@ -153,6 +153,14 @@ def test_without_a_train_file_the_dev_rows_are_drawn_from(tmp_path, task_config)
     assert not any("place is taken" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("value", [None, 3, ["a"]])
+def test_a_text_that_is_no_text_is_an_error(tmp_path, task_config, value):
+    rows = jsonl({"ori": "fine", "label": 0}, {"ori": value, "label": 1})
+    write(tmp_path / "other" / "aclImdb", dev_jsonl=rows, test_jsonl=rows)
+    with pytest.raises(UsageError, match=r"jsonl, line 2: `ori` has to be text, found"):
+        load_task(task_config("imdb"), tmp_path)
+
+
 def test_snli_is_a_pair_task_without_a_test_file(tmp_path, task_config):
     row = {"text_a": "A man sleeps.", "text_b": "N/A", "label": "entailment"}
     write(tmp_path / "other" / "snli", train_jsonl=jsonl(row), dev_jsonl=jsonl({**row, "label": "neutral"}))

@@ -10,14 +10,10 @@ from peftbench.config.schema import MasakhanewsConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_quoted_tsv, read_text
-from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve_subset
+from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve_subset, text_of
 
-TEXTS = {
-    "headline": lambda record: record["headline"],
-    "text": lambda record: record["text"],
-    "headline_text": lambda record: f"{record['headline']} {record['text']}",
-}
-"""`task.text` -> what of an article the model reads. One space joins, as in the paper's fine-tuning runs."""
+TEXTS = {"headline": ("headline",), "text": ("text",), "headline_text": ("headline", "text")}
+"""`task.text` -> the columns that the model reads, joined by one space as in the paper's fine-tuning runs."""
 
 SPLITS = ("train", "dev", "test")
 
@@ -42,10 +38,11 @@ def article_rows(split: str, found: Found, subset: Subset, label: str, text: str
     """Rows of a split from records with `headline`, `text` and the column that `label` names."""
     columns = (label, "headline", "text")
     records = found.records(split, partial(read_quoted_tsv, require=columns), columns)
-    return [
-        Row(f"{split}:{position}", TEXTS[text](record), subset.label(record[label], path, line))
-        for position, (path, line, record) in enumerate(records)
-    ]
+    rows = []
+    for position, (path, line, record) in enumerate(records):
+        article = " ".join(text_of(record, column, path, line) for column in TEXTS[text])
+        rows.append(Row(f"{split}:{position}", article, subset.label(record[label], path, line)))
+    return rows
 
 
 def _check_labels_file(subset: Subset, found: Found) -> None:

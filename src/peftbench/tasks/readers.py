@@ -123,6 +123,8 @@ def _records(
     if names is None:
         line, names = next(rows)
         _check_columns(path, line, names, require)
+        if len(set(names)) < len(names):
+            raise UsageError(f"{path}, line {line}: two columns have the same name. Found: {', '.join(names)}.")
     records = []
     for line, row in rows:
         if len(row) != len(names):

@@ -142,7 +142,10 @@ def find_files(
     }
     if data_dir is not None:
         check_data_dir(data_dir)
-        found = _local(cfg, subset, data_dir / subset.folder, candidates, required)
+        try:
+            found = _local(cfg, subset, data_dir / subset.folder, candidates, required)
+        except OSError as error:
+            raise UsageError(f"{error.filename}: cannot be read ({error.strerror}). Check its permissions.") from error
         if found:
             return found
     try:
@@ -193,6 +196,14 @@ def assemble(
         "notes": (*note_sizes(subset.sizes, splits), *notes),
     }
     return TaskData(**{**merged, **values})
+
+
+def text_of(record: Mapping[str, Any], column: str, path: Path, line: int) -> str:
+    """A column of a JSON or parquet record that has to be text; null or a number is a `UsageError`, not "None"."""
+    value = record[column]
+    if not isinstance(value, str):
+        raise UsageError(f"{path}, line {line}: `{column}` has to be text, found {value!r:.60}.")
+    return value
 
 
 def note_sizes(official: Mapping[str, int], splits: Mapping[str, Sequence[Row]]) -> tuple[str, ...]:

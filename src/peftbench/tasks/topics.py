@@ -16,7 +16,7 @@ from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_csv, read_jsonl, read_quoted_tsv
-from peftbench.tasks.sources import Found, Reader, Subset, assemble, find_files, resolve_subset
+from peftbench.tasks.sources import Found, Reader, Subset, assemble, find_files, resolve_subset, text_of
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _rows(split: str, found: Found, subset: Subset, layout: Layout) -> list[Row]
     rows = []
     records = found.records(split, partial(_read, layout=layout), layout.used())
     for position, (path, line, record) in enumerate(records):
-        text = " ".join(record[column] for column in layout.text)
-        pair = record[layout.pair] if layout.pair else None
+        text = " ".join(text_of(record, column, path, line) for column in layout.text)
+        pair = text_of(record, layout.pair, path, line) if layout.pair else None
         rows.append(Row(f"{split}:{position}", text, subset.label(record[layout.label], path, line), pair))
     return rows
 
