@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,8 +134,10 @@ def test_unknown_subset_names_the_nearest(load):
         load("mrcp")
 
 
-def test_alias_is_the_same_config(task_config):
-    assert task_config("mrpc") == task_config("glue", "task.subset=mrpc")
+@pytest.mark.parametrize("subset", SUBSETS)
+def test_alias_is_the_subset_with_a_description_of_its_own(task_config, subset):
+    alias = task_config(subset)
+    assert alias == replace(task_config("glue"), subset=subset, description=alias.description)
 
 
 def test_metadata_is_there_for_every_subset(task_config):

@@ -11,7 +11,7 @@ from peftbench.tasks import load_task
 from peftbench.tasks.sciprompt import label_names, label_terms
 
 LABEL_FILES = {
-    "label_dict.txt": "{'Visual QA (VQA)': ['visual question answering'],\n 'Rule-based MT (RBMT)': ['rule-based MT']}\n",
+    "label_dict.txt": "{'Visual QA (VQA)': ['visual question answering'],\n 'Rule-based MT (RBMT)': ['rule MT']}\n",
     "output_words.txt": "visual qa (vqa),image,look at\nrule-based mt (rbmt)\n",
     "output_scores.txt": "1,0.75,0.5625\n1\n",
 }

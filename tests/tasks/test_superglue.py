@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,10 @@ def test_hub_has_flat_multirc_rows_and_no_dev(monkeypatch, tmp_path, task_config
     assert len(data.dev) == 0
 
 
-def test_alias_is_the_same_config(task_config):
-    assert task_config("wic") == task_config("superglue", "task.subset=wic")
+@pytest.mark.parametrize("subset", ["boolq", "cb", "copa", "multirc", "wic", "wsc"])  # `rte` is GLUE's
+def test_alias_is_the_subset_with_a_description_of_its_own(task_config, subset):
+    alias = task_config(subset)
+    assert alias == replace(task_config("superglue"), subset=subset, description=alias.description)
 
 
 @pytest.mark.data
