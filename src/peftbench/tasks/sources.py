@@ -286,16 +286,16 @@ def _not_found(
 ) -> UsageError:
     wanted = [str(Path(subset.folder, candidates[split][0])) for split in required]
     below = f"{data_dir} (data_dir)" if data_dir else "data_dir, which is not set"
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    hub = "There is no copy on the hub that could be fetched instead."
+    ways = "give data_dir=FOLDER or PEFTBENCH_DATA=FOLDER with these files in it"
     if subset.hub:
-        hub = f"{subset.hub['repo']}@{subset.hub['revision']}"
-        ways = f"or run once with network access, so that {hub} is fetched and kept (HF_HUB_OFFLINE must not be set)"
-    else:
-        hub = "none known"
-        ways = "there is no copy on the hub that could be fetched instead"
+        copy = f"{subset.hub['repo']}@{subset.hub['revision']}"
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hub = f"Looked on the Hugging Face hub: {copy} ({reason})"
+        ways += f"; or run once with network access, so that {copy} is fetched and kept (without HF_HUB_OFFLINE)"
     return UsageError(
         f"task `{cfg.name}`, subset `{subset.name}`: no data.\n"
         f"  Looked below {below}, for: {', '.join(wanted)}\n"
-        f"  Looked on the Hugging Face hub: {hub} ({reason})\n"
-        f"  Ways out: give data_dir=FOLDER or PEFTBENCH_DATA=FOLDER with these files in it; {ways}."
+        f"  {hub}\n"
+        f"  Ways out: {ways}."
     )
