@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -22,7 +23,9 @@ def task_type(backbone: Backbone) -> TaskType:
 
 def wrap(backbone: Backbone, config: PeftConfig, seed: int) -> PeftModel:
     """`get_peft_model` with its random numbers drawn from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 for a property under its old name; nothing a user could do about it.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         torch.manual_seed(seed)
         return get_peft_model(backbone.model, config)
 
