@@ -113,9 +113,15 @@ def run_command(args: list[str]) -> int:
     if sweep:
         check_sweep(overrides)
     codes: list[int] = []
+    mistakes: list[UsageError] = []
 
     def job(cfg: DictConfig) -> None:
-        codes.append(run_one(cfg, several=sweep))
+        try:
+            codes.append(run_one(cfg))
+        except UsageError as error:  # kept from Hydra, which would announce it in its own words
+            mistakes.append(error)
+            if sweep:  # the next run goes on
+                print(f"peftbench: {error}", file=sys.stderr)
 
     sys.argv = [sys.argv[0], *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
@@ -123,26 +129,22 @@ def run_command(args: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from None
-    return max(codes, default=DONE)
+    if mistakes and not sweep:
+        raise mistakes[0]
+    return max([*codes, USAGE] if mistakes else codes, default=DONE)
 
 
-def run_one(cfg: DictConfig, several: bool) -> int:
-    """One run. In a sweep a wrong config or a failed run is said and the next run goes on."""
+def run_one(cfg: DictConfig) -> int:
+    """One run and its summary; the exit code."""
     from peftbench.config.load import to_run_config
     from peftbench.results.summary import print_summary
     from peftbench.run import run
 
-    try:
-        config = to_run_config(cfg)
-        record, is_new = run(config)
-    except UsageError as error:
-        if not several:
-            raise
-        print(f"peftbench: {error}", file=sys.stderr)
-        return USAGE
+    config = to_run_config(cfg)
+    record, is_new = run(config)
     if record is None:  # not the main process of a distributed run
         return DONE
-    print_summary(record, out_dir=config.out_dir, is_new=is_new)
+    print_summary(record, config.out_dir, is_new)
     return DONE if record.status == "done" else FAILED
 
 

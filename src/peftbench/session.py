@@ -91,8 +91,12 @@ class Session:
             new_learner=self._new_learner if self.cfg.method.needs_model else None,
             dist=dist,
             precision=precision,
-            log=self.tracker.log if self.tracker else None,
+            log=self._log if self.tracker else None,
         )
+
+    def _log(self, values: dict[str, float]) -> None:
+        """One point of the curves, to the tracker."""
+        self.tracker.log(int(values["step"]), values)
 
     def _new_learner(self) -> Learner:
         """A fresh learner on this process's device; the same seed gives the same initial values."""

@@ -45,6 +45,7 @@ def test_four_axes():
         ("seed=-3", "seed=-3", "whole number"),
         ("rerun=maybe", "rerun", "true or false"),
         ("shots", "shots", "key=value"),
+        ("model=hub", "model.path", "model.path=VALUE"),
         ("+trainer.extra=1", "trainer.extra", "no such key"),
     ],
 )
@@ -65,7 +66,8 @@ def test_a_sweep_is_checked_to_its_last_value():
 def test_every_combination_of_axes_composes():
     for group in ("model", "method", "task", "protocol"):
         for name in names(group):
-            compose([f"{group}={name}"])
+            where = ["model.path=some/where"] if name in ("hub", "local") else []
+            compose([f"{group}={name}", *where])
     for name in ("fewshot", "full", "debug"):
         compose([f"trainer={name}"])
 

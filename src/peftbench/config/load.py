@@ -57,6 +57,9 @@ def to_run_config(cfg: DictConfig) -> schema.RunConfig:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
+        missing = re.search(r"Missing mandatory value: (\S+)", str(error))
+        if missing:
+            raise UsageError(f"{missing[1]}: has no value and needs one; give {missing[1]}=VALUE.") from None
         raise UsageError(f"{getattr(error, 'full_key', '')}: {first_line(error)}") from None
     if not isinstance(plain, dict):
         raise UsageError("the config is not a mapping of keys to values")

@@ -77,7 +77,7 @@ class MethodConfig:
     description: str = MISSING
     paper: str = ""
     needs_model: bool = True
-    tuner: Any = MISSING
+    tuner: Any = None
     formulation: FormulationConfig = field(default_factory=FormulationConfig)
     stages: list[str] = field(default_factory=lambda: ["supervised"])
     lr: dict[str, float] = field(default_factory=dict)

@@ -65,4 +65,3 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "prompt_tuning": PromptTuningConfig,
     "dept": DeptConfig,
 }
-

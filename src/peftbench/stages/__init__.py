@@ -14,7 +14,7 @@ from peftbench.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from peftbench.stages.base import Context, Predictor
 
-    Stage = Callable[[Context, Optional[Predictor]], Predictor]
+    Stage = Callable[[Context, Predictor | None], Predictor]
 
 STAGES = {
     "supervised": "peftbench.stages.supervised:supervised",

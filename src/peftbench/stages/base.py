@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from peftbench.tasks.metrics import score
 
@@ -76,7 +76,7 @@ class Context:
         new_learner: a fresh learner on the run's backbone, seeded; absent for methods without a backbone.
         dist: the processes of this run; None for methods without a backbone.
         folder: the run's own folder (main process only).
-        log: called with (step, values) for curves while training.
+        log: called with `step` and values, for curves while training.
         reports: one entry a stage that ran.
     """
 
@@ -88,8 +88,8 @@ class Context:
     folder: Path | None
     new_learner: Callable[[], Learner] | None = None
     dist: Dist | None = None
-    precision: Any = None
-    log: Callable[[int, dict[str, float]], None] | None = None
+    precision: str = "fp32"
+    log: Callable[[dict[str, float]], None] | None = None
     reports: list[StageReport] = field(default_factory=list)
 
     def dev_score(self, predictor: Predictor) -> float:

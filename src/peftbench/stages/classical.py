@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.errors import UsageError
 from peftbench.formulations.predictions import Prediction
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.features import EmbeddingFeatures, Features, NoFeatures, TfidfFeatures
-from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
 
 

@@ -113,16 +113,17 @@ class EmbeddingFeatures:
 
         from peftbench.config.schema import FormulationConfig
         from peftbench.formulations.head import HeadFormulation, pool
-        from peftbench.training.batching import token_batches
+        from peftbench.training.batching import evaluation_batches
 
         context = self.context
         head = HeadFormulation(backbone, context.data, context.cfg.trainer.max_length, FormulationConfig(name="head"))
         items = head.encode(rows)
         out = np.empty((len(items), backbone.hidden_size), dtype=np.float32)
-        device = context.device()
+        assert context.dist is not None, "embeddings need a backbone"
+        device = context.dist.device
         model = backbone.model.to(device).eval()
         with torch.inference_mode():
-            for indices in token_batches([i.length for i in items], context.cfg.trainer.eval_batch_tokens):
+            for indices in evaluation_batches([i.length for i in items], context.cfg.trainer.eval_batch_tokens):
                 batch = head.collate([items[i] for i in indices])
                 names = ("input_ids", "attention_mask", "token_type_ids")
                 inputs = {k: batch[k].to(device) for k in names if k in batch}

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from peftbench.formulations.base import Encoded, Prediction
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.tasks.base import Row
 from peftbench.training.loop import train
-from peftbench.training.predict import predict_all
+from peftbench.training.precision import autocast
+from peftbench.training.predict import predict_all, to_device
 
 
 class LearnerPredictor(Predictor):
@@ -33,9 +36,7 @@ class LearnerPredictor(Predictor):
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         items = self.encode(rows)
         context = self.context
-        return predict_all(
-            self.learner, items, cfg=context.cfg.trainer, dist=context.dist, precision=context.precision
-        )
+        return predict_all(self.learner, items, cfg=context.cfg.trainer, dist=context.dist, precision=context.precision)
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()
@@ -105,8 +106,18 @@ def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
 
 
 def measure_step(context: Context, learner: Learner, items: Sequence[Encoded], report: StageReport) -> None:
-    """FLOPs and bytes saved for backward of one step on the longest items: a micro-batch, outside every clock."""
-    size = min(context.cfg.trainer.batch_size, len(items))
-    longest = sorted(items, key=lambda item: -item.length)[:size]
-    probe = probe_step(learner, longest, context)
-    report.step_flops, report.saved_bytes = probe.step_flops, probe.saved_bytes
+    """FLOPs, and bytes saved for backward, of one step on the longest items: outside training and its clock."""
+    assert context.dist is not None
+    cfg, device = context.cfg.trainer, context.dist.device
+    longest = sorted(items, key=lambda item: -item.length)[: cfg.micro_batch or cfg.batch_size]
+    batch = to_device(learner.collate(longest), device)
+
+    def forward() -> Tensor:
+        with autocast(context.precision, device):
+            return learner(batch)
+
+    learner.train()
+    probe = probe_step(forward, exclude=[*learner.parameters(), *learner.buffers()])
+    # With accumulation a step is several such passes, one after the other.
+    report.step_flops = probe.step_flops * min(cfg.batch_size, len(items)) / len(longest)
+    report.saved_bytes = probe.saved_bytes
