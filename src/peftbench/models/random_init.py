@@ -24,8 +24,8 @@ TOKENIZER_FILE = Path(__file__).with_name("tiny_tokenizer.json")
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 LIBRARY_INIT_LIMIT = 10_000_000
 """Parameters up to which transformers' own initialisation is used; drawing a billion normals takes most of a minute."""
-NOISE_PERIOD = 4_194_301
-"""A prime, so that the repeated noise starts elsewhere in every row of a matrix."""
+NOISE_SIZE, NOISE_PIECE, NOISE_STEP = 1 << 22, 1 << 21, 1_299_709
+"""Values drawn, the most that is copied from them at once, and by how much the copied window moves on (a prime)."""
 NOISE_STD = 0.02
 
 
@@ -37,12 +37,15 @@ def build_config(name: str, arch: dict[str, Any], tokenizer: PreTrainedTokenizer
         raise UsageError(
             f"model={name}: model.arch.model_type={kind!r} is unknown. {did_you_mean(kind, CONFIG_MAPPING)}"
         )
-    config = CONFIG_MAPPING[kind](
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **{"vocab_size": len(tokenizer), **values},
-    )
+    config_class = CONFIG_MAPPING[kind]
+    valid = config_class().to_dict()
+    for key in values.keys() - valid.keys():
+        raise UsageError(f"model={name}: model.arch.{key} is not a key of a {kind} config. {did_you_mean(key, valid)}")
+    ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "bos", "eos")}
+    try:
+        config = config_class(**{"vocab_size": len(tokenizer), **values, **ids})
+    except Exception as error:  # transformers checks types and divisibility with errors of many kinds
+        raise UsageError(f"model={name}: model.arch does not make a {kind} config: {error}") from error
     if config.is_encoder_decoder:
         config.decoder_start_token_id = tokenizer.pad_token_id
     if config.vocab_size < len(tokenizer):
@@ -93,17 +96,19 @@ def build_model(auto_class: Any, config: PreTrainedConfig, **kwargs: Any) -> Pre
 
 @torch.no_grad()
 def fill_with_noise(model: nn.Module) -> None:
-    """Matrices get N(0, 0.02^2) noise with a period of some millions, biases 0, norm weights 1.
+    """Matrices get N(0, 0.02^2) noise, copied from windows of a few million draws; biases 0, norm weights 1.
 
     Right for cost, where only shapes count; not an initialisation to learn from.
     """
-    noise = torch.randn(NOISE_PERIOD, generator=torch.Generator().manual_seed(SEED)) * NOISE_STD
+    start = 0
+    noise = torch.randn(NOISE_SIZE, generator=torch.Generator().manual_seed(SEED)) * NOISE_STD
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
-        for piece in parameter.view(-1).split(NOISE_PERIOD):
-            piece.copy_(noise[: len(piece)])
+        for piece in parameter.view(-1).split(NOISE_PIECE):
+            piece.copy_(noise[start : start + len(piece)])
+            start = (start + NOISE_STEP) % (NOISE_SIZE - NOISE_PIECE)
 
 
 def revision(arch: dict[str, Any]) -> str:
