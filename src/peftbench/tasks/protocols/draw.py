@@ -244,7 +244,7 @@ class _FewShot:
             return row.id not in ids and row.group not in groups and self.keys[row.id] not in texts
 
         taken = walk(order, classes, dict.fromkeys(trained, share), free)
-        self.shortage("what train leaves for dev", Counter(classes[i] for i in taken), trained, share)
+        self.shortage("the rest of train, for dev", Counter(classes[i] for i in taken), trained, share)
         return tuple(pool[i] for i in taken)
 
     def fixed_dev(self) -> Rows:

@@ -63,7 +63,7 @@ def hold_out(data: TaskData, cfg: ProtocolConfig, notes: list[str]) -> Splits:
         dev, test = (), dev
         notes.append("test is the official dev split: the official test has no labels")
     elif not test and dev and cfg.heldout == "halve_dev" and len(train) < SMALL_TRAIN:
-        units = _units(dev, [row.group or row.id for row in dev])
+        units = _units([row.group or row.id for row in dev])
         order = torch_randperm(len(units), HELDOUT_SEED)
         half = len(units) // 2
         test = tuple(dev[i] for unit in order[half:] for i in units[unit])
@@ -123,23 +123,44 @@ def without_short(splits: Splits, min_tokens: int, notes: list[str]) -> Splits:
 
 
 def tenth(rows: Sequence[Row], keys: Mapping[str, Key]) -> tuple[Rows, Rows]:
-    """`(the rest, a tenth)`; rows of one group, and rows with one text, stay on the same side."""
-    units = _units(rows, [row.group or keys[row.id] for row in rows])
+    """`(the rest, a tenth)`; rows of one group, and rows with one text, stay on the same side.
+
+    Rows that hang together as more than a fifth of all stay in the rest.
+    """
+    units = _linked(rows, keys)
     chosen: set[int] = set()
     for unit in hashed_permutation(len(units), HELDOUT_SEED, "a tenth of train"):
         if len(chosen) * 10 >= len(rows):
             break
-        chosen.update(units[unit])
+        if (len(chosen) + len(units[unit])) * 5 <= len(rows):
+            chosen.update(units[unit])
     rest = tuple(row for i, row in enumerate(rows) if i not in chosen)
     return rest, tuple(row for i, row in enumerate(rows) if i in chosen)
 
 
-def _units(rows: Sequence[Row], names: Sequence[Hashable]) -> list[list[int]]:
-    """Positions of rows that share a name, in order of appearance."""
+def _units(names: Sequence[Hashable]) -> list[list[int]]:
+    """Positions that share a name, in order of appearance."""
     units: dict[Hashable, list[int]] = {}
     for i, name in enumerate(names):
         units.setdefault(name, []).append(i)
     return list(units.values())
+
+
+def _linked(rows: Sequence[Row], keys: Mapping[str, Key]) -> list[list[int]]:
+    """Positions of rows that are linked by a group or a text, directly or through others."""
+    first: dict[Hashable, int] = {}
+    parent = list(range(len(rows)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    for i, row in enumerate(rows):
+        for name in (keys[row.id], row.group):
+            if name is not None:
+                parent[root(i)] = root(first.setdefault(name, i))
+    return _units([root(i) for i in range(len(rows))])
 
 
 def _normalize(text: str) -> str:
