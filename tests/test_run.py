@@ -1,0 +1,256 @@
+"""A run from the command line to its record, on a random tiny backbone."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from peftbench.cli import main
+from peftbench.config import compose
+from peftbench.run import run
+
+FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
+
+
+def call(*args: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(list(args))
+    return caught.value.code
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PEFTBENCH_DATA", raising=False)
+    return tmp_path
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted((folder / "results" / "records").glob("*.json"))]
+
+
+def test_one_run_files_one_record_one_row_and_its_files(here, capsys):
+    assert call(*FAST, "method=dept") == 0
+    (record,) = records(here)
+    assert record["status"] == "done"
+    assert record["metric"] == "f1_weighted"
+    assert record["scores"]["f1_weighted"] == record["score"]
+    phases = {k: v for k, v in record["seconds"].items() if k != "total"}
+    assert sum(phases.values()) == pytest.approx(record["seconds"]["total"], abs=1e-6)
+    for phase in ("import", "data", "model", "method", "train", "eval", "save"):
+        assert phase in phases
+    assert record["compute"]["step_flops"] > 0
+    assert record["memory"]["saved_bytes"] > 0
+    assert record["memory"]["train_peak_mib"] >= 0
+    assert record["parameters"]["adapter_bytes"] > 0
+    folder = here / "results" / "runs" / record["run_id"]
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    assert len(lines) == 105
+    drawn = json.loads((folder / "draw.json").read_text())
+    assert drawn["sha256"] == record["draw"]["sha256"]
+    with (here / "results" / "leaderboard.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["run_id"] == record["run_id"]
+    assert float(row["score"]) == record["score"]
+    assert "dept on demo_news" in capsys.readouterr().out
+
+
+def test_the_same_command_again_trains_nothing_unless_told_to(here, capsys):
+    assert call(*FAST, "method=lora") == 0
+    (first,) = records(here)
+    capsys.readouterr()
+    assert call(*FAST, "method=lora") == 0
+    assert "nothing was trained" in capsys.readouterr().out
+    assert records(here) == [first]
+    time.sleep(1.1)  # records are told apart by the second
+    assert call(*FAST, "method=lora", "rerun=true") == 0
+    (again,) = records(here)
+    assert again["run_id"] == first["run_id"]
+    assert again["created"] > first["created"]
+    assert again["score"] == first["score"]
+    assert len(list((here / "results" / "superseded").iterdir())) == 1
+
+
+@pytest.mark.parametrize("method", ["full", "head_only", "lora", "prompt_tuning", "dept"])
+@pytest.mark.parametrize("model", ["tiny-bert", "tiny-roberta", "tiny-t5", "tiny-llama"])
+def test_every_method_on_every_family(here, method, model):
+    args = [*FAST, f"model={model}", f"method={method}", "shots=1", "task.folder=demo_news"]
+    if method == "head_only" and model in ("tiny-t5", "tiny-llama"):
+        assert call(*args) == 2
+        if model == "tiny-t5":
+            return
+        args.append("method/formulation=head")
+    assert call(*args) == 0
+    assert records(here)[0]["status"] == "done"
+
+
+@pytest.mark.parametrize("method", ["majority", "tfidf_lr"])
+def test_floors_run_without_torch(here, method):
+    code = (
+        "import sys\nfrom peftbench.cli import main\n"
+        f"try:\n    main({[*FAST, f'method={method}']!r})\nexcept SystemExit as e:\n    assert e.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=here)
+    (record,) = records(here)
+    assert record["model"] == "none"
+
+
+def test_frozen_embeddings_are_computed_once(here, monkeypatch, tmp_path):
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    assert call(*FAST, "method=frozen_lr") == 0
+    assert call(*FAST, "method=frozen_lr", "shots=3") == 0
+    first, second = sorted(records(here), key=lambda r: r["shots"])
+    assert "0 of" in first["notes"][-1]
+    assert "0 of" not in second["notes"][-1]
+
+
+def test_a_sweep_goes_on_after_a_mistake_and_says_so(here, capsys):
+    assert call("-m", *FAST, "method=majority,tfidf_lr", "shots=2,10000") == 2
+    assert len(records(here)) == 2
+    assert capsys.readouterr().err.count("10000") >= 2
+
+
+def test_divergence_is_recorded_and_not_taken_for_done(here, capsys):
+    args = [*FAST, "method=full", "method.lr.backbone=1e30", "method.lr.head=1e30", "trainer.clip=0", "trainer.steps=6"]
+    assert call(*args) == 1
+    (record,) = records(here)
+    assert record["status"] == "diverged"
+    assert "step" in record["reason"]
+    assert record["score"] is None
+    assert call(*args) == 1
+    assert "nothing was trained" not in capsys.readouterr().out
+
+
+def test_a_crash_is_a_record_with_its_traceback(here, monkeypatch):
+    import peftbench.stages.supervised as supervised
+
+    monkeypatch.setattr(supervised, "train", lambda *a, **k: 1 / 0)
+    assert call(*FAST, "method=lora") == 1
+    (record,) = records(here)
+    assert record["status"] == "failed"
+    assert "ZeroDivisionError" in record["reason"]
+    folder = here / "results" / "runs" / record["run_id"]
+    assert "ZeroDivisionError" in (folder / "traceback.txt").read_text()
+
+
+def test_interruption_is_recorded_and_the_same_command_starts_again(here, monkeypatch):
+    import peftbench.stages.supervised as supervised
+
+    real = supervised.train
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(supervised, "train", interrupted)
+    assert call(*FAST, "method=lora") == 130
+    assert records(here)[0]["status"] == "interrupted"
+    monkeypatch.setattr(supervised, "train", real)
+    assert call(*FAST, "method=lora") == 0
+    (record,) = records(here)
+    assert record["status"] == "done"
+
+
+def test_shots_zero_ranks_label_strings_and_refuses_a_fresh_head(here, capsys):
+    assert call(*FAST, "model=tiny-llama", "method=lora", "shots=0") == 0
+    assert records(here)[0]["compute"]["steps"] == 0
+    assert call(*FAST, "method=lora", "shots=0") == 2
+    assert "shots=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["shots=10000"], ["shots=10000", "on_shortage"]),
+        (["task=masakhanews"], ["PEFTBENCH_DATA", "data_dir"]),
+        (["task=masakhanews", "data_dir=not/there"], ["not/there"]),
+        (["method=dept", "trainer.max_length=5000"], ["trainer.max_length"]),
+        (["method.tuner.rank=-1"], ["method.tuner.rank", "at least 0"]),
+        (["method.lr.promt=0.1"], ["method.lr.promt"]),
+        (["trainer.device=cuda"], ["cuda"]),
+    ],
+)
+def test_mistakes_leave_nothing_behind(here, capsys, args, words):
+    import torch
+
+    if "trainer.device=cuda" in args and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert call(*FAST, *args) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+    assert not (here / "results" / "records").exists() or not records(here)
+
+
+BAD_FILES = {
+    "empty": b"",
+    "missing column": b"category\theadline\nsports\tA match\n",
+    "short row": b"category\theadline\ttext\turl\nsports\tA match\n",
+    "unknown label": b"category\theadline\ttext\turl\nsprots\tA match\tIt was played\t\n",
+    "binary": bytes(range(256)) * 8,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_bad_data_names_the_file(here, capsys, kind):
+    folder = here / "data" / "masakhanews" / "eng"
+    folder.mkdir(parents=True)
+    good = b"category\theadline\ttext\turl\nsports\tA match\tIt was played\t\n"
+    for split in ("train", "dev", "test"):
+        (folder / f"{split}.tsv").write_bytes(BAD_FILES[kind] if split == "test" else good)
+    assert call(*FAST, "task=masakhanews", "task.lang=eng", "data_dir=data", "method=majority") == 2
+    error = capsys.readouterr().err
+    assert "test.tsv" in error
+    assert error.count("\n") == 1
+    if kind == "unknown label":
+        assert "sports" in error
+        assert ":2" in error or "line 2" in error
+
+
+def test_an_out_dir_that_cannot_be_written_is_said_before_training(here, capsys):
+    (here / "results").write_text("a file where a folder should be")
+    assert call(*FAST, "method=majority") == 2
+    assert "results" in capsys.readouterr().err
+
+
+def test_a_killed_run_leaves_no_record_and_the_same_command_finishes_it(here):
+    args = [sys.executable, "-m", "peftbench", *FAST, "method=lora", "trainer.steps=100000", "trainer.eval_every=100000"]
+    process = subprocess.Popen(args, cwd=here, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not list((here / "results").glob("claims/*.json")):
+        time.sleep(0.1)
+    time.sleep(2)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (here / "results" / "records").exists() or records(here) == []
+    assert call(*FAST, "method=lora", "trainer.steps=2") == 0
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(here):
+    common = [*FAST, "method=lora", "trainer.steps=8", "trainer.device=cpu"]
+    assert call(*common) == 0
+    assert call(*common, "trainer.devices=2") == 0
+    one, two = sorted(records(here), key=lambda r: r["environment"]["n_devices"])
+    assert two["environment"]["n_devices"] == 2
+    assert one["curves"]["loss"] == pytest.approx(two["curves"]["loss"], abs=1e-4)
+    answers = [
+        [json.loads(x)["prediction"] for x in (here / "results/runs" / r["run_id"] / "predictions.jsonl").open()]
+        for r in (one, two)
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 105
+
+
+def test_the_python_api_equals_the_command_line(here):
+    record, is_new = run(compose([*FAST, "method=majority"]))
+    assert is_new
+    assert call(*FAST, "method=majority") == 0
+    assert [r["run_id"] for r in records(here)] == [record.run_id]
