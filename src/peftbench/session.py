@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.stages.base import Predictor
 
-NO_MODEL = "-"
+NO_MODEL = "none"
 """What stands for the model of a method without a backbone."""
 
 
@@ -57,15 +58,18 @@ class Session:
 
     def _open(self) -> None:
         """Join the other processes, claim the run's folder, start the measuring and the tracking."""
+        with self.clock("import"):
+            for module in needed_modules(self.cfg):
+                import_module(module)
         from peftbench.measure.memory import MemoryMeter
         from peftbench.results.tracking import Tracker
         from peftbench.stages.base import Context
 
-        dist = precision = None
+        dist, precision = None, "fp32"
         if self.cfg.method.needs_model:
-            with self.clock("import"):
-                from peftbench.training.distributed import join
-                from peftbench.training.precision import resolve
+            from peftbench.training.distributed import join
+            from peftbench.training.precision import resolve
+
             dist = join(self.cfg.trainer)
             self._resources.callback(dist.close)
             self.main = dist.main
@@ -179,7 +183,7 @@ class Session:
             "step_flops": max((r.step_flops for r in reports if r.step_flops is not None), default=None),
         }
         record.dev_score, record.curves, record.lr = last.dev_score, last.curves, last.lr
-        record.notes += [note for r in reports for note in r.notes]
+        record.notes += [*(note for r in reports for note in r.notes), *predictor.remarks()]
         record.environment = environment(context.dist, context.precision)
 
     def _file(self) -> None:
@@ -187,7 +191,8 @@ class Session:
         from peftbench.results.leaderboard import rebuild
 
         record = self.record
-        record.seconds = {**self.clock.wall, "total": self.clock.total()}
+        total = self.clock.total()
+        record.seconds = {**self.clock.wall, "total": total}
         record.cpu_seconds = dict(self.clock.cpu)
         self.store.save(record)
         rebuild(self.store)
@@ -211,12 +216,26 @@ class Session:
         """A record with the reason, and the traceback in the run's folder."""
         record = self.record
         record.status = "failed" if isinstance(error, Exception) else "interrupted"
+        record.score, record.scores = None, {}
         record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
         if isinstance(error, Exception):
             report = self.folder / "traceback.txt"
             report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             record.reason += f" (traceback: {report})"
         self._file()
+
+
+def needed_modules(cfg: RunConfig) -> list[str]:
+    """What a run imports sooner or later, so that it is imported at once and booked as import time."""
+    modules = ["peftbench.tasks.metrics", "peftbench.measure.environment", "sklearn.metrics", "scipy.stats"]
+    if "classical" in cfg.method.stages:
+        modules += ["sklearn.linear_model", "sklearn.dummy", "sklearn.feature_extraction.text"]
+    if cfg.method.needs_model:
+        modules += ["torch", "peftbench.learner", "peftbench.tuners", "peftbench.models.load"]
+        modules += ["peftbench.formulations.score", "peftbench.stages.supervised", "safetensors.torch"]
+    if cfg.tracking.wandb != "disabled":
+        modules.append("wandb")
+    return modules
 
 
 def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Record:

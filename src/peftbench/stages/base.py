@@ -32,6 +32,10 @@ class Predictor(ABC):
     def counts(self) -> dict[str, int]:
         """Parameters: `module`, `head` and `total`."""
 
+    def remarks(self) -> list[str]:
+        """What a reader of the result must know."""
+        return []
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what was trained."""

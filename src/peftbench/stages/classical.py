@@ -40,6 +40,9 @@ class ClassicalPredictor(Predictor):
         head = sum(np.size(getattr(self.estimator, name, ())) for name in ("coef_", "intercept_"))
         return {"module": 0, "head": int(head), "total": int(head)}
 
+    def remarks(self) -> list[str]:
+        return self.features.remarks()
+
     def save(self, folder: Path) -> None:
         """Nothing: the model is refitted from the draw in seconds, and a pickle is never written."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from peftbench.models.base import Backbone
 
 
-class Features(Protocol):
+class Features:
     """Fitted on the train rows, then applied to any rows."""
 
     def fit(self, rows: Sequence[Row]) -> Any:
-        """Learn vocabularies from `rows` and return their feature matrix (rows, features)."""
+        """Learn what there is to learn from `rows` and return their feature matrix (rows, features)."""
+        return self.transform(rows)
 
     def transform(self, rows: Sequence[Row]) -> Any:
         """Feature matrix (rows, features)."""
+        raise TypeError(f"{type(self).__name__} makes no features")
+
+    def remarks(self) -> list[str]:
+        """What a reader of the result must know."""
+        return []
 
 
 def whole_text(row: Row) -> str:
@@ -31,17 +37,14 @@ def whole_text(row: Row) -> str:
     return row.text if row.pair is None else f"{row.text}\n{row.pair}"
 
 
-class NoFeatures:
+class NoFeatures(Features):
     """One constant column: for models that look at the labels alone."""
-
-    def fit(self, rows: Sequence[Row]) -> np.ndarray:
-        return self.transform(rows)
 
     def transform(self, rows: Sequence[Row]) -> np.ndarray:
         return np.zeros((len(rows), 1))
 
 
-class TfidfFeatures:
+class TfidfFeatures(Features):
     """Word n-grams and character n-grams inside word boundaries, sublinear TF-IDF, side by side."""
 
     def __init__(self, context: Context) -> None:
@@ -65,7 +68,7 @@ class TfidfFeatures:
         return self.vectorizer.transform([whole_text(r) for r in rows])
 
 
-class EmbeddingFeatures:
+class EmbeddingFeatures(Features):
     """Pooled hidden states of the frozen backbone, unit length, cached on disk by content.
 
     A vector depends on the backbone's revision, the pooling, the prefix, the input length and the text, and on
@@ -77,8 +80,11 @@ class EmbeddingFeatures:
         self.backbone: Backbone | None = None
         self.computed = self.cached = 0
 
-    def fit(self, rows: Sequence[Row]) -> np.ndarray:
-        return self.transform(rows)
+    def remarks(self) -> list[str]:
+        return [
+            f"{self.cached} of {self.cached + self.computed} embeddings came from the cache; "
+            "the times are without their computation"
+        ]
 
     def transform(self, rows: Sequence[Row]) -> np.ndarray:
         from peftbench.models import load_backbone
