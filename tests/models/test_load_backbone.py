@@ -258,3 +258,37 @@ def test_package_that_is_not_installed(model_config):
 def test_package_without_the_file(model_config):
     with pytest.raises(UsageError, match=r"the installed pytest .* has no nowhere\.gguf"):
         load_backbone(model_config("smollm2-135m", path="pytest", file="nowhere.gguf"), "lm")
+
+
+def test_checkpoint_with_a_masked_lm_head_and_old_norm_names_gives_its_encoder(tmp_path, model_config):
+    """bert-base on the hub is saved with its pre-training heads, and with LayerNorm.gamma/beta."""
+    from safetensors.torch import load_file, save_file
+    from transformers import BertForMaskedLM
+
+    tiny = load_backbone(model_config("tiny-bert"), "features")
+    original = BertForMaskedLM(tiny.model.config)
+    original.save_pretrained(tmp_path)
+    tiny.tokenizer.save_pretrained(tmp_path)
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    state = load_file(tmp_path / "model.safetensors")
+    for new_name, old_name in old.items():
+        state = {k.replace(new_name, old_name): v for k, v in state.items()}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = load_backbone(model_config("local", path=str(tmp_path)), "features")
+    assert weights_hash(loaded.model) == weights_hash(original.bert)
+
+
+def test_causal_checkpoint_without_head_or_pad_token(tmp_path, model_config):
+    """gpt2 on the hub is saved without its tied head, in whatever precision, and pads with its end-of-text token."""
+    from transformers import GPT2Config, GPT2Model
+
+    GPT2Model(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=2000)).half().save_pretrained(tmp_path)
+    tokenizer = build_tokenizer("gpt2", 512)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_backbone(model_config("local", path=str(tmp_path), family="causal"), "lm")
+    assert loaded.model.lm_head.weight is loaded.model.get_input_embeddings().weight
+    assert loaded.model.dtype == torch.float32
+    assert loaded.tokenizer.pad_token == "</s>"
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
+    assert loaded.max_positions == 1024
