@@ -359,11 +359,24 @@ def test_overlapping_rows_do_not_count_as_there():
 
 
 def test_dev_that_train_leaves_too_short():
-    with pytest.raises(UsageError, match=r"the rest of train, for dev.*`b` has 20 of the 30.*protocol.dev=none"):
+    with pytest.raises(
+        UsageError, match=r"the rest of train, for dev.*`b` has 20 of the 30.*shots=25.*protocol.dev=none"
+    ):
         draw(task(), protocol("lm_bff"), 30)
     drawn = draw(task(), protocol("lm_bff", on_shortage="all"), 50)
     assert counts(drawn.train) == {"a": 50, "b": 50, "c": 50}
     assert counts(drawn.dev) == {"a": 10, "c": 20}
+
+
+def test_the_way_out_of_a_shortage_works():
+    ten = task(train=rows("train", {"a": 10, "b": 10, "c": 10}), dev=[])
+    with pytest.raises(UsageError, match="shots=5 or fewer"):
+        draw(ten, protocol("default"), 8)
+    assert len(draw(ten, protocol("default"), 5).train) == 15
+    with pytest.raises(UsageError, match=r"... \(9 classes\)"):
+        draw(
+            task(labels=tuple("abcdefghi"), train=rows("train", dict.fromkeys("abcdefghi", 2))), protocol("default"), 3
+        )
 
 
 def test_official_dev_too_small():
@@ -431,7 +444,8 @@ def test_min_tokens_leaves_short_rows_out_of_test_too():
     drawn = draw(replace(data, test=[*data.test, *short]), protocol("sciprompt"), 5)
     assert ids(drawn.test) == ids(data.test)
     assert any(note.startswith("test: 5 of 65 rows left out") for note in drawn.notes)
-    assert count_tokens(Row("x", "Low-rank adapters, (2021).", None)) == 11
+    assert count_tokens(Row("x", "Low-rank adapters, (2021).", None), 30) == 11
+    assert count_tokens(Row("x", "word " * 99, None), 30) == 30
     titles = [Row(f"train:{i}", f"title {i}", "abc"[i % 3]) for i in range(60)]
     with pytest.raises(UsageError, match=r"protocol.min_tokens=0"):
         draw(replace(data, train=titles), protocol("sciprompt"), 5)

@@ -11,12 +11,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
-from peftbench.tasks.base import TaskData
+from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.protocols.samplers import SAMPLERS, walk
 from peftbench.tasks.protocols.splits import (
     Key,
@@ -138,7 +138,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         dev=dev,
         test=splits.test,
         extra_tests=splits.extra_tests,
-        unlabeled=(*data.unlabeled, *(replace(row, target=None) for row in spare)),
+        unlabeled=(*data.unlabeled, *(Row(row.id, row.text, None, row.pair, row.group) for row in spare)),
         overlap=overlap,
         notes=tuple(notes),
     )
@@ -269,10 +269,10 @@ class _FewShot:
             return set()
         listed = ", ".join(
             f"{'it' if name == ANY else f'class `{name}`'} has {count} of the {need} rows needed"
-            for name, count in short.items()
-        )
+            for name, count in list(short.items())[:5]
+        ) + (f", ... ({len(short)} classes)" if len(short) > 5 else "")
         if self.cfg.on_shortage == "error":
-            ways = [*self.ways_out(where, min(short.values())), "protocol.on_shortage=all (take what is there)"]
+            ways = [*self.ways_out(where, min(short.values()), need), "protocol.on_shortage=all (take what is there)"]
             if where == "train":
                 ways.append("protocol.on_shortage=skip (leave the class out of training; its test rows still count)")
             raise UsageError(f"shots={self.k}: too few rows in {where}: {listed}. Use {' or '.join(ways)}.")
@@ -280,14 +280,17 @@ class _FewShot:
         self.notes.append(f"{where}: {listed}; " + ("left out of training" if leave_out else "all taken"))
         return leave_out
 
-    def ways_out(self, where: str, least: int) -> list[str]:
-        """The nearest commands that would work."""
+    def ways_out(self, where: str, least: int, need: int) -> list[str]:
+        """The nearest commands that would work; `least` is what the shortest class has."""
+        no_dev = "protocol.dev=none (the last model is taken)"
         if where == "dev":
-            return [f"protocol.dev_per_class={least}" if least else "protocol.dev=none (the last model is taken)"]
-        if where != "train":
-            return ["fewer shots", "protocol.dev=none (the last model is taken)"]
-        least *= len(self.names()) if self.cfg.unit == "total" else 1
-        return [f"shots={least} or fewer"] if least else []
+            return [f"protocol.dev_per_class={least}" if least else no_dev]
+        if where == "train":
+            most = least * (len(self.names()) if self.cfg.unit == "total" else 1)
+        else:
+            most = (self.k + least) // 2 if self.cfg.dev == "same_k" else self.k + least - need
+        shots = [f"shots={most} or fewer"] if most > 0 else []
+        return shots if where == "train" else [*shots, no_dev]
 
     def note_published(self) -> None:
         """Say where the draw is not the one that the protocol's paper made."""

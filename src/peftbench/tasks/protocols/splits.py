@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
@@ -41,9 +42,13 @@ def text_key(row: Row) -> Key:
     return _normalize(row.text), _normalize(row.pair or "")
 
 
-def count_tokens(row: Row) -> int:
-    """Words and punctuation marks, plus two: what a BERT tokenizer yields at the least, special tokens included."""
-    return len(re.findall(r"\w+|[^\w\s]", f"{row.text} {row.pair or ''}")) + 2
+def count_tokens(row: Row, limit: int) -> int:
+    """Words and punctuation marks, plus two, counted up to `limit`.
+
+    That is what a BERT tokenizer yields at the least, special tokens included.
+    """
+    tokens = re.finditer(r"\w+|[^\w\s]", f"{row.text} {row.pair or ''}")
+    return min(limit, 2 + sum(1 for _ in itertools.islice(tokens, limit)))
 
 
 def without(rows: Iterable[Row], keys: Mapping[str, Key], texts: Collection[Key]) -> Rows:
@@ -103,7 +108,7 @@ def without_short(splits: Splits, min_tokens: int, notes: list[str]) -> Splits:
         return splits
 
     def long_enough(name: str, rows: Rows) -> Rows:
-        kept = tuple(row for row in rows if count_tokens(row) >= min_tokens)
+        kept = tuple(row for row in rows if count_tokens(row, min_tokens) >= min_tokens)
         if len(kept) < len(rows):
             notes.append(f"{name}: {len(rows) - len(kept)} of {len(rows)} rows left out, under {min_tokens} tokens")
         return kept
