@@ -224,11 +224,7 @@ class _FewShot:
             return taken + walk(following, [ANY] * len(pool), {ANY: rest}, allowed)
 
         taken, published = along(free.__getitem__), along(lambda i: True)
-        if replaced := len(set(published) - set(taken)):
-            self.notes.append(
-                f"{replaced} of {len(published)} drawn train rows have a text that stands in test or dev and gave way "
-                "to the sampler's next ones; protocol.drop_overlap=false keeps them"
-            )
+        self.note_replaced("train", published, taken)
         if not taken:
             raise UsageError(f"shots={self.k}: no class has that many usable train rows. Use fewer shots.")
         return tuple(pool[i] for i in taken), tuple(quota)
@@ -252,9 +248,9 @@ class _FewShot:
         pool, share = self.splits.dev, self.cfg.dev_per_class
         classes = self.classes(pool)
         order, _ = self.orders(pool, share, 0)
-        taken = walk(
-            order, classes, dict.fromkeys(self.names(), share), lambda i: self.keys[pool[i].id] not in self.in_test
-        )
+        quota = dict.fromkeys(self.names(), share)
+        taken = walk(order, classes, quota, lambda i: self.keys[pool[i].id] not in self.in_test)
+        self.note_replaced("dev", walk(order, classes, quota, lambda i: True), taken)
         self.shortage("dev", Counter(classes[i] for i in taken), self.names(), share)
         return tuple(pool[i] for i in taken)
 
@@ -291,6 +287,14 @@ class _FewShot:
             most = (self.k + least) // 2 if self.cfg.dev == "same_k" else self.k + least - need
         shots = [f"shots={most} or fewer"] if most > 0 else []
         return shots if where == "train" else [*shots, no_dev]
+
+    def note_replaced(self, split: str, published: Sequence[int], taken: Sequence[int]) -> None:
+        """Say how many rows of the sampler's own choice were not taken because of their text."""
+        if replaced := len(set(published) - set(taken)):
+            self.notes.append(
+                f"{split}: {replaced} of the sampler's {len(published)} rows have a text that also stands in test or "
+                "dev and gave way to its next ones; protocol.drop_overlap=false keeps them"
+            )
 
     def note_published(self) -> None:
         """Say where the draw is not the one that the protocol's paper made."""
