@@ -11,6 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as torch_dist
 
+# Imported before there is a group: its functions take the group of import time as a default argument, and when DDP
+# imports it later they keep the group alive after `close`, whose threads then may abort the process as it ends.
+import torch.distributed.nn.functional
+
 from peftbench.config.schema import TrainerConfig
 from peftbench.errors import UsageError
 from peftbench.training.launch import Place, find_place

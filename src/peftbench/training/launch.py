@@ -24,6 +24,7 @@ from typing import IO
 LEASH = "PEFTBENCH_LEASH"
 """Set for a worker whose standard input is a pipe from its launcher: the end of that pipe is the launcher's death."""
 
+WORKER = "peftbench.training.worker"
 POLL_SECONDS = 0.1
 SETTLE_SECONDS = 2.0
 """How long the others may take to fail of the same cause (a wrong config) before they are told to stop."""
@@ -131,7 +132,7 @@ def _workers(config_path: Path, count: int, logs: str) -> Iterator[list[_Worker]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"OMP_NUM_THREADS": threads, LEASH: "1"}
-    command = [sys.executable, "-m", "peftbench.training.worker", str(config_path)]
+    command = [sys.executable, "-m", WORKER, str(config_path)]
     workers: list[_Worker] = []
     try:
         for rank in range(count):

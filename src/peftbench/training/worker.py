@@ -18,8 +18,7 @@ from peftbench.training.launch import LEASH
 
 def main(argv: list[str]) -> int:
     """Run the resolved config in `argv[0]` (JSON) as a member of the world that the environment names."""
-    if os.environ.get(LEASH):
-        threading.Thread(target=_end_with_launcher, daemon=True).start()
+    hold_leash()
     config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     from peftbench.run import run_in_process
 
@@ -32,11 +31,16 @@ def main(argv: list[str]) -> int:
         return 128 + signal.SIGINT
 
 
-def _end_with_launcher() -> None:
+def hold_leash() -> None:
     """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run."""
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if os.environ.get(LEASH):
+        threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

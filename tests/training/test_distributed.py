@@ -1,0 +1,105 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import ddp_worker
+import pytest
+import torch
+from toy_learner import trainer
+
+from peftbench.errors import UsageError
+from peftbench.training.distributed import Dist, choose_device, join
+from peftbench.training.precision import hardware_bf16, resolve
+
+WORKER = Path(__file__).parent / "ddp_worker.py"
+ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def ranks_of(world, arguments):
+    """Start the ranks as srun or a launcher would; wait for all."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(world)}
+    command = [sys.executable, str(WORKER), *arguments]
+    ranks = [subprocess.Popen(command, env={**ENVIRON, **place, "RANK": str(rank)}) for rank in range(world)]
+    assert [rank.wait(240) for rank in ranks] == [0] * world
+
+
+def torchrun(world, arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(WORKER)]
+    subprocess.run([*command, *arguments], env=ENVIRON, check=True, timeout=240)
+
+
+def compare(tmp_path, learner, world, start):
+    """Train alone, in one batch, and in a world, item by item: the same losses, scores and predictions."""
+    ddp_worker.main(str(tmp_path / "alone.json"), learner, 100)
+    start(world, [str(tmp_path / "together.json"), learner, "1"])
+    alone, together = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "together"))
+    assert (alone["world"], together["world"]) == (1, world)
+    assert together["losses"] == pytest.approx(alone["losses"], abs=1e-4)
+    for key in ("dev", "tokens", "unreached", "ids", "labels"):
+        assert together[key] == alone[key], key
+    for ours, theirs in zip(together["scores"], alone["scores"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Short tails (22 items in fours), accumulation and a parameter that no loss reaches included."""
+    compare(tmp_path, "Toy", 2, ranks_of)
+
+
+@pytest.mark.slow
+def test_three_processes_and_a_real_bert_under_torchrun(tmp_path):
+    """The tail of a pass, two items, leaves the third rank without any."""
+    compare(tmp_path, "TinyBert", 3, torchrun)
+
+
+def test_a_process_alone_needs_no_group(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+    dist = join(trainer())
+    assert (dist.rank, dist.world, dist.main, dist.device.type) == (0, 1, True, "cpu")
+    assert dist.gather({"a": 1}) == [{"a": 1}]
+    assert dist.broadcast([1]) == [1]
+    dist.barrier()
+    dist.close()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto", 0).type == "cpu"
+    with pytest.raises(UsageError, match=r"trainer\.device=cuda"):
+        choose_device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device("auto", 0) == torch.device("cuda", 0)
+    assert choose_device("cpu", 3).type == "cpu"
+    with pytest.raises(UsageError, match=r"trainer\.devices=1"):
+        choose_device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_f": True}, "fp32")],
+)
+def test_auto_precision_asks_the_hardware(monkeypatch, flags, expected):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    assert resolve("auto", cpu) == expected
+    assert resolve("bf16", cpu) == "bf16"
+    assert resolve("fp32", cpu) == "fp32"
+
+
+def test_auto_precision_agrees_with_the_kernel():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists() or not torch.backends.mkldnn.is_available():
+        pytest.skip("no /proc/cpuinfo to compare with")
+    words = set(cpuinfo.read_text().split())
+    assert hardware_bf16(torch.device("cpu")) == bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+def test_world_of_one_is_the_default():
+    assert Dist(torch.device("cpu")) == Dist(torch.device("cpu"), 0, 1, 0)

@@ -1,0 +1,149 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from peftbench.errors import UsageError
+from peftbench.training import launch, worker
+from peftbench.training.launch import Place, find_place, first_host
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def ranks(tmp_path, monkeypatch):
+    """Launch ranks that do as told: an exit code, "die", "hang" or "stubborn"."""
+    monkeypatch.setattr(launch, "WORKER", "ranks_worker")
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+
+    def go(*orders):
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"folder": str(tmp_path), "ranks": orders}))
+        return launch.launch(config, len(orders))
+
+    return go
+
+
+def gone(folder, ranks):
+    for rank in range(ranks):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((folder / f"pid{rank}").read_text()), 0)
+
+
+def test_all_well_only_rank_0_speaks(ranks, capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert ranks(0, 0) == 0
+    share = max(1, os.cpu_count() // 2)
+    assert capfd.readouterr().out == f"rank 0 of 2 at 127.0.0.1, {share} threads\n"
+
+
+def test_a_wrong_config_is_said_once_with_its_exit_code(ranks, capfd):
+    assert ranks(2, 2) == 2
+    assert capfd.readouterr().err == "rank 0 says why\n"
+
+
+def test_a_dead_rank_ends_all_soon(ranks, tmp_path, capfd):
+    began = time.monotonic()
+    assert ranks("hang", "die") == 128 + signal.SIGKILL
+    assert time.monotonic() - began < 10
+    gone(tmp_path, 2)
+    assert "rank 1 ended with exit code -9" in capfd.readouterr().err
+
+
+def test_a_failing_rank_shows_its_last_words(ranks, capfd):
+    assert ranks("hang", 1) == 1
+    assert "rank 1 says why" in capfd.readouterr().err
+
+
+def test_a_rank_that_will_not_leave_is_killed(ranks, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(launch, "SETTLE_SECONDS", 0.5)
+    assert ranks("stubborn", 3) == 3
+    gone(tmp_path, 2)
+
+
+LAUNCHER = """
+import sys
+from pathlib import Path
+from peftbench.training import launch
+launch.WORKER = "ranks_worker"
+code = launch.launch(Path(sys.argv[1]), 2)
+assert "torch" not in sys.modules
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["hang", "hang"]}))
+    environ = {**os.environ, "PYTHONPATH": str(HERE)}
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
+    wait_until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
+    process.send_signal(number)
+    code = process.wait(20)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
+    wait_until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)))
+    assert (tmp_path / "left0").exists() == (number == signal.SIGINT)
+
+
+def wait_until(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):
+    fake = type(sys)("peftbench.run")
+    monkeypatch.setitem(sys.modules, "peftbench.run", fake)
+    config = tmp_path / "config.json"
+    config.write_text('{"seed": 1}')
+    seen = []
+    fake.run_in_process = lambda config: seen.append(config) or 0
+    assert worker.main([str(config)]) == 0
+    assert seen == [{"seed": 1}]
+
+    def wrong(config):
+        raise UsageError("task=x: no such task.")
+
+    fake.run_in_process = wrong
+    assert worker.main([str(config)]) == 2
+    assert capsys.readouterr().err == "error: task=x: no such task.\n"
+
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "here", "MASTER_PORT": "29500"}
+STEP = {
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_JOB_ID": "123",
+    "SLURM_JOB_NODELIST": "gpu[07-09],login",
+}
+
+
+def test_places():
+    assert find_place({}) is None
+    assert find_place(TORCHRUN) == Place(3, 4, 1, "here", 29500)
+    assert find_place({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}) is None
+    assert find_place(STEP) == Place(2, 4, 0, "gpu07", 20861)
+    assert find_place({**STEP, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(2, 4, 0, "a", 7)
+    assert find_place({**STEP, **TORCHRUN}) == Place(3, 4, 1, "here", 29500)
+    batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "gpu07"}
+    assert find_place(batch_script) is None
+    assert find_place({**STEP, "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("box", "box"), ("a1,a2", "a1"), ("gpu[07-09,12],login", "gpu07"), ("rack[1-2]n[03,05]", "rack1n03")],
+)
+def test_first_host(nodes, first):
+    assert first_host(nodes) == first
