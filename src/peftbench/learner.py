@@ -35,6 +35,7 @@ class Learner(nn.Module):
         self.model = tuner.build(backbone, context)
         self.formulation = formulation
         formulation.virtual_tokens = tuner.virtual_tokens
+        formulation.pass_labels = tuner.needs_labels
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Tokenised items of `rows`, in order."""
@@ -60,6 +61,14 @@ class Learner(nn.Module):
         if head:
             groups[HEAD] = head
         return groups
+
+    def before_step(self, step: int, steps: int) -> None:
+        """The loop's call between the gradients of a 0-based step and its clipping."""
+        self.tuner.before_step(self.model, step, steps)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """The loop's call after the optimiser's move."""
+        self.tuner.after_step(self.model, step, steps)
 
     def counts(self) -> dict[str, int]:
         """Trainable parameters of the tuner (`module`) and of the formulation (`head`), and all parameters (`total`)."""

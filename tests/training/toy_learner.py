@@ -70,6 +70,12 @@ class Toy(nn.Module):
             for i, s in rows
         ]
 
+    def before_step(self, step, steps):
+        pass
+
+    def after_step(self, step, steps):
+        pass
+
     def param_groups(self):
         backbone = [*self.embed.parameters(), *self.mix.parameters(), self.unreached]
         return {"backbone": backbone, "head": list(self.head.parameters())}

@@ -245,10 +245,12 @@ class _Engine:
                     share = self.forward(self._batch(positions)) / weight
                 (share * self.dist.world).backward()  # DDP takes the mean over ranks where a sum is wanted
             total += share.detach()
+        self.learner.before_step(step, self.steps)
         if self.cfg.clip:
             nn.utils.clip_grad_norm_(list(self.names), self.cfg.clip)
         optim.set_lr(self.optimizer, self._factor(step))
         self.optimizer.step()
+        self.learner.after_step(step, self.steps)
         self.optimizer.zero_grad()
         return total
 

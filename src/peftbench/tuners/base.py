@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 
+from peftbench.tuners.budget import knob_for_budget
+
 if TYPE_CHECKING:
     from peftbench.models.base import Backbone
+    from peftbench.tasks.base import Row
 
 ParamGroups = dict[str, list[nn.Parameter]]
 """Group name -> parameters. The method's `lr` mapping gives each group its own learning rate by this name."""
@@ -25,6 +30,10 @@ class TunerContext:
     label_words: tuple[str, ...]
     """For initialisers that use class labels."""
     seed: int
+    pool: Sequence[Row] = ()
+    """The task's whole training split, for initialisers that look at unlabelled texts."""
+    shots: Sequence[Row] = ()
+    """The drawn training rows."""
 
 
 class Tuner(ABC):
@@ -35,9 +44,18 @@ class Tuner(ABC):
     """Positions that `build`'s result has in front of the real tokens in its (encoder's or decoder's) hidden states.
     0 for an encoder-decoder's decoder side, which the loss and the generated ids are read from."""
 
+    needs_labels: bool = False
+    """Whether a causal model must see `labels` in teacher forcing to tell the text from its answer (an offset or an
+    instruction mask that ends where the answer begins)."""
+
+    budget_knob: ClassVar[str | None] = None
+    """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""
+
     def __init__(self, cfg: Any) -> None:
         """`cfg` is the tuner's own dataclass from `peftbench.config.tuners`."""
         self.cfg = cfg
+        self.notes: list[str] = []
+        """What a reader of the result must know; it goes into the record."""
 
     @abstractmethod
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
@@ -55,6 +73,19 @@ class Tuner(ABC):
         """The count by the method's formula, or None where there is no closed formula."""
         return None
 
+    def fit_budget(self, budget: int, backbone: Backbone, context: TunerContext) -> None:
+        """Set `budget_knob` to the value with which the tuner has nearest to `budget` trainable parameters, the
+        formulation's head not counted. Called before `build`, on the untouched backbone.
+
+        Raises:
+            UsageError: the tuner has no such knob, or no value of it comes within 5 %.
+        """
+        self.cfg, reached = knob_for_budget(self, budget, backbone, context)
+        self.notes.append(
+            f"method.budget={budget}: {self.budget_knob}={getattr(self.cfg, self.budget_knob or '')}, which trains "
+            f"{reached} parameters ({reached / budget - 1:+.1%})"
+        )
+
     @abstractmethod
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what was trained to `folder` as safetensors and JSON."""
@@ -62,3 +93,18 @@ class Tuner(ABC):
     @abstractmethod
     def load(self, model: nn.Module, folder: Path) -> None:
         """Read it back into a module fresh from `build`."""
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
+        """A context in which `model` computes what the bare backbone would; None if the tuner has no such switch."""
+        return None
+
+    def before_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """Called in each of the `steps` optimiser steps (0-based `step`) once the gradients of the global batch are
+        there, equal on every process: the place to add the gradient of a penalty on the parameters themselves."""
+
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+        """Called after the optimiser has moved the parameters; the gradients are still there."""
+
+    def warm_start(self, model: nn.Module, folder: Path) -> None:
+        """Start from what a run with the same tuner has saved in `folder`."""
+        self.load(model, folder)

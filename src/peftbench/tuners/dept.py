@@ -411,7 +411,9 @@ def add_member(enum: type[Enum], name: str) -> None:
 class DeptTuner(PeftTuner):
     """DePT in a benchmark run. Groups `prompt` (P) and `offset` (A and B, or W1, b1, W2, b2)."""
 
+    identity_at_start = "prompt_tuning"
     cfg: schema.DeptConfig
+    needs_labels = True
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         config = self.peft_config(backbone, context)

@@ -23,6 +23,7 @@ class LoraTuner(PeftTuner):
     """
 
     group = "lora"
+    identity_at_start = "base"
     cfg: LoraConfig
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -38,6 +39,10 @@ class PeftTuner(Tuner):
 
     def param_groups(self, model: nn.Module) -> ParamGroups:
         return {self.group: [p for p in model.parameters() if p.requires_grad]}
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
+        assert isinstance(model, PeftModel)
+        return model.disable_adapter()
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """`adapter_config.json` and `adapter_model.safetensors`; `PeftModel.from_pretrained(base, folder)` reads it."""

@@ -16,6 +16,8 @@ from peftbench.tuners.positions import count_real_positions
 class FullTuner(Tuner):
     """Full fine-tuning. Group `backbone`."""
 
+    identity_at_start = "base"
+
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         if backbone.family == "causal":
             count_real_positions(backbone.model)
@@ -38,6 +40,8 @@ class FullTuner(Tuner):
 
 class FrozenTuner(Tuner):
     """The backbone stays as it is (`head_only`, `none`); what is trained, if anything, is the formulation's head."""
+
+    identity_at_start = "base"
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         if backbone.family == "causal":
