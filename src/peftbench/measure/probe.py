@@ -34,7 +34,7 @@ class _Saved:
     __slots__ = ("__weakref__", "tensor")
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()  # an operation's own output would hold its node, and the node this: never freed
 
 
 def probe_step(forward: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) -> Probe:

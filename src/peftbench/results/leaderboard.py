@@ -81,7 +81,16 @@ def rows(records: Iterable[Record]) -> list[Row]:
 
 
 def _order(r: Row) -> tuple:
-    return (r["task"], r["subset"], r["protocol"], str(r["shots"]).zfill(9), r["model"], r["method"], r["created"])
+    return (
+        r["task"],
+        r["subset"],
+        r["protocol"],
+        str(r["shots"]).zfill(9),
+        r["model"],
+        r["method"],
+        r["created"],
+        r["run_id"],
+    )
 
 
 def current_rows(store: Store) -> list[Row]:

@@ -43,17 +43,20 @@ def encode(record: Record) -> bytes:
     return b'{\n  "checksum": "' + hashlib.sha256(body).hexdigest().encode() + b'",\n' + body
 
 
-def decode(content: bytes) -> Record:
-    """The record in `encode`'s bytes. Raises CorruptRecord if a single bit differs."""
+def decode(content: bytes, run_id: str) -> Record:
+    """The record of this run in `encode`'s bytes. Raises CorruptRecord if a single bit differs."""
     head = _CHECKSUM.match(content)
     if head is None:
         raise CorruptRecord("it is cut short or is not a record" if content else "it is empty")
     if hashlib.sha256(memoryview(content)[head.end() :]).hexdigest().encode() != head[1]:
         raise CorruptRecord("its content does not fit its checksum")
     try:
-        return Record.from_dict(json.loads(content))
+        record = Record.from_dict(json.loads(content))
     except ValueError as error:
         raise CorruptRecord(str(error)) from error
+    if record.run_id != run_id:
+        raise CorruptRecord(f"it holds run {record.run_id}")
+    return record
 
 
 class Store:
@@ -137,13 +140,10 @@ class Store:
             except FileNotFoundError:
                 return None
         try:
-            record = decode(content)
-            if record.run_id != path.stem:
-                raise CorruptRecord(f"it holds run {record.run_id}")
+            return decode(content, path.stem)
         except CorruptRecord as error:
             self._quarantine(path, error)
             return None
-        return record
 
     def supersede(self, run_id: str) -> Path | None:
         """Move the run's record and folder to `superseded/<run_id>.<created>/`; None if it has no record.
@@ -174,7 +174,7 @@ class Store:
                 os.replace(path, aside)
             except FileNotFoundError:
                 return  # another reader was first, and warned
-            if _is_sound(aside):  # a writer replaced the corrupt file after we had read it: give the new one back
+            if _is_sound(aside, path.stem):  # a writer replaced the corrupt file after it was read: give that one back
                 with suppress(FileExistsError):
                     os.link(aside, path)
                 aside.unlink()
@@ -193,9 +193,9 @@ def _safe(run_id: str) -> str:
     return run_id
 
 
-def _is_sound(path: Path) -> bool:
+def _is_sound(path: Path, run_id: str) -> bool:
     try:
-        decode(path.read_bytes())
+        decode(path.read_bytes(), run_id)
     except CorruptRecord:
         return False
     return True

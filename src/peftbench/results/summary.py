@@ -42,7 +42,7 @@ def print_summary(
 
 def _headline(record: Record) -> str:
     what = f"{record.method} on {record.task}" + (f"/{record.subset}" if record.subset else "")
-    if record.model not in ("", "-"):
+    if record.model not in ("", "none"):
         what += f" with {record.model}"
     shots = "all rows" if record.shots == "full" else f"{record.shots} shots"
     if record.score is None:
