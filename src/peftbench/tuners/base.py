@@ -51,6 +51,10 @@ class Tuner(ABC):
     budget_knob: ClassVar[str | None] = None
     """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""
 
+    identity_at_start: Literal["base", "prompt_tuning"] | None = None
+    """What the outputs equal before the first step: those of the bare backbone, those of prompt tuning with the same
+    first prompt (the config's keys of the same names), or None: neither, by design. `check-method` holds you to it."""
+
     def __init__(self, cfg: Any) -> None:
         """`cfg` is the tuner's own dataclass from `peftbench.config.tuners`."""
         self.cfg = cfg
@@ -98,11 +102,11 @@ class Tuner(ABC):
         """A context in which `model` computes what the bare backbone would; None if the tuner has no such switch."""
         return None
 
-    def before_step(self, model: nn.Module, step: int, steps: int) -> None:
+    def before_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027 - most tuners need none
         """Called in each of the `steps` optimiser steps (0-based `step`) once the gradients of the global batch are
         there, equal on every process: the place to add the gradient of a penalty on the parameters themselves."""
 
-    def after_step(self, model: nn.Module, step: int, steps: int) -> None:
+    def after_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027
         """Called after the optimiser has moved the parameters; the gradients are still there."""
 
     def warm_start(self, model: nn.Module, folder: Path) -> None:
