@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
@@ -11,11 +13,13 @@ if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
-    from peftbench.tasks.base import TaskData
+    from peftbench.tasks.base import Row, TaskData
 
 
-def build_learner(cfg: RunConfig, data: TaskData, clock: PhaseClock) -> tuple[Learner, dict[str, Any]]:
-    """A fresh learner on the CPU, and facts about its backbone for the record.
+def build_learner(
+    cfg: RunConfig, data: TaskData, clock: PhaseClock, shots: Sequence[Row] = ()
+) -> tuple[Learner, dict[str, Any]]:
+    """A fresh learner on the CPU, and facts about its backbone for the record. `shots`: the drawn training rows.
 
     Raises:
         UsageError: the backbone cannot be had, or tuner, formulation and backbone do not fit each other.
@@ -39,7 +43,12 @@ def build_learner(cfg: RunConfig, data: TaskData, clock: PhaseClock) -> tuple[Le
         torch.manual_seed(cfg.seed)
         formulation = chosen(backbone, data, cfg.trainer.max_length, cfg.method.formulation)
         words = tuple(data.label_words.get(label, label) for label in data.labels)
-        learner = Learner(backbone, tuner, formulation, TunerContext(cfg.trainer.max_length, words, cfg.seed))
+        context = TunerContext(cfg.trainer.max_length, words, cfg.seed, pool=data.train, shots=shots)
+        if cfg.method.budget is not None:
+            tuner.fit_budget(cfg.method.budget, backbone, context)
+        learner = Learner(backbone, tuner, formulation, context)
+        if cfg.method.init_from is not None:
+            warm_start(learner, cfg)
     if not learner.param_groups() and "supervised" in cfg.method.stages and cfg.shots != 0:
         raise UsageError(
             f"method={cfg.method.name}: nothing to train, since the `{chosen.__name__}` has no head of its own. "
@@ -54,3 +63,31 @@ def build_learner(cfg: RunConfig, data: TaskData, clock: PhaseClock) -> tuple[Le
         "formulation": chosen.__name__.removesuffix("Formulation").lower(),
     }
     return learner, facts
+
+
+def warm_start(learner: Learner, cfg: RunConfig) -> None:
+    """Put what run `method.init_from` has trained into the tuner; the head stays fresh (PVP, SPoT, PPT).
+
+    Raises:
+        UsageError: that run is not finished, saved nothing, or trained another backbone.
+    """
+    from peftbench.results.store import Store
+
+    run, store = str(cfg.method.init_from), Store(Path(cfg.out_dir))
+    record, folder = store.load(run), store.folder(run) / "adapter"
+    if record is None or record.status != "done":
+        state = "no such run" if record is None else f"the run is {record.status}"
+        raise UsageError(
+            f"method.init_from={run}: {state} in out_dir={cfg.out_dir}. `peftbench leaderboard` lists the finished runs."
+        )
+    if record.model != cfg.model.name:
+        raise UsageError(
+            f"method.init_from={run}: that run trained model={record.model}, not model={cfg.model.name}; what it "
+            "learned means nothing to another backbone."
+        )
+    if not folder.exists():
+        raise UsageError(f"method.init_from={run}: {folder} is absent; run the source task with trainer.save=all.")
+    learner.tuner.warm_start(learner.model, folder)
+    learner.tuner.notes.append(
+        f"started from run {run} ({record.method} on {record.task}/{record.subset}, {record.shots} shots)"
+    )

@@ -106,7 +106,7 @@ class Session:
         """A fresh learner on this process's device; the same seed gives the same initial values."""
         from peftbench.build import build_learner
 
-        learner, facts = build_learner(self.cfg, self.data, self.clock)
+        learner, facts = build_learner(self.cfg, self.data, self.clock, self.drawn.train)
         self.record.model_info = facts
         return learner.to(self.context.dist.device)
 

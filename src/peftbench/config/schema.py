@@ -82,6 +82,8 @@ class MethodConfig:
     stages: list[str] = field(default_factory=lambda: ["supervised"])
     lr: dict[str, float] = field(default_factory=dict)
     weight_decay: float = number(0.0, ge=0)
+    budget: int | None = number(None, ge=1)
+    init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
 
 

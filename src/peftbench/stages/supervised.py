@@ -41,6 +41,9 @@ class LearnerPredictor(Predictor):
     def counts(self) -> dict[str, int]:
         return self.learner.counts()
 
+    def remarks(self) -> list[str]:
+        return list(self.learner.tuner.notes)
+
     def save(self, folder: Path) -> None:
         self.learner.save(folder)
 
