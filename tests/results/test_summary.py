@@ -44,7 +44,9 @@ def test_a_known_run_says_so(tmp_path: Path, make_record: Callable[..., Record])
 
 
 def test_a_bare_failure(tmp_path: Path) -> None:
-    record = Record("aa", "diverged", "now", "-", "lora", "t", "", "p", "full", 1, 1, "f1", None, reason="loss is NaN")
+    record = Record(
+        "aa", "diverged", "now", "none", "lora", "t", "", "p", "full", 1, 1, "f1", None, reason="loss is NaN"
+    )
     text = shown(record, tmp_path)
     assert "lora on t, all rows: diverged" in text
     assert "loss is NaN" in text

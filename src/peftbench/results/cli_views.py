@@ -134,7 +134,7 @@ def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str]) -> Non
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for r in rows[:limit]:
         table.add_row(*(Text(printable(_show(name, r), console.encoding)) for name in shown))
-    line = ", ".join(f"{name}={value}" for name, value in shared.items() if value)
+    line = ", ".join(f"{name}={value}" for name, value in shared.items() if value and (name, value) != ("failed", "0"))
     console.print(Text(printable(line, console.encoding)))
     console.print(table)
     if len(rows) > limit:
