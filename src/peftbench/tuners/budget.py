@@ -37,7 +37,7 @@ def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: Tune
 
     try:
         least = next((f.metadata.get("ge") for f in fields(before) if f.name == knob), None)
-        value = nearest(count, budget, int(least or 0))
+        value = nearest(count, budget, max(1, int(least or 0)))
         reached = count(value)
     finally:
         tuner.cfg = before

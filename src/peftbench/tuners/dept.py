@@ -15,15 +15,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, PeftType, TaskType
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from peft.utils import register_peft_method
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -32,6 +29,7 @@ from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
+from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask
 from peftbench.tuners.prompt_init import initial_token_ids
 
@@ -118,6 +116,11 @@ def rank_for_budget(budget_tokens: int, m: int, s: int, d: int, offset: str) -> 
             f"inputs of {s} tokens: rank {rank}, the nearest, gives {count:,} ({count / budget - 1:+.1%})"
         )
     return rank
+
+
+def gamma(config: DeptConfig) -> float:
+    """The scale of the position offset."""
+    return config.alpha / math.sqrt(config.rank) if config.rank else 0.0
 
 
 def initial_tensors(config: DeptConfig, embedding: nn.Embedding) -> dict[str, Tensor]:
@@ -210,12 +213,19 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
             shifted = embedded + offset  # never in place: with gradient checkpointing the embeddings may be a leaf
         if "P" not in tensors:
             return shifted.to(embedded.dtype)
-        prompt = tensors["P"].expand(len(input_ids), -1, -1)
+        prompt = self.prompt(config, tensors).expand(len(input_ids), -1, -1)
         return torch.cat([prompt, shifted.to(prompt.dtype)], dim=1).to(embedded.dtype)
 
-    @staticmethod
+    def prompt(self, config: DeptConfig, tensors: dict[str, Tensor]) -> Tensor:
+        """(m, d): what stands in front of the input. P itself; methods that compute it from P override this."""
+        return tensors["P"]
+
+    def product(self, tensors: dict[str, Tensor], rows: Tensor | slice) -> Tensor:
+        """(..., d): the chosen rows of A B, before the scale."""
+        return tensors["A"][rows] @ tensors["B"]
+
     def _position_offset(
-        config: DeptConfig, tensors: dict[str, Tensor], columns: Tensor, answer_starts: Tensor | None
+        self, config: DeptConfig, tensors: dict[str, Tensor], columns: Tensor, answer_starts: Tensor | None
     ) -> Tensor:
         """(n, d), or (batch, n, d) where the answers of a left-padded batch start in different columns."""
         n, s = len(columns), config.max_length
@@ -225,13 +235,12 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
                 "or train with a longer max_length."
             )
         if config.padding_side == "right":
-            rows = tensors["A"][:n]
+            rows: Tensor | slice = slice(n)
         elif answer_starts is None:
-            rows = tensors["A"][s - n :]
+            rows = slice(s - n, s)
         else:
-            rows = tensors["A"][(columns + s - answer_starts).clamp(0, s - 1)]
-        assert config.rank is not None
-        return config.alpha / math.sqrt(config.rank) * (rows @ tensors["B"])
+            rows = (columns + s - answer_starts).clamp(0, s - 1)
+        return gamma(config) * self.product(tensors, rows)
 
     def _token_offset(self, config: DeptConfig, tensors: dict[str, Tensor], embedded: Tensor) -> Tensor:
         """(batch, n, d), a function of each token's own embedding."""
@@ -284,7 +293,7 @@ class DeptModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
         else:
             assert isinstance(target, nn.Embedding)
-            self._replace_module(parent, target_name, DeptEmbedding(target, adapter_name, peft_config), target)
+            self._replace_module(parent, target_name, self.tuner_layer_cls(target, adapter_name, peft_config), target)
 
     def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
         """Nothing to check: the embedding matrix itself is never changed, so a tied output head is not concerned."""
@@ -389,23 +398,8 @@ def put_in_front(input_ids: Tensor, generated: Any) -> Any:
 
 
 def register_dept() -> None:
-    """Make peft know the type DEPT. Safe to call again, also after this module was reloaded."""
-    if "DEPT" not in PeftType.__members__:
-        add_member(PeftType, "DEPT")
-    kind = PeftType("DEPT")
-    for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
-        mapping.pop(kind, None)
-    register_peft_method(name="dept", config_cls=DeptConfig, model_cls=DeptModel)
-
-
-def add_member(enum: type[Enum], name: str) -> None:
-    """Extend an enum of strings by a member whose value is its name. peft offers no other way to add a type."""
-    member = str.__new__(enum, name)  # type: ignore[type-var]
-    member._name_, member._value_ = name, name  # type: ignore[attr-defined]
-    setattr(enum, name, member)
-    enum._member_names_.append(name)
-    enum._member_map_[name] = member  # type: ignore[assignment]
-    enum._value2member_map_[name] = member  # type: ignore[assignment]
+    """Make peft know the type DEPT."""
+    register_type(DeptConfig, DeptModel)
 
 
 class DeptTuner(PeftTuner):

@@ -24,6 +24,7 @@ class LoraTuner(PeftTuner):
 
     group = "lora"
     identity_at_start = "base"
+    budget_knob = "rank"
     cfg: LoraConfig
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:

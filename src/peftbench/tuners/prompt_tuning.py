@@ -28,6 +28,7 @@ class PromptTuningTuner(DeptTuner):
     """l trainable vectors before the embedded input, on the encoder's side of an encoder-decoder: l x d numbers.
     Group `prompt`."""
 
+    budget_knob = "num_virtual_tokens"
     cfg: schema.PromptTuningConfig  # type: ignore[assignment]
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:
