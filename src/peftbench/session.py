@@ -61,6 +61,7 @@ class Session:
         with self.clock("import"):
             for module in needed_modules(self.cfg):
                 import_module(module)
+        from peftbench.measure.environment import environment
         from peftbench.measure.memory import MemoryMeter
         from peftbench.results.tracking import Tracker
         from peftbench.stages.base import Context
@@ -84,6 +85,7 @@ class Session:
                 self.store.supersede(self.record.run_id)
             drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
             write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
+        self.record.environment = environment(dist, precision)  # now: the checkout may be edited while the run lasts
         self.tracker = Tracker(self.cfg.tracking, self.record, self.folder) if self.main else None
         self.context = Context(
             cfg=self.cfg,
@@ -165,8 +167,6 @@ class Session:
 
     def _fill_measures(self, predictor: Predictor) -> None:
         """What was measured and what the stages report, into the record. Every process takes part."""
-        from peftbench.measure.environment import environment
-
         record, context, reports = self.record, self.context, self.context.reports
         peaks = context.dist.gather(context.meter.peaks()) if context.dist else [context.meter.peaks()]
         tokens, seconds = sum(r.tokens for r in reports), sum(r.seconds for r in reports)
@@ -184,11 +184,11 @@ class Session:
         }
         record.dev_score, record.curves, record.lr = last.dev_score, last.curves, last.lr
         record.notes += [*(note for r in reports for note in r.notes), *predictor.remarks()]
-        record.environment = environment(context.dist, context.precision)
 
     def _file(self) -> None:
         """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
         from peftbench.results.leaderboard import rebuild
+        from peftbench.training.checkpoint import clear as clear_checkpoints
 
         record = self.record
         total = self.clock.total()
@@ -196,6 +196,8 @@ class Session:
         record.cpu_seconds = dict(self.clock.cpu)
         self.store.save(record)
         rebuild(self.store)
+        if record.status != "interrupted":  # what the next try would go on from
+            clear_checkpoints(self.folder)
         if self.tracker:
             self.tracker.finish(record)
 

@@ -112,6 +112,8 @@ class TextFormulation(Formulation):
             decoder_inputs = shifted.masked_fill(shifted == IGNORE, int(self.tokenizer.pad_token_id or 0))
             logits = model(**inputs, decoder_input_ids=decoder_inputs).logits
         else:
+            if self.pass_labels:
+                inputs["labels"] = labels
             logits = model(**inputs).logits[:, self.virtual_tokens :]
             logits, labels = logits[:, :-1], labels[:, 1:]
         return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")

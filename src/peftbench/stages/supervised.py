@@ -76,7 +76,6 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     use_dev = bool(context.draw.dev) and context.draw.select == "best"
     if use_dev:
         predictor.encode(context.draw.dev)
-    before = context.clock.wall["train"]
     with context.clock("train"), context.meter.phase("train"):
         result = train(
             learner,
@@ -92,8 +91,7 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
             folder=context.folder,
             on_log=context.log,
         )
-    report.seconds = context.clock.wall["train"] - before
-    report.status, report.reason = result.status, result.reason
+    report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
     report.dev_score = result.dev_score
     context.reports.append(report)
