@@ -4,8 +4,8 @@
     PEFTBENCH_DATA=... python scripts/peer_trainer.py --draw results/runs/RUN_ID/draw.json --method lora
 
 A plain script as anybody would write it: MiniLM with BERT's own pooler and classification head, headline + text cut at
-128 tokens and padded to the longest of the batch, 160 steps of 8, AdamW, linear decay, full test file. It prints weighted
-F1 and where the time went, from the first import on, to set beside our record (`seconds.total`, `score`).
+128 tokens and padded to the longest of the batch, 160 steps of 8, AdamW, linear decay, full test file. It prints
+weighted F1 and where the time went, from the first import on, to set beside our record (`seconds.total`, `score`).
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def truncated_prompt(tokenizer: PreTrainedTokenizerBase, text: str, tail: str, m
     Special tokens are those that the tokenizer itself adds in front (a BOS token, if it has one).
     """
     tail_ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    head_ids = tokenizer(text, add_special_tokens=True)["input_ids"]
+    head_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     eos = tokenizer.eos_token_id
     if head_ids and eos is not None and head_ids[-1] == eos:
         head_ids = head_ids[:-1]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, PeftType, TaskType
+from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -160,7 +161,7 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
     tied, the output head; only `prompted` builds the network's new input.
     """
 
-    adapter_layer_names = ("dept_P", "dept_A", "dept_B", "dept_W1", "dept_b1", "dept_W2", "dept_b2")
+    adapter_layer_names: tuple[str, ...] = ("dept_P", "dept_A", "dept_B", "dept_W1", "dept_b1", "dept_W2", "dept_b2")
 
     def __init__(self, base_layer: nn.Embedding, adapter_name: str, config: DeptConfig) -> None:
         super().__init__()
@@ -168,6 +169,8 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
         self.configs: dict[str, DeptConfig] = {}
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
+        for name in self.other_param_names:
+            setattr(self, name, BufferDict(persistent=True))
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: DeptConfig) -> None:
@@ -424,18 +427,24 @@ class DeptTuner(PeftTuner):
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:
         """The adapter's config for this backbone."""
         return DeptConfig(
-            task_type=task_type(backbone),
-            num_virtual_tokens=self.cfg.num_virtual_tokens,
+            **self.soft_prompt(backbone, context),
             rank=self.rank(backbone, context),
             num_virtual_tokens_budget=self.cfg.budget_tokens,
             alpha=self.cfg.alpha,
-            max_length=context.max_length,
             offset=self.cfg.offset,
             token_dropout=self.cfg.token_dropout,
-            padding_side="left" if backbone.family == "causal" else "right",
-            init_token_ids=initial_token_ids(self.cfg, backbone, context),
-            init_seed=context.seed,
         )
+
+    def soft_prompt(self, backbone: Backbone, context: TunerContext) -> dict[str, Any]:
+        """The part of the adapter's config that every soft prompt has."""
+        return {
+            "task_type": task_type(backbone),
+            "num_virtual_tokens": self.cfg.num_virtual_tokens,
+            "max_length": context.max_length,
+            "padding_side": "left" if backbone.family == "causal" else "right",
+            "init_token_ids": initial_token_ids(self.cfg, backbone, context),
+            "init_seed": context.seed,
+        }
 
     def rank(self, backbone: Backbone, context: TunerContext) -> int:
         """The configured rank, or the one that `budget_tokens` leads to.
