@@ -65,7 +65,8 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     elif not chosen:
         print("No run matches all of these filters together.")
     else:
-        _print_table(chosen, options.limit or TABLE_ROWS, _GROUP_COLUMNS if options.group else _RUN_COLUMNS)
+        columns = _GROUP_COLUMNS if options.group else _RUN_COLUMNS
+        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown)
     return 0
 
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--group", action="store_true", help="mean and spread over data and training seeds")
     parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
     parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table, for a page or an issue")
     parser.add_argument("--json", action="store_true", help="every column, as JSON")
     return parser
 
@@ -117,7 +119,7 @@ def _sorted(rows: list[Row], order: str) -> list[Row]:
     return have + [r for r in rows if r.get(column) is None]
 
 
-def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str]) -> None:
+def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdown: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -126,9 +128,9 @@ def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str]) -> Non
     shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
     shown = [name for name in columns if name not in shared and (name != "variant" or _ambiguous(rows))]
     console = Console()
-    if not console.is_terminal:
+    if markdown or not console.is_terminal:
         console = Console(width=1000, soft_wrap=True)  # a file or pipe has no width: cut nothing
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.MARKDOWN) if markdown else Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in shown:
         numeric = all(isinstance(r.get(name), (int, float, type(None))) for r in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
