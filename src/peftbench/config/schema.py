@@ -77,6 +77,8 @@ class MethodConfig:
     description: str = MISSING
     paper: str = ""
     needs_model: bool = True
+    type: str | None = None
+    """Short for `method.tuner.type`, in the methods that have one (`method=peft method.type=VERA`)."""
     tuner: Any = None
     formulation: FormulationConfig = field(default_factory=FormulationConfig)
     stages: list[str] = field(default_factory=lambda: ["supervised"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
 
 from peftbench.config.schema import TunerConfig, number, one_of
 
@@ -35,11 +38,36 @@ class LoraConfig(TunerConfig):
 
 
 @dataclass
+class AdaLoraConfig(TunerConfig):
+    """LoRA whose ranks move to the matrices that need them (peft's ADALORA)."""
+
+    init_rank: int = number(12, ge=2)
+    target_rank: int = number(8, ge=1)
+    alpha: float = number(16, gt=0)
+    dropout: float = number(0.0, ge=0, le=0.9)
+    target_modules: list[str] | None = None
+    warmup: float = number(0.1, ge=0, le=1)
+    final: float = number(0.3, ge=0, le=1)
+    every: int = number(1, ge=1)
+    beta1: float = number(0.85, gt=0, le=0.999)
+    beta2: float = number(0.85, gt=0, le=0.999)
+    orthogonality: float = number(0.1, ge=0)
+
+
+@dataclass
+class PeftTypeConfig(TunerConfig):
+    """Any adapter of the installed peft: the name of its type, and options of peft's own config class."""
+
+    type: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class PromptTuningConfig(TunerConfig):
     """Soft prompt in front of the embedded input (peft's PROMPT_TUNING)."""
 
     num_virtual_tokens: int = number(20, ge=1)
-    init: str = one_of("vocab", "text", "labels", "random", default="vocab")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="vocab")
     init_text: str = ""
 
 
@@ -53,8 +81,126 @@ class DeptConfig(TunerConfig):
     alpha: float = number(8, ge=0)
     offset: str = one_of("position", "token", default="position")
     token_dropout: float = number(0.1, ge=0, le=0.9)
-    init: str = one_of("vocab", "text", "labels", "random", default="text")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="text")
     init_text: str = ""
+
+
+@dataclass
+class EptConfig(TunerConfig):
+    """DePT whose short prompt is rebuilt by fusion and multi-space projection (our reading of the paper)."""
+
+    num_virtual_tokens: int = number(6, ge=1)
+    rank: int = number(6, ge=0)
+    alpha: float = number(8, ge=0)
+    offset_init: str = one_of("dept", "svd", default="dept")
+    fusion: bool = True
+    fusion_proj: str = one_of("none", "linear", default="none")
+    fusion_hidden: int = number(64, ge=1)
+    spaces: int = number(2, ge=0)
+    bottleneck: int = number(1, ge=1)
+    gate: str = one_of("prompt_mean", "per_token", default="prompt_mean")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="text")
+    init_text: str = ""
+
+
+@dataclass
+class AdapterConfig(TunerConfig):
+    """What all bottleneck adapters have: small networks at the sub-layers of the frozen backbone."""
+
+    train_norms: bool = False
+
+
+@dataclass
+class BottleneckConfig(AdapterConfig):
+    """Adapters whose width is given, or derived from the backbone's."""
+
+    bottleneck: int | None = number(None, ge=1)
+    reduction_factor: float = number(16, ge=1)
+
+
+@dataclass
+class HoulsbyConfig(BottleneckConfig):
+    """Adapters behind attention and feed-forward."""
+
+    activation: str = one_of("relu", "gelu", "silu", default="silu")
+    dropout: float = number(0.0, ge=0, le=0.9)
+
+
+@dataclass
+class PfeifferConfig(BottleneckConfig):
+    """Adapters behind the feed-forward."""
+
+    activation: str = one_of("relu", "gelu", "silu", default="relu")
+    dropout: float = number(0.0, ge=0, le=0.9)
+
+
+@dataclass
+class ParallelConfig(BottleneckConfig):
+    """Scaled adapters beside the feed-forward."""
+
+    activation: str = one_of("relu", "gelu", "silu", default="relu")
+    dropout: float = number(0.0, ge=0, le=0.9)
+    scale: float = number(4.0, gt=0)
+
+
+@dataclass
+class LiteConfig(AdapterConfig):
+    """LiST's linear adapters behind attention and feed-forward."""
+
+    bottleneck: int = number(128, ge=1)
+
+
+@dataclass
+class CompacterConfig(BottleneckConfig):
+    """Adapters of Kronecker products with shared factors."""
+
+    place: str = one_of("houlsby", "pfeiffer", default="houlsby")
+    activation: str = one_of("relu", "gelu", "silu", default="gelu")
+    phm_dim: int = number(4, ge=1)
+    phm_rank: int = number(1, ge=1)
+
+
+@dataclass
+class ConvAdapterConfig(BottleneckConfig):
+    """Convolution adapters and their placement grid."""
+
+    block: str = one_of("bottleneck", "conformer", "convpass", default="conformer")
+    place: str = one_of("houlsby", "pfeiffer", default="pfeiffer")
+    mode: str = one_of("parallel", "sequential", default="parallel")
+    residual: bool | None = None
+    kernel: int = number(5, ge=1)
+    dropout: float = number(0.0, ge=0, le=0.9)
+
+
+@dataclass
+class BitfitConfig(TunerConfig):
+    """Only biases are trained."""
+
+    biases: str = one_of("all", "query_mlp", default="all")
+    add_missing: bool = False
+
+
+@dataclass
+class HftConfig(TunerConfig):
+    """Half fine-tuning: a random half of the matrices is frozen for a round."""
+
+    freeze_ratio: float = number(0.5, ge=0, le=1)
+    level: str = one_of("category", "layer", "model", default="category")
+    resample: str = one_of("round", "never", default="round")
+    round: int = number(0, ge=0)
+    mask_seed: int | None = number(None, ge=0)
+
+
+@dataclass
+class EmbedHeadConfig(TunerConfig):
+    """Word embeddings and the language-model head are trained."""
+
+
+@dataclass
+class LastLayerConfig(TunerConfig):
+    """The last block or blocks are trained."""
+
+    layers: int = number(1, ge=1)
 
 
 TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
@@ -62,6 +208,19 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "full": FullConfig,
     "head_only": HeadOnlyConfig,
     "lora": LoraConfig,
+    "adalora": AdaLoraConfig,
+    "peft": PeftTypeConfig,
     "prompt_tuning": PromptTuningConfig,
     "dept": DeptConfig,
+    "ept": EptConfig,
+    "houlsby": HoulsbyConfig,
+    "pfeiffer": PfeifferConfig,
+    "parallel": ParallelConfig,
+    "lite": LiteConfig,
+    "compacter": CompacterConfig,
+    "conv_adapter": ConvAdapterConfig,
+    "bitfit": BitfitConfig,
+    "hft": HftConfig,
+    "embed_head": EmbedHeadConfig,
+    "last_layer": LastLayerConfig,
 }

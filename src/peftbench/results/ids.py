@@ -27,6 +27,7 @@ EXCLUDED = (
     "model.description",
     "model.licence",
     "model.languages",
+    "method.type",  # said again by method.tuner.type
     "method.description",
     "method.paper",
     "task.description",

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from peftbench.config.schema import TunerConfig
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.tuners.adalora import AdaLoraTuner
+from peftbench.tuners.adapters import (
+    CompacterTuner,
+    ConvAdapterTuner,
+    HoulsbyTuner,
+    LiteTuner,
+    ParallelTuner,
+    PfeifferTuner,
+    register_adapter,
+)
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.bitfit import BitfitTuner
 from peftbench.tuners.dept import DeptTuner, register_dept
+from peftbench.tuners.ept import EptTuner, register_ept
+from peftbench.tuners.hft import HftTuner
 from peftbench.tuners.lora import LoraTuner
+from peftbench.tuners.peft_type import PeftTypeTuner
 from peftbench.tuners.plain import FrozenTuner, FullTuner
 from peftbench.tuners.prompt_tuning import PromptTuningTuner
+from peftbench.tuners.selective import EmbedHeadTuner, LastLayerTuner
 
 __all__ = ["ParamGroups", "Tuner", "TunerContext", "build_tuner"]
 
@@ -17,12 +32,27 @@ TUNERS: dict[str, type[Tuner]] = {
     "head_only": FrozenTuner,
     "full": FullTuner,
     "lora": LoraTuner,
+    "adalora": AdaLoraTuner,
+    "peft": PeftTypeTuner,
     "prompt_tuning": PromptTuningTuner,
     "dept": DeptTuner,
+    "ept": EptTuner,
+    "houlsby": HoulsbyTuner,
+    "pfeiffer": PfeifferTuner,
+    "parallel": ParallelTuner,
+    "lite": LiteTuner,
+    "compacter": CompacterTuner,
+    "conv_adapter": ConvAdapterTuner,
+    "bitfit": BitfitTuner,
+    "hft": HftTuner,
+    "embed_head": EmbedHeadTuner,
+    "last_layer": LastLayerTuner,
 }
 """Name in `method.tuner.name` -> tuner."""
 
+register_adapter()
 register_dept()
+register_ept()
 
 
 def build_tuner(cfg: TunerConfig) -> Tuner:

@@ -35,11 +35,7 @@ class LoraTuner(PeftTuner):
             lora_alpha=self.cfg.alpha,  # type: ignore[arg-type]  # a float works
             lora_dropout=self.cfg.dropout,
             target_modules=targets,
-            fan_in_fan_out=any(
-                isinstance(m, Conv1D) and is_target(name, t)
-                for name, m in backbone.model.named_modules()
-                for t in targets
-            ),
+            fan_in_fan_out=has_transposed(backbone, targets),
             use_rslora=self.cfg.rslora,
             use_dora=self.cfg.dora,
         )
@@ -48,39 +44,56 @@ class LoraTuner(PeftTuner):
         return wrap(backbone, config, context.seed)
 
     def target_modules(self, backbone: Backbone) -> list[str]:
-        """Names of the matrices to adapt: the configured ones, or the usual ones of the architecture.
-
-        Raises:
-            UsageError: a configured name fits no matrix, or the architecture has no usual ones.
-        """
-        matrices = sorted({name.rpartition(".")[2] for name, m in backbone.model.named_modules() if is_matrix(m)})
-        architecture = backbone.model.config.model_type
-        chosen = self.cfg.target_modules
-        if chosen is None:
-            usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-            if architecture not in usual:
-                raise UsageError(
-                    f"method.tuner.target_modules: no default for the architecture `{architecture}` "
-                    f"(model={backbone.name}). Choose some of: {', '.join(matrices)}."
-                )
-            chosen = list(usual[architecture])
-        for name in chosen:
-            if not any(is_target(full, name) for full, m in backbone.model.named_modules() if is_matrix(m)):
-                raise UsageError(
-                    f"method.tuner.target_modules: no matrix of model={backbone.name} is called `{name}`. "
-                    f"{did_you_mean(name, matrices)}"
-                )
-        return chosen
+        """Names of the matrices to adapt; see `matrix_names`."""
+        return matrix_names(backbone, self.cfg.target_modules)
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        total = 0
-        for name, module in backbone.model.named_modules():
-            if is_matrix(module) and any(is_target(name, t) for t in self.target_modules(backbone)):
-                out, inner = module.weight.shape
-                if isinstance(module, Conv1D):
-                    out, inner = inner, out
-                total += self.cfg.rank * (out + inner) + (out if self.cfg.dora else 0)
-        return total
+        shapes = matrix_shapes(backbone, self.target_modules(backbone))
+        return sum(self.cfg.rank * (out + inner) + (out if self.cfg.dora else 0) for out, inner in shapes)
+
+
+def matrix_names(backbone: Backbone, chosen: list[str] | None) -> list[str]:
+    """The chosen names of matrices, or the usual ones of the architecture.
+
+    Raises:
+        UsageError: a chosen name fits no matrix, or the architecture has no usual ones.
+    """
+    matrices = sorted({name.rpartition(".")[2] for name, m in backbone.model.named_modules() if is_matrix(m)})
+    architecture = backbone.model.config.model_type
+    if chosen is None:
+        usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        if architecture not in usual:
+            raise UsageError(
+                f"method.tuner.target_modules: no default for the architecture `{architecture}` "
+                f"(model={backbone.name}). Choose some of: {', '.join(matrices)}."
+            )
+        chosen = list(usual[architecture])
+    for name in chosen:
+        if not any(is_target(full, name) for full, m in backbone.model.named_modules() if is_matrix(m)):
+            raise UsageError(
+                f"method.tuner.target_modules: no matrix of model={backbone.name} is called `{name}`. "
+                f"{did_you_mean(name, matrices)}"
+            )
+    return chosen
+
+
+def matrix_shapes(backbone: Backbone, names: list[str]) -> list[tuple[int, int]]:
+    """(out, in) of every matrix that one of `names` stands for."""
+    found = [
+        module
+        for full, module in backbone.model.named_modules()
+        if is_matrix(module) and any(is_target(full, name) for name in names)
+    ]
+    shapes = [(tuple(m.weight.shape), isinstance(m, Conv1D)) for m in found]
+    return [(b, a) if transposed else (a, b) for (a, b), transposed in shapes]
+
+
+def has_transposed(backbone: Backbone, names: list[str]) -> bool:
+    """Whether one of `names` stands for a matrix that GPT-2 stores with its axes swapped."""
+    return any(
+        isinstance(module, Conv1D) and any(is_target(full, name) for name in names)
+        for full, module in backbone.model.named_modules()
+    )
 
 
 def is_matrix(module: nn.Module) -> bool:
