@@ -8,6 +8,10 @@ from peftbench.config.load import check_sweep, from_plain
 from peftbench.errors import UsageError
 
 
+NEEDS = {"hub": ["model.path=some/where"], "local": ["model.path=some/where"], "peft": ["method.type=VERA"]}
+"""Choices that are nothing without a further key."""
+
+
 def message(*overrides: str) -> str:
     with pytest.raises(UsageError) as caught:
         compose(overrides)
@@ -66,8 +70,7 @@ def test_a_sweep_is_checked_to_its_last_value():
 def test_every_combination_of_axes_composes():
     for group in ("model", "method", "task", "protocol"):
         for name in names(group):
-            where = ["model.path=some/where"] if name in ("hub", "local") else []
-            compose([f"{group}={name}", *where])
+            compose([f"{group}={name}", *NEEDS.get(name, [])])
     for name in ("fewshot", "full", "debug"):
         compose([f"trainer={name}"])
 
