@@ -20,8 +20,6 @@ from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_files import read_tensors, write_adapter
 from peftbench.tuners.base import TunerContext
 from peftbench.tuners.dept import DeptConfig, DeptTuner, adapter_of
-from peftbench.tuners.peft_adapter import task_type
-from peftbench.tuners.prompt_init import initial_token_ids
 
 
 class PromptTuningTuner(DeptTuner):
@@ -32,15 +30,7 @@ class PromptTuningTuner(DeptTuner):
     cfg: schema.PromptTuningConfig  # type: ignore[assignment]
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:
-        return DeptConfig(
-            task_type=task_type(backbone),
-            num_virtual_tokens=self.cfg.num_virtual_tokens,
-            rank=0,
-            max_length=context.max_length,
-            padding_side="left" if backbone.family == "causal" else "right",
-            init_token_ids=initial_token_ids(self.cfg, backbone, context),
-            init_seed=context.seed,
-        )
+        return DeptConfig(**self.soft_prompt(backbone, context), rank=0)
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         return self.cfg.num_virtual_tokens * backbone.hidden_size
