@@ -102,8 +102,9 @@ class TextFormulation(Formulation):
             "labels": labels,
         }
 
-    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(batch, positions) negative log-likelihood of each answer token, 0 at ignored places."""
+    def answer_logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(batch, positions, vocabulary) logits under teacher forcing, and the (batch, positions) ids that they are to
+        predict, -100 at ignored places."""
         inputs = {"input_ids": batch["lm_input_ids"], "attention_mask": batch["lm_attention_mask"]}
         labels = batch["labels"]
         if self.encoder_decoder:
@@ -116,6 +117,11 @@ class TextFormulation(Formulation):
                 inputs["labels"] = labels
             logits = model(**inputs).logits[:, self.virtual_tokens :]
             logits, labels = logits[:, :-1], labels[:, 1:]
+        return logits, labels
+
+    def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, positions) negative log-likelihood of each answer token, 0 at ignored places."""
+        logits, labels = self.answer_logits(model, batch)
         return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
 
     @staticmethod
