@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from peftbench.config.schema import RunConfig
+from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
 from peftbench.results.files import write_atomic
@@ -45,7 +45,8 @@ class Session:
         self.cfg, self.data, self.drawn, self.store, self.clock = cfg, data, drawn, store, clock
         self.record = base_record(cfg, data, drawn, run_id)
         self.main = True
-        self.folder: Path | None = None
+        """Whether this process prints and writes; the others only compute."""
+        self.folder = store.folder(run_id)
         self._resources = ExitStack()
 
     def __enter__(self) -> Session:
@@ -80,13 +81,14 @@ class Session:
 
                 self.clock.synchronize = torch.cuda.synchronize
         if self.main:
-            self.folder = self._resources.enter_context(self.store.claim(self.record.run_id))
+            self._resources.enter_context(self.store.claim(self.record.run_id))
             if self.cfg.rerun:
                 self.store.supersede(self.record.run_id)
             drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
             write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
         self.record.environment = environment(dist, precision)  # now: the checkout may be edited while the run lasts
-        self.tracker = Tracker(self.cfg.tracking, self.record, self.folder) if self.main else None
+        tracking = self.cfg.tracking if self.main else TrackingConfig(wandb="disabled")
+        self.tracker = Tracker(tracking, self.record, self.folder)
         self.context = Context(
             cfg=self.cfg,
             data=self.data,
@@ -97,12 +99,8 @@ class Session:
             new_learner=self._new_learner if self.cfg.method.needs_model else None,
             dist=dist,
             precision=precision,
-            log=self._log if self.tracker else None,
+            log=lambda values: self.tracker.log(int(values["step"]), values),
         )
-
-    def _log(self, values: dict[str, float]) -> None:
-        """One point of the curves, to the tracker."""
-        self.tracker.log(int(values["step"]), values)
 
     def _new_learner(self) -> Learner:
         """A fresh learner on this process's device; the same seed gives the same initial values."""
@@ -110,7 +108,7 @@ class Session:
 
         learner, facts = build_learner(self.cfg, self.data, self.clock, self.drawn.train)
         self.record.model_info = facts
-        return learner.to(self.context.dist.device)
+        return learner.to(self.context.processes().device)
 
     def train(self) -> Predictor:
         """The method's stages, in order."""
@@ -188,7 +186,6 @@ class Session:
     def _file(self) -> None:
         """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
         from peftbench.results.leaderboard import rebuild
-        from peftbench.training.checkpoint import clear as clear_checkpoints
 
         record = self.record
         total = self.clock.total()
@@ -196,10 +193,11 @@ class Session:
         record.cpu_seconds = dict(self.clock.cpu)
         self.store.save(record)
         rebuild(self.store)
-        if record.status != "interrupted":  # what the next try would go on from
-            clear_checkpoints(self.folder)
-        if self.tracker:
-            self.tracker.finish(record)
+        if self.context.dist is not None and record.status != "interrupted":
+            from peftbench.training.checkpoint import clear
+
+            clear(self.folder)  # an interrupted run goes on from its checkpoints; this one will not
+        self.tracker.finish(record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -68,7 +68,7 @@ def ls(args: list[str]) -> int:
     parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(args)
-    wanted = GROUPS
+    wanted: tuple[str, ...] = GROUPS
     if options.group:
         if options.group.rstrip("s") not in GROUPS:
             raise UsageError(

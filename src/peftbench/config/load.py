@@ -182,7 +182,7 @@ def _all_keys(overrides: Iterable[str], bad: str) -> list[str]:
     node = OmegaConf.select(cfg, parent) if parent else cfg
     if not isinstance(node, DictConfig):
         parent, node = "", cfg
-    return [f"{parent}.{k}" if parent else str(k) for k in node]
+    return [f"{parent}.{k!s}" if parent else str(k) for k in node]
 
 
 def _field_names(schema_class: type) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from peftbench.formulations.predictions import Prediction
 
 if TYPE_CHECKING:
+    from peftbench.config.schema import FormulationConfig
     from peftbench.models.base import Backbone, Purpose
     from peftbench.tasks.base import Row, TaskData
 
@@ -53,7 +54,7 @@ class Formulation(nn.Module, ABC):
     can_answer_untrained: ClassVar[bool] = False
     """Whether shots=0 makes sense (label strings: yes; a fresh head: no)."""
 
-    def __init__(self, backbone: Backbone, task: TaskData, max_length: int) -> None:
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__()
         self.tokenizer = backbone.tokenizer
         self.task = task

@@ -35,7 +35,7 @@ class TextFormulation(Formulation):
     families = frozenset({"seq2seq", "causal"})
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
-        super().__init__(backbone, task, max_length)
+        super().__init__(backbone, task, max_length, cfg)
         self.prefix = backbone.prefix
         self.encoder_decoder = backbone.family == "seq2seq"
         eos = self.tokenizer.eos_token_id

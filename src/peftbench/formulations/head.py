@@ -27,7 +27,7 @@ class HeadFormulation(Formulation):
     families = frozenset({"encoder", "causal"})
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
-        super().__init__(backbone, task, max_length)
+        super().__init__(backbone, task, max_length, cfg)
         self.pooling = backbone.pooling
         self.prefix = backbone.prefix
         self.normalize = cfg.normalize

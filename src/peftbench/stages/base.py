@@ -79,7 +79,7 @@ class Context:
     Attributes:
         new_learner: a fresh learner on the run's backbone, seeded; absent for methods without a backbone.
         dist: the processes of this run; None for methods without a backbone.
-        folder: the run's own folder (main process only).
+        folder: the run's own folder; only the main process writes to it.
         log: called with `step` and values, for curves while training.
         reports: one entry a stage that ran.
     """
@@ -89,12 +89,17 @@ class Context:
     draw: Draw
     clock: PhaseClock
     meter: MemoryMeter
-    folder: Path | None
+    folder: Path
     new_learner: Callable[[], Learner] | None = None
     dist: Dist | None = None
     precision: str = "fp32"
     log: Callable[[dict[str, float]], None] | None = None
     reports: list[StageReport] = field(default_factory=list)
+
+    def processes(self) -> Dist:
+        """The processes of a run that has a backbone."""
+        assert self.dist is not None, "a method without a backbone has no processes to speak of"
+        return self.dist
 
     def dev_score(self, predictor: Predictor) -> float:
         """Main metric on dev, in percent, its time booked as evaluation."""

@@ -116,6 +116,7 @@ class EmbeddingFeatures(Features):
         """(rows, d) fp32, in row order; batches are bucketed by length."""
         import torch
         import torch.nn.functional as F
+        from torch import nn
 
         from peftbench.config.schema import FormulationConfig
         from peftbench.formulations.head import HeadFormulation, pool
@@ -125,9 +126,9 @@ class EmbeddingFeatures(Features):
         head = HeadFormulation(backbone, context.data, context.cfg.trainer.max_length, FormulationConfig(name="head"))
         items = head.encode(rows)
         out = np.empty((len(items), backbone.hidden_size), dtype=np.float32)
-        assert context.dist is not None, "embeddings need a backbone"
-        device = context.dist.device
-        model = backbone.model.to(device).eval()
+        device = context.processes().device
+        model: nn.Module = backbone.model
+        model.to(device).eval()
         with torch.inference_mode():
             for indices in evaluation_batches([i.length for i in items], context.cfg.trainer.eval_batch_tokens):
                 batch = head.collate([items[i] for i in indices])

@@ -36,7 +36,7 @@ class LearnerPredictor(Predictor):
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         items = self.encode(rows)
         context = self.context
-        return predict_all(self.learner, items, cfg=context.cfg.trainer, dist=context.dist, precision=context.precision)
+        return predict_all(self.learner, items, cfg=context.cfg.trainer, dist=context.processes(), precision=context.precision)
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()
@@ -87,7 +87,7 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
             select=context.draw.select,
             evaluate=(lambda: context.dev_score(predictor)) if use_dev else None,
             clock=context.clock,
-            dist=context.dist,
+            dist=context.processes(),
             folder=context.folder,
             on_log=context.log,
         )
@@ -108,8 +108,7 @@ def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
 
 def measure_step(context: Context, learner: Learner, items: Sequence[Encoded], report: StageReport) -> None:
     """FLOPs, and bytes saved for backward, of one step on the longest items: outside training and its clock."""
-    assert context.dist is not None
-    cfg, device = context.cfg.trainer, context.dist.device
+    cfg, device = context.cfg.trainer, context.processes().device
     longest = sorted(items, key=lambda item: -item.length)[: cfg.micro_batch or cfg.batch_size]
     batch = to_device(learner.collate(longest), device)
 
