@@ -71,7 +71,7 @@ class Learner(nn.Module):
         self.tuner.after_step(self.model, step, steps)
 
     def counts(self) -> dict[str, int]:
-        """Trainable parameters of the tuner (`module`) and of the formulation (`head`), and all parameters (`total`)."""
+        """Trainable parameters of the tuner (`module`) and the formulation (`head`), and all parameters (`total`)."""
         groups = self.param_groups()
         head = sum(p.numel() for p in groups.get(HEAD, []))
         return {

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib import import_module
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 

@@ -36,7 +36,9 @@ class LearnerPredictor(Predictor):
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         items = self.encode(rows)
         context = self.context
-        return predict_all(self.learner, items, cfg=context.cfg.trainer, dist=context.processes(), precision=context.precision)
+        return predict_all(
+            self.learner, items, cfg=context.cfg.trainer, dist=context.processes(), precision=context.precision
+        )
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()
