@@ -104,6 +104,15 @@ class EptConfig(TunerConfig):
 
 
 @dataclass
+class IaptConfig(TunerConfig):
+    """Soft tokens in front of every block, made from the instruction by a small network."""
+
+    num_tokens: int = number(4, ge=1)
+    bottleneck: int = number(16, ge=1)
+    share_group: int = number(1, ge=1)
+
+
+@dataclass
 class AdapterConfig(TunerConfig):
     """What all bottleneck adapters have: small networks at the sub-layers of the frozen backbone."""
 
@@ -213,6 +222,7 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "prompt_tuning": PromptTuningConfig,
     "dept": DeptConfig,
     "ept": EptConfig,
+    "iapt": IaptConfig,
     "houlsby": HoulsbyConfig,
     "pfeiffer": PfeifferConfig,
     "parallel": ParallelConfig,

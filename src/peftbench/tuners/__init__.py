@@ -19,6 +19,7 @@ from peftbench.tuners.bitfit import BitfitTuner
 from peftbench.tuners.dept import DeptTuner, register_dept
 from peftbench.tuners.ept import EptTuner, register_ept
 from peftbench.tuners.hft import HftTuner
+from peftbench.tuners.iapt import IaptTuner, register_iapt
 from peftbench.tuners.lora import LoraTuner
 from peftbench.tuners.peft_type import PeftTypeTuner
 from peftbench.tuners.plain import FrozenTuner, FullTuner
@@ -37,6 +38,7 @@ TUNERS: dict[str, type[Tuner]] = {
     "prompt_tuning": PromptTuningTuner,
     "dept": DeptTuner,
     "ept": EptTuner,
+    "iapt": IaptTuner,
     "houlsby": HoulsbyTuner,
     "pfeiffer": PfeifferTuner,
     "parallel": ParallelTuner,
@@ -53,6 +55,7 @@ TUNERS: dict[str, type[Tuner]] = {
 register_adapter()
 register_dept()
 register_ept()
+register_iapt()
 
 
 def build_tuner(cfg: TunerConfig) -> Tuner:
