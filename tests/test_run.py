@@ -247,6 +247,16 @@ def test_two_processes_give_what_one_gives(here):
     assert len(answers[0]) == 105
 
 
+def test_processes_that_die_without_a_record_leave_a_failed_one(here, monkeypatch, capsys):
+    import peftbench.run as module
+
+    monkeypatch.setattr(module, "launch", lambda config, devices: 137)
+    assert call(*FAST, "method=lora", "trainer.devices=2") == 1
+    (record,) = records(here)
+    assert record["status"] == "failed"
+    assert "137" in record["reason"]
+
+
 def test_the_python_api_equals_the_command_line(here):
     record, is_new = run(compose([*FAST, "method=majority"]))
     assert is_new

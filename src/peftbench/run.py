@@ -15,7 +15,9 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
 from peftbench.results.ids import run_id
+from peftbench.results.leaderboard import rebuild
 from peftbench.results.store import Store
+from peftbench.session import Session, base_record
 from peftbench.tasks import load_task
 from peftbench.tasks.protocols import draw
 from peftbench.training.launch import find_place, launch
@@ -40,13 +42,12 @@ def run(cfg: RunConfig) -> tuple[Record | None, bool]:
         identity = run_id(asdict(cfg), drawn.sha256(), data.sha256(), __version__)
 
     store = Store(Path(cfg.out_dir))
+    place = find_place(os.environ)
     finished = store.load(identity)
     if finished is not None and finished.status == "done" and not cfg.rerun:
-        return finished, False
-    if cfg.trainer.devices > 1 and find_place(os.environ) is None:
-        return run_on_devices(cfg, store, identity), True
-
-    from peftbench.session import Session
+        return (finished if place is None or place.rank == 0 else None), False
+    if cfg.trainer.devices > 1 and place is None:
+        return run_on_devices(cfg, store, base_record(cfg, data, drawn, identity)), True
 
     with Session(cfg, data, drawn, identity, store, clock) as session:
         predictor = session.train()
@@ -55,21 +56,27 @@ def run(cfg: RunConfig) -> tuple[Record | None, bool]:
     return (session.record if session.main else None), True
 
 
-def run_on_devices(cfg: RunConfig, store: Store, identity: str) -> Record:
-    """Start `trainer.devices` processes for the run, wait, and read the record that the first of them filed."""
+def run_on_devices(cfg: RunConfig, store: Store, expected: Record) -> Record:
+    """Start `trainer.devices` processes for the run, wait, and read the record that the first of them filed.
+
+    If they died without filing one (killed, out of memory), `expected` is filed as failed in their name.
+    """
     if "classical" in cfg.method.stages:
         raise UsageError(f"trainer.devices={cfg.trainer.devices}: method={cfg.method.name} runs in one process.")
-    earlier = store.load(identity)
+    earlier = store.load(expected.run_id)
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(asdict(cfg)), encoding="utf-8")
         code = launch(config, cfg.trainer.devices)
-    record = store.load(identity)
-    if record is None or (earlier is not None and record.created == earlier.created):
-        if code == 2:
-            raise SystemExit(2)  # the first process has said what is wrong
-        raise KeyboardInterrupt if code > 128 else RuntimeError(f"the processes ended with code {code} and no record")
-    return record
+    record = store.load(expected.run_id)
+    if record is not None and (earlier is None or record.created != earlier.created):
+        return record
+    if code == 2:
+        raise SystemExit(2)  # the first process has said what is wrong
+    expected.reason = f"the {cfg.trainer.devices} processes ended with exit code {code} before they filed a record"
+    store.save(expected)
+    rebuild(store)
+    return expected
 
 
 def run_in_process(config: dict[str, Any]) -> int:
