@@ -109,6 +109,10 @@ class Tuner(ABC):
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027
         """Called after the optimiser has moved the parameters; the gradients are still there."""
 
+    def on_round(self, model: nn.Module, round: int) -> None:  # noqa: B027
+        """Called when another round of training begins (`round` 0 was that of `build`), before its optimiser is made:
+        a round of self-training, or a task of a sequence. What is trainable may change."""
+
     def warm_start(self, model: nn.Module, folder: Path) -> None:
         """Start from what a run with the same tuner has saved in `folder`."""
         self.load(model, folder)

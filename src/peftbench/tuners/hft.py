@@ -51,9 +51,8 @@ class HftTuner(Tuner):
         return model
 
     def on_round(self, model: nn.Module, round: int) -> None:
-        """Draw the mask of another round (a task of a sequence, a round of self-training): to be called before its
-        optimiser is made. Matrices that are frozen now keep what they have learned. Nothing happens with
-        resample=never."""
+        """Draw the mask of another round. Matrices that are frozen now keep what they have learned. Nothing happens
+        with resample=never."""
         if self.cfg.resample == "round":
             self._freeze(model, draw_frozen(model, self.cfg, self.seed, round))
 
