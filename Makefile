@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format install install-dev offline-models constraints clean \
-        bench-loop bench-dept
+        bench-loop bench-dept readme-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,14 @@ bench-loop: install-dev ## our training loop against a bare PyTorch loop and aga
 
 bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py
+
+readme-table: install-dev ## run what the README's table shows (hours on a laptop; needs PEFTBENCH_DATA), then print it
+	$(BIN)/peftbench -m $(TABLE) model=minilm task.lang=eng shots=10
+	$(BIN)/peftbench -m $(TABLE) model=minilm task.lang=eng shots=5 trainer.steps=80
+	$(BIN)/peftbench -m $(TABLE) model=e5-small-q4 task.lang=swa shots=10
+	$(BIN)/peftbench leaderboard --group --markdown --task masakhanews
+TABLE := task=masakhanews data_seed=1,2,3 trainer.threads=1 tracking.wandb=disabled \
+         method=majority,tfidf_lr,frozen_lr,head_only,prompt_tuning,dept,lora,full
 
 clean: ## remove build leftovers; results and the virtual environment stay
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
