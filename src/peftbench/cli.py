@@ -26,6 +26,7 @@ usage:
   peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination, one after the other
   peftbench ls [models|methods|tasks|protocols] [--json]
   peftbench leaderboard [--help]         the table of all runs under results/
+  peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
   model=NAME      {models}
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "run": run_command,
         "ls": ls_command,
         "leaderboard": leaderboard_command,
+        "check-method": check_method_command,
     }
     try:
         if args and args[0] in ("-h", "--help", "help"):
@@ -160,3 +162,10 @@ def leaderboard_command(args: list[str]) -> int:
     from peftbench.results.cli_views import leaderboard_command as show
 
     return show(args)
+
+
+def check_method_command(args: list[str]) -> int:
+    """`peftbench check-method NAME|FILE.py`."""
+    from peftbench.conformance.command import check_method
+
+    return check_method(args)

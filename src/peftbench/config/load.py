@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -15,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
-from peftbench.config.tuners import TUNER_SCHEMAS
+from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
 CONFIG_MODULE = "peftbench.conf"
@@ -79,7 +81,9 @@ def from_plain(plain: dict[str, Any]) -> schema.RunConfig:
     name = str(tuner_plain.get("name"))
     if name not in TUNER_SCHEMAS:
         raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
-    parts["method"].tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
+    parts["method"].tuner = tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
+    if isinstance(tuner, FileConfig):
+        tuner.file, tuner.sha256 = fingerprint(tuner)
     top = {k: v for k, v in plain.items() if k not in GROUPS}
     for key in top:
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
@@ -87,6 +91,21 @@ def from_plain(plain: dict[str, Any]) -> schema.RunConfig:
     run = schema.RunConfig(**parts, **top)
     check_top(run)
     return run
+
+
+def fingerprint(tuner: FileConfig) -> tuple[str, str]:
+    """Absolute path and SHA-256 of a user's tuner file.
+
+    Raises:
+        UsageError: there is no such file, or it is not the one that the run began with.
+    """
+    path = Path(tuner.file).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(f"method.tuner.file={tuner.file}: no such file.")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if tuner.sha256 not in (None, digest):
+        raise UsageError(f"method.tuner.file={tuner.file}: was edited since this run began. Start it again.")
+    return str(path), digest
 
 
 def build(schema_class: type, section: dict[str, Any], where: str) -> Any:

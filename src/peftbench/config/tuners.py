@@ -63,6 +63,15 @@ class PeftTypeConfig(TunerConfig):
 
 
 @dataclass
+class FileConfig(TunerConfig):
+    """A tuner in a Python file of the user's. `sha256` is that of the file, so that an edited file is another run."""
+
+    file: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    sha256: str | None = None
+
+
+@dataclass
 class PromptTuningConfig(TunerConfig):
     """Soft prompt in front of the embedded input (peft's PROMPT_TUNING)."""
 
@@ -113,6 +122,30 @@ class IaptConfig(TunerConfig):
 
 
 @dataclass
+class PTuningConfig(TunerConfig):
+    """P-tuning v1: a soft prompt that comes out of a small encoder (peft's P_TUNING)."""
+
+    num_virtual_tokens: int = number(20, ge=1)
+    encoder: str = one_of("MLP", "LSTM", default="MLP")
+    hidden: int = number(128, ge=1)
+    layers: int = number(2, ge=1)
+    dropout: float = number(0.0, ge=0, le=0.9)
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="vocab")
+    init_text: str = ""
+
+
+@dataclass
+class PrefixTuningConfig(TunerConfig):
+    """Trained keys and values in front of every layer's (peft's PREFIX_TUNING)."""
+
+    num_virtual_tokens: int = number(20, ge=1)
+    projection: bool = False
+    projection_hidden: int = number(128, ge=1)
+    init: str = one_of("vocab", "text", "labels", "random", default="text")
+    init_text: str = ""
+
+
+@dataclass
 class AdapterConfig(TunerConfig):
     """What all bottleneck adapters have: small networks at the sub-layers of the frozen backbone."""
 
@@ -150,6 +183,13 @@ class ParallelConfig(BottleneckConfig):
     activation: str = one_of("relu", "gelu", "silu", default="relu")
     dropout: float = number(0.0, ge=0, le=0.9)
     scale: float = number(4.0, gt=0)
+
+
+@dataclass
+class MamConfig(ParallelConfig, PrefixTuningConfig):
+    """A prefix in the attention and a scaled adapter beside the feed-forward: the knobs of both."""
+
+    num_virtual_tokens: int = number(30, ge=1)
 
 
 @dataclass
@@ -219,13 +259,17 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "lora": LoraConfig,
     "adalora": AdaLoraConfig,
     "peft": PeftTypeConfig,
+    "file": FileConfig,
     "prompt_tuning": PromptTuningConfig,
     "dept": DeptConfig,
     "ept": EptConfig,
     "iapt": IaptConfig,
+    "p_tuning": PTuningConfig,
+    "prefix_tuning": PrefixTuningConfig,
     "houlsby": HoulsbyConfig,
     "pfeiffer": PfeifferConfig,
     "parallel": ParallelConfig,
+    "mam": MamConfig,
     "lite": LiteConfig,
     "compacter": CompacterConfig,
     "conv_adapter": ConvAdapterConfig,

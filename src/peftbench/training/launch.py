@@ -82,8 +82,10 @@ def slurm_port(job_id: str, step_id: str) -> int:
     return 20000 + (int(job_id) * 7 + int(step_id)) % 20000
 
 
-def launch(config_path: Path, devices: int) -> int:
+def launch(config_path: Path, devices: int, worker: str | None = None) -> int:
     """Run `python -m peftbench.training.worker CONFIG_PATH` in `devices` processes; return their exit code.
+
+    `worker` is another module to run in its place.
 
     0 when all ended well; else the code of rank 0 if it failed by itself, or of the first rank that failed. SIGINT
     and SIGTERM are passed on; the workers get `GRACE_SECONDS` to leave and are then killed. They die as well when
@@ -91,7 +93,7 @@ def launch(config_path: Path, devices: int) -> int:
     """
     with (
         tempfile.TemporaryDirectory(prefix="peftbench-ranks-") as logs,
-        _workers(config_path, devices, logs) as workers,
+        _workers([worker or WORKER, str(config_path)], devices, logs) as workers,
     ):
         with _signals_to(workers) as caught:
             failed = _watch(workers, caught)
@@ -124,7 +126,7 @@ class _Worker:
 
 
 @contextmanager
-def _workers(config_path: Path, count: int, logs: str) -> Iterator[list[_Worker]]:
+def _workers(program: list[str], count: int, logs: str) -> Iterator[list[_Worker]]:
     """Started workers, all of them gone on exit. Each is in a session of its own: signals come from us alone."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -132,7 +134,7 @@ def _workers(config_path: Path, count: int, logs: str) -> Iterator[list[_Worker]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"OMP_NUM_THREADS": threads, LEASH: "1"}
-    command = [sys.executable, "-m", WORKER, str(config_path)]
+    command = [sys.executable, "-m", *program]
     workers: list[_Worker] = []
     try:
         for rank in range(count):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from peftbench.config.schema import TunerConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tuners.adalora import AdaLoraTuner
@@ -21,27 +24,35 @@ from peftbench.tuners.ept import EptTuner, register_ept
 from peftbench.tuners.hft import HftTuner
 from peftbench.tuners.iapt import IaptTuner, register_iapt
 from peftbench.tuners.lora import LoraTuner
+from peftbench.tuners.mam import MamTuner
+from peftbench.tuners.p_tuning import PTuningTuner
 from peftbench.tuners.peft_type import PeftTypeTuner
 from peftbench.tuners.plain import FrozenTuner, FullTuner
+from peftbench.tuners.prefix_tuning import PrefixTuningTuner
 from peftbench.tuners.prompt_tuning import PromptTuningTuner
 from peftbench.tuners.selective import EmbedHeadTuner, LastLayerTuner
+from peftbench.tuners.user_file import tuner_from_config
 
 __all__ = ["ParamGroups", "Tuner", "TunerContext", "build_tuner"]
 
-TUNERS: dict[str, type[Tuner]] = {
+TUNERS: dict[str, Callable[[Any], Tuner]] = {
     "none": FrozenTuner,
     "head_only": FrozenTuner,
     "full": FullTuner,
     "lora": LoraTuner,
     "adalora": AdaLoraTuner,
     "peft": PeftTypeTuner,
+    "file": tuner_from_config,
     "prompt_tuning": PromptTuningTuner,
     "dept": DeptTuner,
     "ept": EptTuner,
     "iapt": IaptTuner,
+    "p_tuning": PTuningTuner,
+    "prefix_tuning": PrefixTuningTuner,
     "houlsby": HoulsbyTuner,
     "pfeiffer": PfeifferTuner,
     "parallel": ParallelTuner,
+    "mam": MamTuner,
     "lite": LiteTuner,
     "compacter": CompacterTuner,
     "conv_adapter": ConvAdapterTuner,

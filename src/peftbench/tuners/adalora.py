@@ -92,6 +92,8 @@ class AdaLoraTuner(PeftTuner):
         """Rate the triplets, and switch off what the schedule asks for."""
         assert isinstance(model, PeftModel)
         allocator: Any = model.base_model.rankallocator
+        if step == 0:
+            allocator.reset_ipt()  # a training that follows another one judges anew
         config = allocator.peft_config
         config.total_step, config.tinit = steps, int(self.cfg.warmup * steps)
         config.tfinal = int(self.cfg.final * steps)

@@ -1,0 +1,84 @@
+"""`peftbench check-method NAME|FILE.py`: runs the suite and prints what it found."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from peftbench.conformance.checks import CHECKS
+from peftbench.conformance.subject import FAMILIES, Subject, find_subject
+from peftbench.conformance.suite import FITS, PROCESSES, Finding, as_json, cases_of, judge
+
+MARKS = {"pass": "[green]pass[/]", "fail": "[bold red]FAIL[/]", "not claimed": "[dim]-[/]"}
+FIGURES = ("as many parameters as the formula says", "it can fit sixteen texts", "cost of a step")
+"""Checks whose details are worth reading when they pass."""
+
+
+def check_method(args: list[str]) -> int:
+    """The command; returns 0 if nothing failed, 1 otherwise.
+
+    Raises:
+        UsageError: there is no such method or file, or it cannot be checked.
+    """
+    parser = argparse.ArgumentParser(
+        prog="peftbench check-method", description="Does a tuner keep its promises? Judged on tiny networks, offline."
+    )
+    parser.add_argument("subject", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the method's config")
+    parser.add_argument("--family", metavar="|".join(FAMILIES), help="only networks of this family")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes long: half precision, fitting, cost")
+    parser.add_argument("--ddp", action="store_true", help="also train in two processes (some 15 s more a network)")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    options = parser.parse_args(args)
+    subject = find_subject(options.subject, options.overrides)
+    cases = cases_of(subject, options.family)
+    console = Console(stderr=options.json)
+    torch.set_num_threads(1)  # the networks are so small that threads only wait for each other
+    began, findings = time.perf_counter(), []
+    with console.status("building ...") as shown:
+        for finding in judge(subject, cases, quick=options.quick, ddp=options.ddp):
+            findings.append(finding)
+            shown.update(f"{finding.case}: {finding.check} ...")
+    if options.json:
+        print(json.dumps(as_json(subject, findings), indent=1))
+    else:
+        show(console, subject, findings, time.perf_counter() - began)
+    return int(any(finding.status == "fail" for finding in findings))
+
+
+def show(console: Console, subject: Subject, findings: Sequence[Finding], seconds: float) -> None:
+    """A table of verdicts, then what failed, what is not claimed, and the figures."""
+    cases = unique(f.case for f in findings)
+    at = {(f.check, f.case): MARKS[f.status] for f in findings}
+    table = Table(title=escape(subject.name), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("", *cases):
+        table.add_column(column)
+    for check in (FITS, *CHECKS, PROCESSES):
+        if any(f.check == check for f in findings):
+            table.add_row(check, *(at.get((check, case), "") for case in cases))
+    console.print(table)
+    for title, chosen in (
+        ("failed", [f for f in findings if f.status == "fail"]),
+        ("not claimed", [f for f in findings if f.status == "not claimed"]),
+        ("figures", [f for f in findings if f.status == "pass" and f.check in FIGURES]),
+    ):
+        if chosen:
+            console.print(f"\n[bold]{title}[/]")
+        for check, detail in unique((f.check, f.detail) for f in chosen):
+            where = ", ".join(f.case for f in chosen if (f.check, f.detail) == (check, detail))
+            console.print(f"  {escape(check)} ({escape(where)}): {escape(detail)}", highlight=False, soft_wrap=True)
+    counts = [sum(f.status == status for f in findings) for status in MARKS]
+    console.print("\n[bold]{}[/]: {} passed, {} failed, {} not claimed, {:.0f} s".format(
+        escape(subject.name), *counts, seconds), highlight=False)  # fmt: skip
+
+
+def unique(values: Iterable) -> list:
+    """In the order of their first appearance."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,93 @@
+"""A tuner in a user's own Python file. The file is run, as `python FILE` would: the user asked for it by its path."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import inspect
+import sys
+import traceback
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from peftbench.config import load
+from peftbench.config.schema import TunerConfig
+from peftbench.config.tuners import FileConfig
+from peftbench.errors import UsageError
+from peftbench.tuners.base import Tuner
+
+
+def tuner_from_config(cfg: FileConfig) -> Tuner:
+    """The tuner of `method=file`: its config is made from `options`.
+
+    Raises:
+        UsageError: as `tuner_from_file`, or an option is not a field of the file's config dataclass.
+    """
+    _, config_class = classes_in(Path(cfg.file).resolve())
+    options = {"name": Path(cfg.file).stem, **cfg.options}
+    return tuner_from_file(cfg.file, load.build(config_class, options, "method.tuner.options"))
+
+
+def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
+    """The one tuner of a file, with `cfg` or with the defaults of the file's config dataclass.
+
+    Raises:
+        UsageError: the file cannot be read or run, or does not hold exactly one tuner and one config dataclass.
+    """
+    tuner_class, config_class = classes_in(Path(path).resolve())
+    if cfg is None:
+        cfg = load.build(config_class, {"name": Path(path).stem}, Path(path).name)
+        missing = [f.name for f in dataclasses.fields(cfg) if getattr(cfg, f.name) == "???"]
+        if missing:
+            raise UsageError(f"{path}: {config_class.__name__}.{missing[0]} has no default, and a check needs one.")
+    return tuner_class(cfg)
+
+
+@cache
+def classes_in(path: Path) -> tuple[type[Tuner], type[TunerConfig]]:
+    """The tuner and the config dataclass that a file defines; the file is run once in a process."""
+    module = run_file(path)
+    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
+    tuners = [c for c in own if issubclass(c, Tuner) and not inspect.isabstract(c)]
+    abstract = [c for c in own if issubclass(c, Tuner) and inspect.isabstract(c)]
+    configs = [c for c in own if issubclass(c, TunerConfig)]
+    if not tuners and abstract:
+        lacking = ", ".join(sorted(abstract[0].__abstractmethods__))
+        raise UsageError(f"{path}: {abstract[0].__name__} lacks {lacking}, which every tuner has. See tuners/base.py.")
+    for kind, found in (("subclass of peftbench.tuners.Tuner", tuners), ("subclass of TunerConfig", configs)):
+        if len(found) != 1:
+            names = ", ".join(c.__name__ for c in found) or "none"
+            raise UsageError(f"{path}: exactly one {kind} is wanted, and this file defines {names}.")
+    if "__dataclass_fields__" not in vars(configs[0]):
+        raise UsageError(f"{path}: {configs[0].__name__} is not a dataclass; write @dataclass above it.")
+    return tuners[0], configs[0]
+
+
+def run_file(path: Path) -> ModuleType:
+    """Import a file by its path, under a name that no package has.
+
+    Raises:
+        UsageError: there is no such file, or it fails; the message names its line.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file.")
+    name = f"peftbench_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path}: not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up while they are made
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        line = error.lineno if isinstance(error, SyntaxError) else line_of(error, path)
+        raise UsageError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def line_of(error: BaseException, path: Path) -> int | None:
+    """The last line of the file on the way to an error."""
+    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    return frames[-1] if frames else None
