@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask
-from peftbench.tuners.prompt_init import initial_token_ids
+from peftbench.tuners.prompt_init import initial_rows, initial_token_ids, stored_prompt
 
 IGNORE = -100
 """Label of a position that the loss skips."""
@@ -167,6 +168,8 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.configs: dict[str, DeptConfig] = {}
+        self.prompt_encoder: nn.Module | None = None
+        """P-tuning's: row numbers (m,) -> prompt (m, d)."""
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
         for name in self.other_param_names:
@@ -220,8 +223,10 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
         return torch.cat([prompt, shifted.to(prompt.dtype)], dim=1).to(embedded.dtype)
 
     def prompt(self, config: DeptConfig, tensors: dict[str, Tensor]) -> Tensor:
-        """(m, d): what stands in front of the input. P itself; methods that compute it from P override this."""
-        return tensors["P"]
+        """(m, d): what stands in front of the input. P itself, or what is computed from it."""
+        if self.prompt_encoder is None:
+            return tensors["P"]
+        return self.prompt_encoder(torch.arange(len(tensors["P"]), device=tensors["P"].device))
 
     def product(self, tensors: dict[str, Tensor], rows: Tensor | slice) -> Tensor:
         """(..., d): the chosen rows of A B, before the scale."""
@@ -422,7 +427,11 @@ class DeptTuner(PeftTuner):
                 f"Use trainer.max_length={limit - m} or less, or fewer virtual tokens."
             )
         self.virtual_tokens = 0 if backbone.family == "seq2seq" else m
-        return wrap(backbone, config, context.seed)
+        model = wrap(backbone, config, context.seed)
+        rows = initial_rows(self.cfg, backbone, context)
+        if rows is not None:
+            set_prompt(model, rows)
+        return model
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:
         """The adapter's config for this backbone."""
@@ -472,6 +481,17 @@ class DeptTuner(PeftTuner):
                 "method.tuner.num_virtual_tokens, or set method.tuner.rank instead of a budget."
             ) from None
 
+    def warm_start(self, model: nn.Module, folder: Path) -> None:
+        """Start from another run of this tuner; from any other soft prompt take the rows of the prompt."""
+        try:
+            self.load(model, folder)
+        except UsageError:
+            rows = stored_prompt(folder)
+            if rows is None or rows.shape[1] != adapter_of(model)[1]["P"].shape[1]:
+                raise
+            set_prompt(model, rows)
+            self.notes.append(f"only the {len(rows)} rows of the stored prompt were taken over")
+
     def param_groups(self, model: nn.Module) -> ParamGroups:
         groups: ParamGroups = {"prompt": [], "offset": []}
         for name, parameter in model.named_parameters():
@@ -482,6 +502,13 @@ class DeptTuner(PeftTuner):
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         rank, s, d = self.rank(backbone, context), context.max_length, backbone.hidden_size
         return parameter_count(self.cfg.num_virtual_tokens, rank, s, d, self.cfg.offset)
+
+
+@torch.no_grad()
+def set_prompt(model: nn.Module, rows: Tensor) -> None:
+    """Overwrite P of the active adapter, its rows filled in turn from `rows` (any number, d)."""
+    prompt = adapter_of(model)[1]["P"]
+    prompt.copy_(rows[torch.arange(len(prompt)) % len(rows)])
 
 
 def adapter_of(model: nn.Module) -> tuple[DeptConfig, dict[str, Tensor]]:

@@ -17,9 +17,14 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
+def accepts(module: nn.Module, keyword: str) -> bool:
+    """Whether `module.forward` has a parameter of this name."""
+    return keyword in inspect.signature(module.forward).parameters
+
+
 def accepts_position_ids(model: nn.Module) -> bool:
     """Whether `model.forward` takes position ids at all (T5 and ALiBi models do not)."""
-    return "position_ids" in inspect.signature(model.forward).parameters
+    return accepts(model, "position_ids")
 
 
 def count_real_positions(model: nn.Module) -> None:

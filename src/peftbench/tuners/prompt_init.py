@@ -1,15 +1,19 @@
-"""Which token embeddings a soft prompt starts from."""
+"""Where a soft prompt starts: token embeddings, rows made from the task's texts, or another run's prompt."""
 
 from __future__ import annotations
 
 import re
 from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
-from peftbench.config.tuners import DeptConfig, PromptTuningConfig
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.tuners.adapter_files import WEIGHTS
 from peftbench.tuners.base import TunerContext
 
 COMMON = 5000
@@ -19,19 +23,20 @@ ones (Lester et al. 2021 sample from the 5,000 most frequent)."""
 PLACEHOLDER = re.compile(r"\[unused\d+\]|<extra_id_\d+>|<unused\d+>|<\|?reserved.*")
 
 
-def initial_token_ids(
-    cfg: PromptTuningConfig | DeptConfig, backbone: Backbone, context: TunerContext
-) -> list[int] | None:
-    """`num_virtual_tokens` token ids whose embeddings are the first prompt; None for a random one.
+def initial_token_ids(cfg: Any, backbone: Backbone, context: TunerContext) -> list[int] | None:
+    """`num_virtual_tokens` token ids whose embeddings are the first prompt; None for one that is no tokens'.
 
     `vocab` samples distinct common tokens with the run's seed; `text` and `labels` repeat or cut the tokens of
     `init_text` or of the label words to the wanted number.
+
+    Args:
+        cfg: a tuner's config with `num_virtual_tokens`, `init` and `init_text`.
 
     Raises:
         UsageError: there is no text, or there are no label words, to start from.
     """
     wanted = cfg.num_virtual_tokens
-    if cfg.init == "random" or wanted == 0:
+    if cfg.init not in ("vocab", "text", "labels") or wanted == 0:
         return None
     if cfg.init == "vocab":
         return sampled_token_ids(backbone, wanted, context.seed)
@@ -45,6 +50,19 @@ def initial_token_ids(
     return list(islice(cycle(ids), wanted))
 
 
+def initial_rows(cfg: Any, backbone: Backbone, context: TunerContext) -> Tensor | None:
+    """(num_virtual_tokens, d) rows that are no token's, for `init=bayesprompt` and `bayesprompt_shots`; else None.
+
+    Raises:
+        UsageError: there are no texts to look at.
+    """
+    if cfg.num_virtual_tokens == 0 or not cfg.init.startswith("bayesprompt"):
+        return None
+    from peftbench.tuners.bayesprompt import domain_prompt
+
+    return domain_prompt(backbone, context, cfg.num_virtual_tokens, whole_pool=cfg.init == "bayesprompt")
+
+
 def sampled_token_ids(backbone: Backbone, wanted: int, seed: int) -> list[int]:
     """Ids of common tokens, special and placeholder tokens left out; distinct as far as there are enough."""
     tokenizer = backbone.tokenizer
@@ -54,3 +72,10 @@ def sampled_token_ids(backbone: Backbone, wanted: int, seed: int) -> list[int]:
     common = [id_ for id_, token in tokens if id_ not in special and not PLACEHOLDER.fullmatch(token)][:COMMON]
     order = torch.randperm(len(common), generator=torch.Generator().manual_seed(seed)).tolist()
     return list(islice(cycle(common[i] for i in order), wanted))
+
+
+def stored_prompt(folder: Path) -> Tensor | None:
+    """(rows, d): the soft prompt in an adapter file, whatever tuner wrote it; None if it holds none."""
+    path = folder / WEIGHTS
+    tensors = load_file(path) if path.exists() else {}
+    return next((t for name, t in tensors.items() if name == "prompt_embeddings" or name.endswith(".dept_P")), None)
