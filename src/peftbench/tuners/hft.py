@@ -85,8 +85,7 @@ class HftTuner(Tuner):
 
     def warm_start(self, model: nn.Module, folder: Path) -> None:
         """Weights only: the run that starts from them is a round with a mask of its own (`method.tuner.round`)."""
-        load_part(dict(model.named_parameters()), folder, subset=True)
-        self.ever_trained |= {n for n, p in model.named_parameters() if not p.requires_grad}
+        self.ever_trained |= load_part(dict(model.named_parameters()), folder, subset=True)
 
 
 def share(parameters: list[nn.Parameter]) -> float:

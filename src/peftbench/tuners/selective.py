@@ -62,8 +62,8 @@ def save_part(parameters: dict[str, nn.Parameter], folder: Path) -> None:
 
 
 @torch.no_grad()
-def load_part(parameters: dict[str, nn.Parameter], folder: Path, subset: bool = False) -> None:
-    """Copy what `save_part` wrote into `parameters`, or into some of them if `subset`.
+def load_part(parameters: dict[str, nn.Parameter], folder: Path, subset: bool = False) -> set[str]:
+    """Copy what `save_part` wrote into `parameters`, or into some of them if `subset`; the names that it wrote.
 
     Raises:
         UsageError: the file is absent, or its names or shapes are not those of `parameters`.
@@ -82,6 +82,7 @@ def load_part(parameters: dict[str, nn.Parameter], folder: Path, subset: bool = 
         )
     for name, tensor in found.items():
         parameters[name].copy_(tensor)
+    return set(found)
 
 
 class EmbedHeadTuner(SelectiveTuner):
