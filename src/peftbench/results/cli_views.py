@@ -23,7 +23,7 @@ _RUN_COLUMNS = [
 ]
 _GROUP_COLUMNS = [
     "task", "subset", "protocol", "shots", "model", "method", "variant", "metric", "score", "n", "draws", "seeds",
-    "failed", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib",
+    "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib",
 ]
 # fmt: on
 _SETTINGS = (

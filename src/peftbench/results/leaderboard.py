@@ -35,7 +35,7 @@ _BEFORE_SCORES = [
 _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
-    "data_sha", "versions", "created",
+    "data_sha", "versions", "created", "train_cpu_seconds",
 ]
 # fmt: on
 
@@ -44,7 +44,7 @@ CELL = ("model", "method", "task", "subset", "protocol", "shots", "metric", "var
 
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
 _CACHE = ".leaderboard.json"
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _LOCK_SECONDS = 60
 
 
@@ -58,6 +58,7 @@ def row(record: Record) -> Row:
         **record.scores,
         "trainable_params": parameters.get("module", 0) + parameters.get("head", 0) if parameters else None,
         **{f"{phase}_seconds": record.seconds.get(phase) for phase in ("train", "eval", "total")},
+        "train_cpu_seconds": record.cpu_seconds.get("train"),
         **{name: record.memory.get(name) for name in ("train_peak_mib", "eval_peak_mib", "saved_bytes")},
         **{name: record.compute.get(name) for name in ("step_flops", "tokens_per_second")},
         **{name: env.get(name) for name in ("device", "n_devices", "precision", "git_sha", "dirty")},
@@ -206,7 +207,15 @@ def _cell(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and _FORMULA.match(value) else value
 
 
-AVERAGED = ("score", "train_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib", "tokens_per_second")
+AVERAGED = (
+    "score",
+    "train_seconds",
+    "train_cpu_seconds",
+    "total_seconds",
+    "train_peak_mib",
+    "eval_peak_mib",
+    "tokens_per_second",
+)
 
 
 def group(rows: Iterable[Row]) -> list[Row]:
