@@ -146,6 +146,15 @@ class PrefixTuningConfig(TunerConfig):
 
 
 @dataclass
+class RecurrenceConfig(TunerConfig):
+    """A trained memory between the windows of a text longer than the encoder's positions."""
+
+    window: int = number(256, ge=2)
+    block: int | None = number(None, ge=0)
+    horizon: int = number(4, ge=1)
+
+
+@dataclass
 class AdapterConfig(TunerConfig):
     """What all bottleneck adapters have: small networks at the sub-layers of the frozen backbone."""
 
@@ -180,6 +189,7 @@ class PfeifferConfig(BottleneckConfig):
 class ParallelConfig(BottleneckConfig):
     """Scaled adapters beside the feed-forward."""
 
+    reduction_factor: float = number(2, ge=1)
     activation: str = one_of("relu", "gelu", "silu", default="relu")
     dropout: float = number(0.0, ge=0, le=0.9)
     scale: float = number(4.0, gt=0)
@@ -203,6 +213,8 @@ class LiteConfig(AdapterConfig):
 class CompacterConfig(BottleneckConfig):
     """Adapters of Kronecker products with shared factors."""
 
+    train_norms: bool = True
+    reduction_factor: float = number(32, ge=1)
     place: str = one_of("houlsby", "pfeiffer", default="houlsby")
     activation: str = one_of("relu", "gelu", "silu", default="gelu")
     phm_dim: int = number(4, ge=1)
@@ -213,6 +225,7 @@ class CompacterConfig(BottleneckConfig):
 class ConvAdapterConfig(BottleneckConfig):
     """Convolution adapters and their placement grid."""
 
+    reduction_factor: float = number(32, ge=1)
     block: str = one_of("bottleneck", "conformer", "convpass", default="conformer")
     place: str = one_of("houlsby", "pfeiffer", default="pfeiffer")
     mode: str = one_of("parallel", "sequential", default="parallel")
@@ -266,6 +279,7 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "iapt": IaptConfig,
     "p_tuning": PTuningConfig,
     "prefix_tuning": PrefixTuningConfig,
+    "recurrence": RecurrenceConfig,
     "houlsby": HoulsbyConfig,
     "pfeiffer": PfeifferConfig,
     "parallel": ParallelConfig,

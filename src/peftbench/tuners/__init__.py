@@ -30,6 +30,7 @@ from peftbench.tuners.peft_type import PeftTypeTuner
 from peftbench.tuners.plain import FrozenTuner, FullTuner
 from peftbench.tuners.prefix_tuning import PrefixTuningTuner
 from peftbench.tuners.prompt_tuning import PromptTuningTuner
+from peftbench.tuners.recurrence import RecurrenceTuner
 from peftbench.tuners.selective import EmbedHeadTuner, LastLayerTuner
 from peftbench.tuners.user_file import tuner_from_config
 
@@ -49,6 +50,7 @@ TUNERS: dict[str, Callable[[Any], Tuner]] = {
     "iapt": IaptTuner,
     "p_tuning": PTuningTuner,
     "prefix_tuning": PrefixTuningTuner,
+    "recurrence": RecurrenceTuner,
     "houlsby": HoulsbyTuner,
     "pfeiffer": PfeifferTuner,
     "parallel": ParallelTuner,

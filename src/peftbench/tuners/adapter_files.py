@@ -11,7 +11,7 @@ from pathlib import Path
 
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from peftbench.errors import UsageError
 
@@ -66,3 +66,20 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
 def adapter_tensors(model: PeftModel) -> dict[str, Tensor]:
     """Name in the file -> tensor of the active adapter."""
     return get_peft_model_state_dict(model, adapter_name=model.active_adapters[0], save_embedding_layers=False)
+
+
+def write_module(module: nn.Module, path: Path) -> None:
+    """A small trained module as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}, path)
+
+
+def read_module(module: nn.Module, path: Path) -> None:
+    """Read back what `write_module` wrote. Raises UsageError if the file is absent or holds another module."""
+    if not path.exists():
+        raise UsageError(f"{path}: no such file. The folder of a run with the same method holds it.")
+    try:
+        module.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path}: made with other settings. Use the config of its run. {reason}") from None

@@ -431,6 +431,8 @@ class DeptTuner(PeftTuner):
         rows = initial_rows(self.cfg, backbone, context)
         if rows is not None:
             set_prompt(model, rows)
+        if self.cfg.init == "bayesprompt":
+            self.notes.append(f"init=bayesprompt looked at {len(context.pool)} unlabelled texts of the training split")
         return model
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:

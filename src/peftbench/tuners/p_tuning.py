@@ -11,16 +11,15 @@ from pathlib import Path
 import peft
 import torch
 from peft.tuners.p_tuning import PromptEncoder
-from safetensors.torch import save_file
 from torch import nn
 
 from peftbench.config import tuners as schema
 from peftbench.models.base import Backbone
-from peftbench.tuners.adapter_files import read_tensors, write_adapter
+from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.dept import DeptEmbedding, adapter_of
 from peftbench.tuners.peft_adapter import task_type
-from peftbench.tuners.prefix_tuning import read_encoder, shape_of
+from peftbench.tuners.prefix_tuning import shape_of
 from peftbench.tuners.prompt_tuning import PromptTuningTuner
 
 ENCODER_FILE = "prompt_encoder.safetensors"
@@ -85,14 +84,13 @@ class PTuningTuner(PromptTuningTuner):
         with torch.no_grad():
             write_adapter(folder, self.stored, {"prompt_embeddings": layer.prompt(*layer.current())})
         assert layer.prompt_encoder is not None
-        state = layer.prompt_encoder.state_dict()
-        save_file({n: t.detach().cpu().contiguous() for n, t in state.items()}, folder / ENCODER_FILE)
+        write_module(layer.prompt_encoder, folder / ENCODER_FILE)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         layer = layer_of(model)
         read_tensors(folder, {"prompt_embeddings": layer.prompt(*layer.current()).detach()})
         assert layer.prompt_encoder is not None
-        read_encoder(layer.prompt_encoder, folder / ENCODER_FILE)
+        read_module(layer.prompt_encoder, folder / ENCODER_FILE)
 
     def warm_start(self, model: nn.Module, folder: Path) -> None:
         self.load(model, folder)  # a finished prompt cannot be put in front of the encoder

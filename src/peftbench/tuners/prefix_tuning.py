@@ -23,14 +23,13 @@ import peft
 import torch
 import torch.nn.functional as F
 from peft.tuners.prefix_tuning import PrefixEncoder
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
-from peftbench.tuners.adapter_files import read_tensors, write_adapter
+from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.extra_rows import stack_of
 from peftbench.tuners.peft_adapter import task_type
@@ -264,25 +263,13 @@ class PrefixTuningTuner(Tuner):
         if model.config.is_encoder_decoder:
             (folder / "adapter_config.json").unlink()
         if self.cfg.projection:
-            state = {n: t.detach().cpu().contiguous() for n, t in model.encoder.state_dict().items()}
-            save_file(state, folder / ENCODER_FILE)
+            write_module(model.encoder, folder / ENCODER_FILE)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         assert isinstance(model, PrefixedModel)
         found = read_tensors(folder, {"prompt_embeddings": model.prefix().detach()})
         if self.cfg.projection:
-            read_encoder(model.encoder, folder / ENCODER_FILE)
+            read_module(model.encoder, folder / ENCODER_FILE)
             return
         with torch.no_grad():
             model.encoder.embedding.weight.copy_(found["prompt_embeddings"])
-
-
-def read_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load what a prompt is computed from. Raises UsageError if the file is absent or of another encoder."""
-    if not path.exists():
-        raise UsageError(f"{path}: no such file; this adapter was not made by an encoder. Use the config of its run.")
-    try:
-        encoder.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path}: made with other settings. Use the config of its run. {reason}") from None

@@ -1,0 +1,191 @@
+"""The recurrence adapter: windows, what is remembered of them, and by whom."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import D, make_batch, tiny_backbone
+from torch import Tensor, nn
+
+from peftbench.config import compose
+from peftbench.config.tuners import RecurrenceConfig
+from peftbench.errors import UsageError
+from peftbench.learner import HEAD
+from peftbench.tuners import TunerContext, build_tuner
+
+KINDS = ("bert", "roberta")
+LONG = 150
+"""Longer than the 64 positions of the tiny encoders."""
+
+
+def build(kind: str, attention: str = "sdpa", seed: int = 3, max_length: int = LONG, trained: bool = True, **changes):
+    tuner = build_tuner(RecurrenceConfig(**{"name": "recurrence", "window": 40, **changes}))
+    backbone = tiny_backbone(kind)
+    backbone.model.set_attn_implementation(attention)
+    model = tuner.build(backbone, TunerContext(max_length, (), seed)).eval()
+    if trained:
+        with torch.no_grad():
+            for parameter in model.memory.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.5)
+    return tuner, model
+
+
+def states(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return model(**batch).last_hidden_state
+
+
+def real(kind: str, out: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
+    return [row[m.bool()] for row, m in zip(out, batch["attention_mask"], strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_text_of_one_window_is_read_by_the_bare_encoder(kind: str, attention: str) -> None:
+    _, model = build(kind, attention)
+    batch = make_batch(kind, (30, 40))
+    base = tiny_backbone(kind).model(**batch).last_hidden_state
+    for a, b in zip(real(kind, states(model, batch), batch), real(kind, base, batch), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inputs_longer_than_the_positions_keep_their_length(kind: str) -> None:
+    _, model = build(kind)
+    batch = make_batch(kind, (LONG, 90))
+    out = states(model, batch)
+    assert out.shape == (2, LONG, D)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_and_the_rest_of_the_batch_change_nothing(kind: str, attention: str) -> None:
+    _, model = build(kind, attention)
+    outs = []
+    for width in (90, LONG):
+        batch = make_batch(kind, (45, 90), width)
+        outs.append(real(kind, states(model, batch), batch))
+    alone = [states(model, make_batch(kind, (45,)))[0], states(model, {k: v[1:] for k, v in batch.items()})[0, :90]]
+    for other in (outs[1], alone):
+        for a, b in zip(outs[0], other, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_a_window_sees_the_one_before_only_through_the_memory() -> None:
+    _, model = build("bert")
+    batch = make_batch("bert", (80,))
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, :10] = (changed["input_ids"][:, :10] + 7) % 60 + 4
+    first, second = states(model, batch), states(model, changed)
+    assert (first[:, 40:] - second[:, 40:]).abs().max() > 1e-3
+    later = {**batch, "input_ids": batch["input_ids"].clone()}
+    later["input_ids"][:, 40:] = 9
+    assert torch.equal(states(model, later)[:, :40], first[:, :40])
+    with torch.no_grad():
+        for parameter in model.memory.parameters():
+            parameter.zero_()
+    blank = states(model, batch), states(model, changed)
+    torch.testing.assert_close(blank[0][:, 40:], blank[1][:, 40:], atol=1e-6, rtol=0)
+
+
+def test_the_row_is_one_more_token_at_the_inner_block() -> None:
+    """Two windows by hand: block 0 plain, block 1 with the row in front."""
+    _, model = build("bert", "eager", block=1)
+    base = tiny_backbone("bert").model
+    base.set_attn_implementation("eager")
+    batch = make_batch("bert", (60,))
+    first = base(input_ids=batch["input_ids"][:, :40]).last_hidden_state
+    row = model.memory(first.mean(1)).unsqueeze(1)
+    hidden = base.encoder.layer[0](base.embeddings(input_ids=batch["input_ids"][:, 40:]))
+    second = base.encoder.layer[1](torch.cat([row, hidden], 1))[:, 1:]
+    torch.testing.assert_close(states(model, batch), torch.cat([first, second], 1), atol=1e-5, rtol=0)
+
+
+def test_a_text_that_has_ended_keeps_its_state() -> None:
+    _, model = build("bert")
+    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
+    hidden, before = torch.randn(2, 3, D), torch.randn(2, D)
+    after = model._remember(hidden, mask, before)
+    torch.testing.assert_close(after[0], hidden[0, :2].mean(0))
+    assert torch.equal(after[1], before[1])
+
+
+@pytest.mark.parametrize(("horizon", "reaches"), [(1, False), (4, True)])
+def test_the_gradient_flows_over_the_horizon(horizon: int, reaches: bool) -> None:
+    _, model = build("bert", horizon=horizon)
+    batch = make_batch("bert", (120,))
+    embeddings = model.model.embeddings.word_embeddings(batch["input_ids"]).detach().requires_grad_()
+    seen: list[Tensor] = []
+
+    def window(ids: Tensor, mask: Tensor, inputs: dict) -> Tensor:
+        start = 40 * len(seen)
+        seen.append(ids)
+        return model.model(inputs_embeds=embeddings[:, start : start + ids.shape[1]]).last_hidden_state
+
+    model._window = window
+    states(model, batch)[:, 80:, ::2].square().sum().backward()
+    assert bool(embeddings.grad[:, :40].abs().max() > 0) is reaches
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_counts_files_and_a_frozen_base(kind: str, tmp_path) -> None:
+    tuner, model = build(kind, trained=False)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert sum(p.numel() for p in trainable.values()) == 3 * (D * D + D)
+    assert tuner.expected_parameters(tiny_backbone(kind), TunerContext(LONG, (), 3)) == 3 * (D * D + D)
+    frozen = {n: p.clone() for n, p in model.named_parameters() if n not in trainable}
+    batch = make_batch(kind, (90, 120))
+    optimiser = torch.optim.Adam(trainable.values(), 0.05)
+    losses = []
+    for _ in range(5):
+        loss = (states(model, batch)[:, 40:] - 1).square()[..., ::2].mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(p, dict(model.named_parameters())[n]) for n, p in frozen.items())
+    tuner.save(model, tmp_path)
+    fresh_tuner, fresh = build(kind, seed=9)
+    fresh_tuner.load(fresh, tmp_path)
+    assert torch.equal(states(fresh, batch), states(model, batch))
+    with pytest.raises(UsageError, match="no such file"):
+        tuner.load(model, tmp_path / "absent")
+
+
+def test_gradient_checkpointing_gives_the_same_gradients() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        _, model = build("bert")
+        if checkpointed:
+            model.model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        states(model, make_batch("bert", (120, 90)))[..., ::2].square().mean().backward()
+        gradients.append([p.grad for p in model.memory.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def test_a_bf16_base_keeps_an_fp32_memory() -> None:
+    backbone = tiny_backbone("bert")
+    backbone.model.to(torch.bfloat16)
+    tuner = build_tuner(RecurrenceConfig(name="recurrence", window=40))
+    model = tuner.build(backbone, TunerContext(LONG, (), 0))
+    out = states(model, make_batch("bert", (90,)))
+    out[..., ::2].float().square().mean().backward()
+    assert all(p.dtype == torch.float32 and p.grad.abs().max() >= 0 for p in model.memory.parameters())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"window=100.*64 positions"):
+        build("bert", window=100)
+    with pytest.raises(UsageError, match=r"window=40.*max_length=40.*one window"):
+        build("bert", max_length=40)
+    with pytest.raises(UsageError, match=r"block=2.*blocks 0 to 1"):
+        build("bert", block=2)
+
+
+def test_the_method_file() -> None:
+    cfg = compose(["method=recurrence", "trainer.max_length=1024"])
+    assert cfg.method.lr.keys() == {"recurrence", HEAD}
+    assert cfg.method.tuner.window < cfg.trainer.max_length
