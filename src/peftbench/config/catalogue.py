@@ -24,13 +24,15 @@ def entries(group: str) -> list[dict[str, Any]]:
     """One dictionary a choice: `name`, `description` and a few facts that depend on the group."""
     facts = {
         "model": ("family", "languages", "licence", "source"),
-        "method": ("paper",),
+        "method": ("fits", "trained", "paper"),
         "task": ("languages", "licence", "main_metric", "subsets"),
         "protocol": ("unit", "dev", "select"),
     }[group]
     rows = []
     for name in names(group):
         config = _read(group, name)
+        if group == "method":
+            config |= measured().get(name, {})
         row = {"name": name, "description": config.get("description", "")}
         for fact in facts:
             value = config.get(fact)
@@ -52,13 +54,33 @@ def _files(group: str) -> dict[str, Traversable]:
     return found
 
 
+def measured() -> dict[str, dict[str, Any]]:
+    """Method -> the families that it `fits` and the share of the default model that is `trained`, without the head.
+
+    From a file that `make tuner-table` writes: to find out, torch and a model have to be loaded, and a list should not
+    take that long.
+    """
+    found = json.loads(files("peftbench.config").joinpath("method_facts.json").read_text(encoding="utf-8"))
+    return {
+        name: {"fits": facts["families"], "trained": "" if facts["share"] is None else f"{facts['share']:.2%}"}
+        for name, facts in found["methods"].items()
+    }
+
+
 def _read(group: str, name: str) -> dict[str, Any]:
-    """A choice's values; an alias file is laid over the file that its defaults list names."""
+    """A choice's values; an alias file is laid over the file that its defaults list names.
+
+    An alias of one subset has that subset alone, and what the subset says of itself.
+    """
     config = yaml.safe_load(_files(group)[name].read_text(encoding="utf-8")) or {}
     base: dict[str, Any] = {}
     for default in config.pop("defaults", []):
         if isinstance(default, str) and default != "_self_":
             base.update(_read(group, default))
+    chosen = config.get("subset")
+    if chosen in base.get("subsets", {}):
+        own = base["subsets"][chosen]
+        return {**base, **(own or {}), **config, "subsets": {chosen: own}}
     return {**base, **config}
 
 

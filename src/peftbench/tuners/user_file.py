@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from omegaconf import MISSING
+
 from peftbench.config import load
 from peftbench.config.schema import TunerConfig
 from peftbench.config.tuners import FileConfig
@@ -38,11 +40,16 @@ def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
     """
     tuner_class, config_class = classes_in(Path(path).resolve())
     if cfg is None:
+        for field in dataclasses.fields(config_class):
+            if field.name != "name" and field.default in (MISSING, dataclasses.MISSING) and no_factory(field):
+                raise UsageError(f"{path}: {config_class.__name__}.{field.name} has no default, and a check needs one.")
         cfg = load.build(config_class, {"name": Path(path).stem}, Path(path).name)
-        missing = [f.name for f in dataclasses.fields(cfg) if getattr(cfg, f.name) == "???"]
-        if missing:
-            raise UsageError(f"{path}: {config_class.__name__}.{missing[0]} has no default, and a check needs one.")
     return tuner_class(cfg)
+
+
+def no_factory(field: dataclasses.Field) -> bool:
+    """Whether no function makes the default of a field."""
+    return field.default_factory is dataclasses.MISSING
 
 
 @cache
