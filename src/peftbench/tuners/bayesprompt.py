@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,22 +46,25 @@ class Mixture:
 
     def log_density(self, x: Array) -> Array:
         """(n,) log p of (n, d) points."""
-        return np.logaddexp.reduce(self._log_joint(x), axis=1)
+        return np.logaddexp.reduce(self._joint_and_pulls(x)[0], axis=1)
 
     def score(self, x: Array) -> Array:
         """(n, d) gradient of log p. Responsibilities come from log-sum-exp: densities underflow in many dimensions."""
-        joint = self._log_joint(x)
+        joint, pulls = self._joint_and_pulls(x)
         responsibilities = np.exp(joint - np.logaddexp.reduce(joint, axis=1, keepdims=True))
-        pulls = np.einsum("kde,nke->nkd", self.precisions, self.means[None] - x[:, None])
-        return np.einsum("nk,nkd->nd", responsibilities, pulls)
+        return np.einsum("nk,knd->nd", responsibilities, pulls)
 
-    def _log_joint(self, x: Array) -> Array:
-        """(n, K) log of weight times density."""
-        away = x[:, None] - self.means[None]
-        squares = np.einsum("nkd,kde,nke->nk", away, self.precisions, away)
-        _, log_determinants = np.linalg.slogdet(self.precisions)
-        constant = self.means.shape[1] * np.log(2 * np.pi)
-        return np.log(self.weights) + 0.5 * (log_determinants - constant - squares)
+    def _joint_and_pulls(self, x: Array) -> tuple[Array, Array]:
+        """(n, K) log of weight times density, and (K, n, d) its gradient."""
+        away = self.means[:, None] - x[None]
+        pulls = away @ self.precisions
+        squares = (away * pulls).sum(2).T
+        constant = self._log_determinants - self.means.shape[1] * np.log(2 * np.pi)
+        return np.log(self.weights) + 0.5 * (constant - squares), pulls
+
+    @cached_property
+    def _log_determinants(self) -> Array:
+        return np.linalg.slogdet(self.precisions)[1]
 
 
 def fit_mixture(x: Array, components: int, seed: int) -> Mixture:
@@ -102,11 +106,13 @@ def rbf(x: Array) -> tuple[Array, Array]:
 @torch.no_grad()
 def features(backbone: Backbone, rows: Sequence[Row], max_length: int) -> Array:
     """(n, d): the mean word embedding of each text, special tokens included, padding not."""
+    if not rows:
+        return np.zeros((0, backbone.hidden_size))
     embedding = backbone.model.get_input_embeddings()
     texts = [row.text if row.pair is None else f"{row.text} {row.pair}" for row in rows]
     ids = backbone.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
     means = [embedding(torch.tensor(i)).float().mean(0) for i in ids if i]
-    return torch.stack(means).double().numpy() if means else np.zeros((0, backbone.hidden_size))
+    return torch.stack(means).double().numpy()
 
 
 def domain_prompt(backbone: Backbone, context: TunerContext, rows: int, whole_pool: bool) -> Tensor:

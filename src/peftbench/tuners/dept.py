@@ -414,6 +414,7 @@ class DeptTuner(PeftTuner):
     """DePT in a benchmark run. Groups `prompt` (P) and `offset` (A and B, or W1, b1, W2, b2)."""
 
     identity_at_start = "prompt_tuning"
+    budget_knob = "rank"
     cfg: schema.DeptConfig
     needs_labels = True
 

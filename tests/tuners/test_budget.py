@@ -1,0 +1,110 @@
+"""`method.budget`: lengths and ranks from a number of trainable parameters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import tiny_backbone
+
+from peftbench.cli import main
+from peftbench.config import compose
+from peftbench.config import tuners as schema
+from peftbench.errors import UsageError
+from peftbench.tuners import TUNERS, Tuner, TunerContext, build_tuner
+from peftbench.tuners.budget import nearest
+
+CONTEXT = TunerContext(max_length=24, label_words=(), seed=0)
+BIG = TunerContext(max_length=256, label_words=(), seed=0)
+CONFIGS = {
+    "prompt_tuning": schema.PromptTuningConfig(name="prompt_tuning"),
+    "dept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab"),
+    "adept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab", offset="token"),
+    "ept": schema.EptConfig(name="ept", num_virtual_tokens=5, init="vocab"),
+    "lora": schema.LoraConfig(name="lora"),
+    "p_tuning": schema.PTuningConfig(name="p_tuning", num_virtual_tokens=5),
+    "p_tuning_lstm": schema.PTuningConfig(name="p_tuning", num_virtual_tokens=5, encoder="LSTM"),
+    "prefix_tuning": schema.PrefixTuningConfig(name="prefix_tuning", init="random"),
+    "iapt": schema.IaptConfig(name="iapt"),
+}
+OTHERS = [name for name, tuner in TUNERS.items() if getattr(tuner, "budget_knob", None) and name not in CONFIGS]
+CONFIGS |= {name: compose([f"method={name}"]).method.tuner for name in OTHERS}
+
+
+def call(*args: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2", *args])
+    return caught.value.code
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("budget", [6400, 20_000])
+def test_what_is_built_has_the_size_that_was_promised(name: str, budget: int) -> None:
+    tuner, backbone = build_tuner(CONFIGS[name]), tiny_backbone("llama" if name == "iapt" else "bert")
+    backbone.max_positions = None
+    before = dict(vars(tuner.cfg))
+    tuner.fit_budget(budget, backbone, CONTEXT)
+    reached = sum(p.numel() for p in tuner.build(backbone, CONTEXT).parameters() if p.requires_grad)
+    assert abs(reached - budget) <= 0.05 * budget
+    assert f"{reached} parameters" in tuner.notes[0]
+    assert {k for k in before if before[k] != getattr(tuner.cfg, k)} <= {tuner.budget_knob}
+
+
+def test_the_papers_budget_gives_the_papers_sizes() -> None:
+    backbone = tiny_backbone("bert")
+    backbone.hidden_size = 768
+    for cfg, value in (
+        (CONFIGS["prompt_tuning"], 100),
+        (schema.DeptConfig(name="dept", num_virtual_tokens=40, rank=1), 45),
+        (schema.DeptConfig(name="dept", num_virtual_tokens=60, rank=1), 30),
+        (schema.DeptConfig(name="dept", num_virtual_tokens=60, rank=1, offset="token"), 19),
+    ):
+        tuner = build_tuner(cfg)
+        tuner.fit_budget(76_800, backbone, BIG)
+        assert getattr(tuner.cfg, tuner.budget_knob) == value
+
+
+def test_what_cannot_be_met_is_refused_with_the_nearest() -> None:
+    tuner = build_tuner(CONFIGS["prompt_tuning"])
+    with pytest.raises(UsageError, match=r"method\.budget=24: .*16 parameters \(-33\.3%\).*num_virtual_tokens=1\b"):
+        tuner.fit_budget(24, tiny_backbone("bert"), CONTEXT)
+    assert tuner.cfg == CONFIGS["prompt_tuning"]
+    assert tuner.notes == []
+    with pytest.raises(UsageError, match=r"method\.budget=100: .*full cannot be derived"):
+        build_tuner(schema.FullConfig(name="full")).fit_budget(100, tiny_backbone("bert"), CONTEXT)
+
+
+def test_every_knob_is_a_key_and_has_a_formula() -> None:
+    for name, tuner in TUNERS.items():
+        knob = getattr(tuner, "budget_knob", None)
+        if knob is not None:
+            assert knob in schema.TUNER_SCHEMAS[name].__dataclass_fields__, name
+            assert tuner.expected_parameters is not Tuner.expected_parameters, name
+
+
+@given(slope=st.integers(1, 50), offset=st.integers(0, 100), budget=st.integers(1, 10_000), square=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_the_nearest_value_is_found(slope: int, offset: int, budget: int, square: bool) -> None:
+    def count(value: int) -> int:
+        return offset + slope * (value * value if square else value)
+
+    found = nearest(count, budget, 1)
+    best = min(abs(count(v) - budget) for v in range(1, 10_001 if not square else 200))
+    assert abs(count(found) - budget) == best
+
+
+def test_a_count_that_does_not_grow_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not grow"):
+        nearest(lambda value: 3, 10, 1)
+
+
+def test_a_run_says_the_number_reached(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("method=prompt_tuning", "method.budget=640") == 0
+    record = json.loads(next((tmp_path / "results" / "records").glob("*.json")).read_text())
+    assert record["parameters"]["module"] == 640
+    assert any("method.budget=640: num_virtual_tokens=10" in note for note in record["notes"])
+    assert call("method=prompt_tuning", "method.budget=100") == 2
+    assert "method.budget=100" in capsys.readouterr().err
