@@ -130,7 +130,7 @@ class Bench:
         cfg = FormulationConfig(name=case.formulation, head_init_scale=1.0)
         chosen: Any = formulation_class(cfg, case.family, 8, self.task.problem)
         shared = pristine(case.model, chosen.purpose)
-        backbone = replace(shared, model=copy.deepcopy(shared.model).to(dtype))
+        backbone = replace(shared, model=copy.deepcopy(shared.model).to(dtype))  # type: ignore[arg-type]
         torch.manual_seed(SEED)
         formulation = chosen(backbone, self.task, MAX_LENGTH, cfg)
         context = TunerContext(MAX_LENGTH, self.task.labels, SEED, pool=self.task.train, shots=self.task.train)

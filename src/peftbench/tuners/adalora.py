@@ -83,7 +83,7 @@ class AdaLoraTuner(PeftTuner):
         if not self.cfg.orthogonality:
             return
         with torch.enable_grad():
-            penalty = sum(distance_from_orthogonality(p) for p in factors) / len(factors)
+            penalty = torch.stack([distance_from_orthogonality(p) for p in factors]).mean()
             gradients = torch.autograd.grad(self.cfg.orthogonality * penalty, factors)
         for parameter, gradient in zip(factors, gradients, strict=True):
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient

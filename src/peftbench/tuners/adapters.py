@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftConfig, PeftType
@@ -278,7 +278,7 @@ class AdapterTuner(PeftTuner):
 
     group = "adapter"
     identity_at_start: Literal["base"] | None = "base"
-    budget_knob: ClassVar[str | None] = "bottleneck"
+    budget_knob: str | None = "bottleneck"
     cfg: schema.AdapterConfig
 
     def adapter(self, width: int) -> AdapterConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -48,7 +48,7 @@ class Tuner(ABC):
     """Whether a causal model must see `labels` in teacher forcing to tell the text from its answer (an offset or an
     instruction mask that ends where the answer begins)."""
 
-    budget_knob: ClassVar[str | None] = None
+    budget_knob: str | None = None
     """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""
 
     identity_at_start: Literal["base", "prompt_tuning"] | None = None
@@ -77,6 +77,10 @@ class Tuner(ABC):
         """The count by the method's formula, or None where there is no closed formula."""
         return None
 
+    def with_knob(self, cfg: Any, value: int) -> Any:
+        """`cfg` with `budget_knob` set to `value`."""
+        return replace(cfg, **{str(self.budget_knob): value})
+
     def fit_budget(self, budget: int, backbone: Backbone, context: TunerContext) -> None:
         """Set `budget_knob` to the value with which the tuner has nearest to `budget` trainable parameters, the
         formulation's head not counted. Called before `build`, on the untouched backbone.
@@ -84,10 +88,10 @@ class Tuner(ABC):
         Raises:
             UsageError: the tuner has no such knob, or no value of it comes within 5 %.
         """
-        self.cfg, reached = knob_for_budget(self, budget, backbone, context)
+        self.cfg, value, reached = knob_for_budget(self, budget, backbone, context)
         self.notes.append(
-            f"method.budget={budget}: {self.budget_knob}={getattr(self.cfg, self.budget_knob or '')}, which trains "
-            f"{reached} parameters ({reached / budget - 1:+.1%})"
+            f"method.budget={budget}: {self.budget_knob}={value}, which trains {reached} parameters "
+            f"({reached / budget - 1:+.1%})"
         )
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
@@ -16,8 +16,8 @@ TOLERANCE = 0.05
 """A method that misses the budget by more is not of that size."""
 
 
-def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: TunerContext) -> tuple[Any, int]:
-    """The tuner's config with its `budget_knob` set for `budget`, and the number of parameters that it leads to.
+def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: TunerContext) -> tuple[Any, int, int]:
+    """The tuner's config with its `budget_knob` set for `budget`, that value, and the number of parameters.
 
     Raises:
         UsageError: the tuner has no knob or no formula for it, or the nearest value misses by more than 5 %.
@@ -30,7 +30,7 @@ def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: Tune
         )
 
     def count(value: int) -> int:
-        tuner.cfg = replace(before, **{knob: value})
+        tuner.cfg = tuner.with_knob(before, value)
         number = tuner.expected_parameters(backbone, context)
         assert number is not None, f"{before.name} has a budget knob but no formula"
         return number
@@ -47,7 +47,7 @@ def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: Tune
             f"({reached / budget - 1:+.1%}), with method.tuner.{knob}={value}. More than 5 % off is refused: use "
             f"method.budget={reached}, or change the tuner's other keys."
         )
-    return replace(before, **{knob: value}), reached
+    return tuner.with_knob(before, value), value, reached
 
 
 def nearest(count: Callable[[int], int], budget: int, least: int) -> int:

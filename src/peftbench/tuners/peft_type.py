@@ -40,6 +40,9 @@ ELSEWHERE = {
 OURS = {field.name for field in dataclasses.fields(PeftConfig)} | {"modules_to_save"}
 """Keys of peft's configs that this program sets; the rest are a user's `options`."""
 
+SIZE = {"FOURIERFT": "n_frequency", **dict.fromkeys(("DELORA", "HIRA", "LOHA", "LORA", "VERA"), "r")}
+"""The option that `method.budget` sets, where any whole number will do and the size grows with it."""
+
 MOVES_WEIGHTS = {"pissa", "olora", "corda", "lora_ga"}
 """LoRA initialisations that move a part of the frozen matrix into the adapter: with the adapter switched off, the rest
 of the matrix is left and not the base model."""
@@ -81,6 +84,7 @@ class PeftTypeTuner(PeftTuner):
         defaults = {field.name: field.default for field in dataclasses.fields(self.config_class)}
         first = {**defaults, **cfg.options}
         random = first.get("init_weights") is False or first.get("init_lora_weights") is False
+        self.budget_knob = f"options.{SIZE[self.kind]}" if self.kind in SIZE else None
         self.identity_at_start = "base" if self.kind in STARTS_AT_BASE and not random else None
         self.restores_base = str(first.get("init_lora_weights")).split("_niter")[0] not in MOVES_WEIGHTS
 
@@ -116,6 +120,9 @@ class PeftTypeTuner(PeftTuner):
             raise UsageError(
                 f"method.tuner.options: peft's {self.config_class.__name__} does not accept them: {error}"
             ) from error
+
+    def with_knob(self, cfg: PeftTypeConfig, value: int) -> PeftTypeConfig:
+        return dataclasses.replace(cfg, options={**cfg.options, SIZE[self.kind]: value})
 
     def disabled(self, model: nn.Module) -> Any:
         return super().disabled(model) if self.restores_base else None
