@@ -9,9 +9,13 @@ from peftbench.config import compose
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
 
+WEIGHT_SIDE = ("houlsby", "pfeiffer", "parallel", "mam", "lite", "compacter", "conv_adapter")
+WEIGHT_SIDE += ("bitfit", "hft", "embed_head", "last_layer")
+CASES = [(m, k) for m in ("full", "head_only", "lora", "prompt_tuning", "dept") for k in ("bert", "t5", "llama")]
+CASES += [(method, "bert") for method in WEIGHT_SIDE]
 
-@pytest.mark.parametrize("method", ["full", "head_only", "lora", "prompt_tuning", "dept"])
-@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+
+@pytest.mark.parametrize(("method", "kind"), CASES)
 def test_learning_rates_fit_the_parameter_groups(method: str, kind: str) -> None:
     cfg = compose([f"method={method}"]).method
     tuner = build_tuner(cfg.tuner)
