@@ -3,6 +3,8 @@ VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# test processes: one a core, but few enough that their copies of torch fit into memory
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
@@ -16,7 +18,7 @@ demo: install ## install and run the main job on the packaged offline default
 	$(BIN)/peftbench method=dept task=demo_news shots=10
 
 test: install-dev ## install and run the fast tests (no network, no GPU, no real data needed)
-	$(BIN)/python -m pytest -m "not slow and not slurm and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not gpu"
 
 test-all: install-dev ## every test that this machine can run; set PEFTBENCH_DATA for those on real data
 	$(BIN)/python -m pytest

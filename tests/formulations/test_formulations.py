@@ -130,7 +130,7 @@ def test_the_cue_and_the_answer_survive_a_very_long_text():
     net = learner("model=tiny-llama", "method=lora", "method/formulation=generate")
     (item,) = net.encode([Row("test:9", "water " * 10_000, "sports")])
     assert item.length <= 24
-    text = net.tokenizer.decode(item.data["prompt"])
+    text = net.formulation.tokenizer.decode(item.data["prompt"])
     assert text.endswith("answer:")
 
 
