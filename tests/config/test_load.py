@@ -8,7 +8,12 @@ from peftbench.config.load import check_sweep, from_plain
 from peftbench.errors import UsageError
 
 
-NEEDS = {"hub": ["model.path=some/where"], "local": ["model.path=some/where"], "peft": ["method.type=VERA"], "file": ["method.tuner.file=mine.py"]}
+NEEDS = {
+    "hub": ["model.path=some/where"],
+    "local": ["model.path=some/where"],
+    "peft": ["method.type=VERA"],
+    "file": [f"method.tuner.file={__file__}"],
+}
 """Choices that are nothing without a further key."""
 
 
