@@ -19,6 +19,7 @@ import torch
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries
+from peftbench.conformance.bench import task
 from peftbench.conformance.subject import FAMILIES, find_subject
 from peftbench.conformance.suite import Finding, cases_of, judge
 from peftbench.models import load_backbone
@@ -28,6 +29,7 @@ from peftbench.tuners.base import TunerContext
 ROOT = Path(__file__).parents[1]
 TABLE, FACTS = ROOT / "docs" / "tuners.md", ROOT / "src" / "peftbench" / "config" / "method_facts.json"
 MODEL = "minilm"
+DATA = task()
 HEAD = """\
 # Tuners
 
@@ -67,7 +69,7 @@ def facts(name: str) -> dict[str, Any]:
     if "encoder" in families:
         backbone = load_backbone(compose([f"model={MODEL}"]).model, "features", dropout=0.0)
         total, tuner = backbone.total_parameters(), build_tuner(method.tuner)
-        model = tuner.build(backbone, TunerContext(128, ("sport", "health"), 1))
+        model = tuner.build(backbone, TunerContext(128, DATA.labels, 1, pool=DATA.train, shots=DATA.train))
         parameters = sum(p.numel() for group in tuner.param_groups(model).values() for p in group)
         share = parameters / total
     return {"families": families, "parameters": parameters, "share": share}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import peft
@@ -96,8 +96,8 @@ class PeftTypeTuner(PeftTuner):
             return wrap(backbone, config, context.seed)
         except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError) as error:
             raise UsageError(
-                f"method.tuner.type={self.kind} on model={backbone.name}: peft {peft.__version__} refuses it: {error} "
-                "Change method.tuner.options, or choose another type or model."
+                f"method.tuner.type={self.kind} on model={backbone.name}: peft {peft.__version__} refuses it: "
+                f"{str(error).rstrip('. ')}. Change method.tuner.options, or choose another type or model."
             ) from error
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> PeftConfig:
@@ -135,14 +135,15 @@ class PeftTypeTuner(PeftTuner):
         if targets is None or getattr(config, "bias", "none") != "none" or partial(config):
             return None
         if self.kind == "LN_TUNING":
-            modules = dict(norm_modules(backbone.model))
-            return sum(sum(p.numel() for p in m.parameters()) for n, m in modules.items() if matches(n, targets))
+            norms = [m for name, m in norm_modules(backbone.model).items() if matches(name, targets)]
+            return sum(p.numel() for m in norms for p in m.parameters())
         if self.kind == "IA3":
             inward = config.feedforward_modules or usual_feedforward().get(architecture(backbone), [])  # type: ignore[attr-defined]
-            return sum(i if matches(n, inward) else o for n, o, i in matrices(backbone, targets))
+            return sum(i if matches(n, inward) else o for n, (o, i) in matrices(backbone, targets).items())
         if self.kind not in BY_MATRIX:
             return None
-        return round(sum(BY_MATRIX[self.kind](config, out, inner) for _, out, inner in matrices(backbone, targets)))
+        formula, shapes = BY_MATRIX[self.kind], matrices(backbone, targets).values()
+        return round(sum(formula(config, out, inner) for out, inner in shapes))
 
 
 STARTS_AT_BASE = {*BY_MATRIX, "IA3", "LN_TUNING", "TRAINABLE_TOKENS"}
@@ -216,7 +217,7 @@ def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
             extra = {"feedforward_modules": usual_feedforward()[relative]} if kind == "IA3" else {}
             return {"target_modules": list(targets), **extra}
     if kind == "LN_TUNING":
-        return {"target_modules": sorted({name.rpartition(".")[2] for name, _ in norm_modules(backbone.model)})}
+        return {"target_modules": sorted({name.rpartition(".")[2] for name in norm_modules(backbone.model)})}
     if kind == "IA3":
         raise UsageError(
             f"method.tuner.options.target_modules: (IA)3 scales keys, values and feed-forward activations, and peft "
@@ -235,22 +236,22 @@ def default_tokens(backbone: Backbone, context: TunerContext) -> list[int]:
     return sorted(framed | words)
 
 
-def norm_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Name and module of every normalisation layer, by the name of its class; one that peft has wrapped counts once."""
-    for name, module in model.named_modules():
-        if type(module).__name__.endswith("Norm") and ".ln_tuning_layers" not in name:
-            yield name.removesuffix(".base_layer"), module
+def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of every normalisation layer, known by its class's name; the copies that peft makes left out."""
+    found = ((name.removesuffix(".base_layer"), module) for name, module in model.named_modules())
+    return {n: m for n, m in found if type(m).__name__.endswith("Norm") and ".ln_tuning_layers" not in n}
 
 
-def matrices(backbone: Backbone, targets: Any) -> Iterator[tuple[str, int, int]]:
-    """Name, rows out and rows in of every weight matrix among `targets`."""
+def matrices(backbone: Backbone, targets: Any) -> dict[str, tuple[int, int]]:
+    """Name -> (out, in) of every weight matrix among `targets`. Peft's wrapper of one may be a matrix itself."""
     head = backbone.model.get_output_embeddings()
+    found = {}
     for name, module in backbone.model.named_modules():
         name = name.removesuffix(".base_layer")
-        if not is_matrix(module) or (targets == "all-linear" and module is head) or not matches(name, targets):
-            continue
-        out, inner = module.weight.shape
-        yield (name, inner, out) if isinstance(module, Conv1D) else (name, out, inner)
+        if is_matrix(module) and matches(name, targets) and not (targets == "all-linear" and module is head):
+            out, inner = module.weight.shape
+            found[name] = (inner, out) if isinstance(module, Conv1D) else (out, inner)
+    return found
 
 
 def matches(name: str, targets: Any) -> bool:
