@@ -246,3 +246,20 @@ def test_a_step_takes_fewer_flops_than_prompt_tuning_of_100_tokens() -> None:
             read_out(model(**make_batch("t5", (S, S)))).square().mean().backward()
         flops[name] = counter.get_total_flops()
     assert flops["ept"] < 0.8 * flops["prompt"]
+
+
+def test_an_answer_may_stand_behind_a_text_of_full_length() -> None:
+    """In teacher forcing prompt and answer together are longer than s; the answer takes no offset."""
+    for settings_ in ({}, {"fusion": False, "spaces": 0}):
+        _, model = build("llama", **settings_)
+        train(model, "llama")
+        batch = make_batch("llama", (S + 2, 10))
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels[0, -2:] = batch["input_ids"][0, -2:]
+        labels[1, -1:] = batch["input_ids"][1, -1:]  # starts beyond s, its text has 9 tokens
+        together = model(**batch, labels=labels).logits[1, -1]
+        alone = {k: v[1:, -10:] for k, v in batch.items()}
+        torch.testing.assert_close(together, model(**alone, labels=labels[1:, -10:]).logits[0, -1], atol=1e-5, rtol=0)
+        labels[0, -2] = -100  # now the text has s + 1 tokens
+        with pytest.raises(ValueError, match=f"input of {S + 1} tokens"):
+            model(**batch, labels=labels)

@@ -187,5 +187,8 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_the_method_file() -> None:
     cfg = compose(["method=recurrence", "trainer.max_length=1024"])
-    assert cfg.method.lr.keys() == {"recurrence", HEAD}
-    assert cfg.method.tuner.window < cfg.trainer.max_length
+    tuner = build_tuner(cfg.method.tuner)
+    for max_length, window in ((100, 25), (1024, 64)):
+        model = tuner.build(tiny_backbone("bert"), TunerContext(max_length, (), 0))
+        assert model.window == window
+    assert cfg.method.lr.keys() == tuner.param_groups(model).keys() | {HEAD}

@@ -149,7 +149,7 @@ class PrefixTuningConfig(TunerConfig):
 class RecurrenceConfig(TunerConfig):
     """A trained memory between the windows of a text longer than the encoder's positions."""
 
-    window: int = number(256, ge=2)
+    window: int | None = number(None, ge=2)
     block: int | None = number(None, ge=0)
     horizon: int = number(4, ge=1)
 

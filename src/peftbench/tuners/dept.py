@@ -237,11 +237,8 @@ class DeptEmbedding(nn.Module, BaseTunerLayer):
     ) -> Tensor:
         """(n, d), or (batch, n, d) where the answers of a left-padded batch start in different columns."""
         n, s = len(columns), config.max_length
-        if n > s:
-            raise ValueError(
-                f"an input of {n} tokens, but this DePT adapter has offsets for max_length={s}. Truncate the input, "
-                "or train with a longer max_length."
-            )
+        if answer_starts is None:
+            check_length(n, s)
         if config.padding_side == "right":
             rows: Tensor | slice = slice(n)
         elif answer_starts is None:
@@ -356,6 +353,8 @@ class DeptModel(BaseTuner):
         starts = None
         if config.task_type == TaskType.CAUSAL_LM and "labels" in new:
             starts = answer_starts(new["labels"], mask)
+            if config.rank and config.offset == "position" and input_ids.shape[1] > config.max_length:
+                check_length(longest_text(starts, mask, input_ids.shape[1]), config.max_length)
             new["labels"] = F.pad(new["labels"], (m, 0), value=IGNORE)
         positions = self._position_ids(new.get("position_ids"), new.get("attention_mask"), config)
         if positions is not None:
@@ -385,6 +384,23 @@ def answer_starts(labels: Tensor, mask: Tensor | None) -> Tensor:
     starts = answers.int().argmax(1, keepdim=True)
     first_token = torch.zeros_like(starts) if mask is None else mask.int().argmax(1, keepdim=True)
     return torch.where((starts <= first_token) | ~answers.any(1, keepdim=True), n, starts)
+
+
+def longest_text(starts: Tensor, mask: Tensor | None, n: int) -> int:
+    """Most real tokens before the answer in any row; the answer itself takes no offset."""
+    if mask is None:
+        return int(starts.max())
+    before = torch.arange(n, device=mask.device) < starts
+    return int((mask.bool() & before).sum(1).max())
+
+
+def check_length(longest: int, s: int) -> None:
+    """Raises ValueError for a text with positions that have no offset."""
+    if longest > s:
+        raise ValueError(
+            f"an input of {longest} tokens, but this DePT adapter has offsets for max_length={s}. Truncate the input, "
+            "or train with a longer max_length."
+        )
 
 
 def first_position(model: PreTrainedModel) -> int:

@@ -119,9 +119,11 @@ class RecurrenceTuner(Tuner):
     cfg: schema.RecurrenceConfig
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        window, limit = self.cfg.window, backbone.max_positions
+        limit = backbone.max_positions or context.max_length
+        quarter = max(2, -(-context.max_length // 4))
+        window = min(quarter, limit) if self.cfg.window is None else self.cfg.window
         check_architecture(backbone, window + 1)
-        if limit is not None and window > limit:
+        if window > limit:
             raise UsageError(
                 f"method.tuner.window={window}: model={backbone.name} has {limit} positions. Use {limit} or less."
             )
