@@ -16,6 +16,7 @@ from peftbench.errors import UsageError, did_you_mean
 
 FITS = "it fits the family"
 PROCESSES = "two processes equal one"
+NO_HEAD = "the model answers in words, so there is no head, and the tuner adds nothing to train"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def judge(subject: Subject, cases: Sequence[Case], quick: bool = False, ddp: boo
     for case in cases:
         bench = Bench(subject.tuner, subject.lr, case)
         try:
-            bench.start  # noqa: B018 - builds the learner
+            if not bench.learner().param_groups():
+                yield Finding(case.name, case.family, FITS, "not claimed", f"refuses this network: {NO_HEAD}")
+                continue
         except UsageError as error:
             refused.setdefault(case.family, []).append(str(error))
             yield Finding(case.name, case.family, FITS, "not claimed", f"refuses this network: {error}")

@@ -24,7 +24,8 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: dict[str, Tensor]) 
     config = copy.copy(config)
     config.inference_mode = True
     config.save_pretrained(str(folder))
-    cpu = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    # Copies: names that share one tensor (RandLoRA's bases, a tied embedding) must each be whole in the file.
+    cpu = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     save_file(cpu, folder / WEIGHTS, metadata={"format": "pt"})
 
 
