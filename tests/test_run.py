@@ -219,8 +219,10 @@ def test_an_out_dir_that_cannot_be_written_is_said_before_training(here, capsys)
 
 
 def test_a_killed_run_leaves_no_record_and_the_same_command_finishes_it(here):
-    args = [sys.executable, "-m", "peftbench", *FAST, "method=lora", "trainer.steps=100000", "trainer.eval_every=100000"]
-    process = subprocess.Popen(args, cwd=here, stderr=subprocess.PIPE, text=True)
+    long = ["method=lora", "trainer.steps=100000", "trainer.eval_every=100000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "peftbench", *FAST, *long], cwd=here, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not list((here / "results").glob("claims/*.json")):
         time.sleep(0.1)

@@ -7,7 +7,6 @@ from peftbench.config.catalogue import entries, names
 from peftbench.config.load import check_sweep, from_plain
 from peftbench.errors import UsageError
 
-
 NEEDS = {
     "hub": ["model.path=some/where"],
     "local": ["model.path=some/where"],
