@@ -78,7 +78,8 @@ def warm_start(learner: Learner, cfg: RunConfig) -> None:
     if record is None or record.status != "done":
         state = "no such run" if record is None else f"the run is {record.status}"
         raise UsageError(
-            f"method.init_from={run}: {state} in out_dir={cfg.out_dir}. `peftbench leaderboard` lists the finished runs."
+            f"method.init_from={run}: {state} in out_dir={cfg.out_dir}. "
+            "`peftbench leaderboard` lists the finished runs."
         )
     if record.model != cfg.model.name:
         raise UsageError(

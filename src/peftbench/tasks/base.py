@@ -10,9 +10,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
-Target = Union[str, float, tuple]
+Target = str | float | tuple
 """A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
 
 Problem = Literal["classification", "regression", "tuples"]

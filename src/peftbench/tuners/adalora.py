@@ -65,7 +65,11 @@ class AdaLoraTuner(PeftTuner):
         )
         if backbone.family == "causal":
             count_real_positions(backbone.model)
-        return wrap(backbone, config, context.seed)
+        model = wrap(backbone, config, context.seed)
+        # peft's own forward goes around the network's hooks, which number the positions of left-padded texts, and adds
+        # a penalty to a loss that nobody here asks it for.
+        model.base_model.forward = model.base_model.model.__call__  # type: ignore[method-assign]
+        return model
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         shapes = matrix_shapes(backbone, matrix_names(backbone, self.cfg.target_modules))
