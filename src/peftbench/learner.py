@@ -35,7 +35,7 @@ class Learner(nn.Module):
         self.model = tuner.build(backbone, context)
         self.formulation = formulation
         formulation.virtual_tokens = tuner.virtual_tokens
-        formulation.pass_labels = tuner.needs_labels
+        formulation.pass_answer_starts = tuner.needs_answer_starts
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Tokenised items of `rows`, in order."""

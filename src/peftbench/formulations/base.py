@@ -61,8 +61,8 @@ class Formulation(nn.Module, ABC):
         self.max_length = max_length
         self.virtual_tokens = 0
         """Rows that the tuner puts before the real tokens in the hidden states; set by the Learner."""
-        self.pass_labels = False
-        """Whether a causal model is given `labels` beside its ids (`Tuner.needs_labels`); set by the Learner."""
+        self.pass_answer_starts = False
+        """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:

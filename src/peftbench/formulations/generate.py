@@ -113,8 +113,8 @@ class TextFormulation(Formulation):
             decoder_inputs = shifted.masked_fill(shifted == IGNORE, int(self.tokenizer.pad_token_id or 0))
             logits = model(**inputs, decoder_input_ids=decoder_inputs).logits
         else:
-            if self.pass_labels:
-                inputs["labels"] = labels
+            if self.pass_answer_starts:
+                inputs["answer_starts"] = (labels != IGNORE).int().argmax(1, keepdim=True)
             logits = model(**inputs).logits[:, self.virtual_tokens :]
             logits, labels = logits[:, :-1], labels[:, 1:]
         return logits, labels

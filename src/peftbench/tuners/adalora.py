@@ -68,7 +68,7 @@ class AdaLoraTuner(PeftTuner):
         model = wrap(backbone, config, context.seed)
         # peft's own forward goes around the network's hooks, which number the positions of left-padded texts, and adds
         # a penalty to a loss that nobody here asks it for.
-        model.base_model.forward = model.base_model.model.__call__  # type: ignore[method-assign]
+        model.base_model.forward = model.base_model.model.__call__  # type: ignore[method-assign, operator]
         return model
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:

@@ -44,9 +44,10 @@ class Tuner(ABC):
     """Positions that `build`'s result has in front of the real tokens in its (encoder's or decoder's) hidden states.
     0 for an encoder-decoder's decoder side, which the loss and the generated ids are read from."""
 
-    needs_labels: bool = False
-    """Whether a causal model must see `labels` in teacher forcing to tell the text from its answer (an offset or an
-    instruction mask that ends where the answer begins)."""
+    needs_answer_starts: bool = False
+    """Whether a causal model must be told in teacher forcing where the answer begins (because an offset or an
+    instruction mask ends there): it gets the keyword `answer_starts`, (batch, 1) columns of the first answer tokens.
+    Not `labels`: from those a model computes a loss of its own, over its whole vocabulary, that nobody reads."""
 
     budget_knob: str | None = None
     """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""

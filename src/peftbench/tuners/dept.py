@@ -350,12 +350,13 @@ class DeptModel(BaseTuner):
             new["attention_mask"] = F.pad(mask, (m, 0), value=1)
         if "token_type_ids" in new:
             new["token_type_ids"] = F.pad(new["token_type_ids"], (m, 0), value=0)
-        starts = None
+        starts = new.pop("answer_starts", None)
         if config.task_type == TaskType.CAUSAL_LM and "labels" in new:
-            starts = answer_starts(new["labels"], mask)
+            starts = answer_starts(new["labels"], mask) if starts is None else starts
+            new["labels"] = F.pad(new["labels"], (m, 0), value=IGNORE)
+        if starts is not None:
             if config.rank and config.offset == "position" and input_ids.shape[1] > config.max_length:
                 check_length(longest_text(starts, mask, input_ids.shape[1]), config.max_length)
-            new["labels"] = F.pad(new["labels"], (m, 0), value=IGNORE)
         positions = self._position_ids(new.get("position_ids"), new.get("attention_mask"), config)
         if positions is not None:
             new["position_ids"] = positions
@@ -432,7 +433,7 @@ class DeptTuner(PeftTuner):
     identity_at_start = "prompt_tuning"
     budget_knob = "rank"
     cfg: schema.DeptConfig
-    needs_labels = True
+    needs_answer_starts = True
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         config = self.peft_config(backbone, context)

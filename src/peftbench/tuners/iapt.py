@@ -252,9 +252,11 @@ class IaptModel(BaseTuner):
         return list(blocks_of(stack_of(self.model)))  # type: ignore[arg-type]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's forward; `labels` also say where the instruction ends."""
-        labels, mask = kwargs.get("labels"), kwargs.get("attention_mask")
-        self.reading.answer_starts = None if labels is None else answer_starts(labels, mask)
+        """The base model's forward. The instruction ends at `answer_starts` (batch, 1), else at the first of `labels`."""
+        starts, labels = kwargs.pop("answer_starts", None), kwargs.get("labels")
+        if starts is None and labels is not None:
+            starts = answer_starts(labels, kwargs.get("attention_mask"))
+        self.reading.answer_starts = starts
         try:
             return self.model(*args, **kwargs)
         finally:
@@ -310,7 +312,7 @@ class IaptTuner(PeftTuner):
     """IAPT in a benchmark run. Groups `generator` (projections and pooling) and `activation` (coefficients of g)."""
 
     families = frozenset({"encoder", "causal"})
-    needs_labels = True
+    needs_answer_starts = True
     budget_knob = "bottleneck"
     cfg: schema.IaptConfig
 
