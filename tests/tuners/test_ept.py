@@ -258,6 +258,11 @@ def test_an_answer_may_stand_behind_a_text_of_full_length() -> None:
         labels[0, -2:] = batch["input_ids"][0, -2:]
         labels[1, -1:] = batch["input_ids"][1, -1:]  # starts beyond s, its text has 9 tokens
         together = model(**batch, labels=labels).logits[1, -1]
+        told = model(**batch, answer_starts=torch.tensor([[S], [S + 1]]))
+        assert torch.equal(told.logits[1, -1], together)
+        assert told.loss is None
+        with model.disable_adapter():
+            model(**batch, answer_starts=torch.tensor([[S], [S + 1]]))
         alone = {k: v[1:, -10:] for k, v in batch.items()}
         torch.testing.assert_close(together, model(**alone, labels=labels[1:, -10:]).logits[0, -1], atol=1e-5, rtol=0)
         labels[0, -2] = -100  # now the text has s + 1 tokens

@@ -200,6 +200,8 @@ def test_the_answer_does_not_reach_the_soft_tokens(kind: str) -> None:
     changed["input_ids"][:, -2:] = (changed["input_ids"][:, -2:] + 7) % VOCAB
     first, out = soft_tokens(model, **batch, labels=labels)
     second, _ = soft_tokens(model, **changed, labels=labels)
+    told, _ = soft_tokens(model, **changed, answer_starts=torch.full((2, 1), 7))
+    assert all(torch.equal(a, b) for a, b in zip(first, told, strict=True))
     blind, _ = soft_tokens(model, **changed)
     for a, b, c in zip(first, second, blind, strict=True):
         assert torch.equal(a, b)

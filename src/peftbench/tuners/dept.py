@@ -321,8 +321,13 @@ class DeptModel(BaseTuner):
         return self.model.get_input_embeddings()
 
     def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """The base model's forward on the prompted embeddings of `input_ids` (batch, n)."""
+        """The base model's forward on the prompted embeddings of `input_ids` (batch, n).
+
+        In a causal model's teacher forcing the answer begins at the columns `answer_starts` (batch, 1), else at the
+        first of `labels`: see `DeptEmbedding.prompted`.
+        """
         if input_ids is None or self.layer.disable_adapters:
+            kwargs.pop("answer_starts", None)
             return self.model(input_ids=input_ids, **kwargs)
         return self.model(**self.prompted_inputs(input_ids, kwargs))
 
@@ -354,9 +359,9 @@ class DeptModel(BaseTuner):
         if config.task_type == TaskType.CAUSAL_LM and "labels" in new:
             starts = answer_starts(new["labels"], mask) if starts is None else starts
             new["labels"] = F.pad(new["labels"], (m, 0), value=IGNORE)
-        if starts is not None:
-            if config.rank and config.offset == "position" and input_ids.shape[1] > config.max_length:
-                check_length(longest_text(starts, mask, input_ids.shape[1]), config.max_length)
+        bound = config.rank and config.offset == "position"
+        if starts is not None and bound and input_ids.shape[1] > config.max_length:
+            check_length(longest_text(starts, mask, input_ids.shape[1]), config.max_length)
         positions = self._position_ids(new.get("position_ids"), new.get("attention_mask"), config)
         if positions is not None:
             new["position_ids"] = positions
