@@ -252,7 +252,7 @@ class IaptModel(BaseTuner):
         return list(blocks_of(stack_of(self.model)))  # type: ignore[arg-type]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The base model's forward. The instruction ends at `answer_starts` (batch, 1), else at the first of `labels`."""
+        """The base model's forward. The instruction ends at `answer_starts` (batch, 1), else at the first label."""
         starts, labels = kwargs.pop("answer_starts", None), kwargs.get("labels")
         if starts is None and labels is not None:
             starts = answer_starts(labels, kwargs.get("attention_mask"))
