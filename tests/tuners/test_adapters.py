@@ -163,7 +163,7 @@ def test_a_bf16_backbone_with_fp32_adapters_learns(name: str) -> None:
     backbone = tiny_backbone("bert")
     backbone.model.to(torch.bfloat16)
     model = tuner.build(backbone, CONTEXT)
-    assert {p.dtype for n, p in trained(model).items() if ".adapter_block." in n} == {torch.float32}
+    assert {p.dtype for p in trained(model).values()} == {torch.float32}
     assert read_out(model(**make_batch("bert"))).dtype == torch.bfloat16
     target = torch.randn(D)
     optimiser = torch.optim.Adam(trained(model).values(), 0.01)

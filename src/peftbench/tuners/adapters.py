@@ -18,6 +18,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -297,7 +298,11 @@ class AdapterTuner(PeftTuner):
             config.modules_to_save = list(find_norms(backbone.model))
         if backbone.family == "causal":
             count_real_positions(backbone.model)
-        return wrap(backbone, config, context.seed)
+        model = wrap(backbone, config, context.seed)
+        for name in config.modules_to_save or []:
+            copies = cast(nn.ModuleDict, backbone.model.get_submodule(name).modules_to_save)
+            train_in_fp32(copies["default"])
+        return model
 
     def bottleneck(self, width: int) -> int:
         """b: as configured, or width / reduction_factor, rounded; at least 1."""
@@ -319,6 +324,25 @@ class AdapterTuner(PeftTuner):
             + shared
             + (norms if self.cfg.train_norms else 0)
         )
+
+
+def train_in_fp32(norm: nn.Module) -> None:
+    """Keep a trained norm of a half-precision backbone in fp32, between casts: bf16 would lose small steps."""
+    dtype = next(norm.parameters()).dtype
+    if dtype != torch.float32:
+        norm.float()
+        norm.register_forward_pre_hook(partial(cast_input, torch.float32))
+        norm.register_forward_hook(partial(cast_output, dtype))
+
+
+def cast_input(dtype: torch.dtype, norm: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Forward pre-hook."""
+    return tuple(x.to(dtype) for x in args)
+
+
+def cast_output(dtype: torch.dtype, norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """Forward hook."""
+    return output.to(dtype)
 
 
 class HoulsbyTuner(AdapterTuner):
