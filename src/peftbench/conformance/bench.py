@@ -238,5 +238,5 @@ def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float
 
 def gap_of(a: Tensor, b: Tensor) -> float:
     """Largest difference of two tensors; infinite if they cannot be compared."""
-    gap = float((a.double() - b.double()).abs().max()) if a.shape == b.shape else math.inf
+    gap = float((a.detach().double() - b.detach().double()).abs().max()) if a.shape == b.shape else math.inf
     return math.inf if math.isnan(gap) else gap

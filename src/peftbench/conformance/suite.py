@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.conformance.bench import CASES, Bench, Case
-from peftbench.conformance.checks import CHECKS, SLOW, Check, Verdict, failed
+from peftbench.conformance.checks import CHECKS, SLOW, Check, Verdict, failed, not_claimed, passed
 from peftbench.conformance.processes import two_processes
 from peftbench.conformance.subject import FAMILIES, Subject
 from peftbench.errors import UsageError, did_you_mean
 
 FITS = "it fits the family"
 PROCESSES = "two processes equal one"
-NO_HEAD = "the model answers in words, so there is no head, and the tuner adds nothing to train"
+EVERYWHERE = "every network"
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,33 @@ def judge(subject: Subject, cases: Sequence[Case], quick: bool = False, ddp: boo
     checks: dict[str, Check] = {name: check for name, check in CHECKS.items() if not (quick and name in SLOW)}
     if ddp:
         checks[PROCESSES] = lambda bench: two_processes(bench, subject)
-    refused: dict[str, list[str]] = {}
+    refusals = []
     for case in cases:
         bench = Bench(subject.tuner, subject.lr, case)
-        try:
-            if not bench.learner().param_groups():
-                yield Finding(case.name, case.family, FITS, "not claimed", f"refuses this network: {NO_HEAD}")
-                continue
-        except UsageError as error:
-            refused.setdefault(case.family, []).append(str(error))
-            yield Finding(case.name, case.family, FITS, "not claimed", f"refuses this network: {error}")
+        verdict = fits(bench)
+        yield Finding(case.name, case.family, FITS, verdict.status, verdict.detail)
+        if verdict.status == "not claimed":
+            refusals.append(verdict.detail)
+        if verdict.status != "pass":
             continue
-        except Exception as error:
-            yield Finding(case.name, case.family, FITS, "fail", in_words(error))
-            continue
-        yield Finding(case.name, case.family, FITS, "pass", "")
         for name, check in checks.items():
             verdict = careful(check, bench)
             yield Finding(case.name, case.family, name, verdict.status, verdict.detail)
-    for family, reasons in refused.items():
-        if len(reasons) == sum(case.family == family for case in cases):
-            words = f"claims the family, but refuses every network of it: {reasons[0]}"
-            yield Finding(family, family, FITS, "fail", words)
+    if len(refusals) == len(cases):
+        yield Finding(EVERYWHERE, "", FITS, "fail", f"no network that was tried: {refusals[0]}")
+
+
+def fits(bench: Bench) -> Verdict:
+    """Whether the learner can be built. A tuner may refuse a network with a reason, as BitFit one without biases."""
+    try:
+        learner, _ = bench.start
+        if not learner.param_groups():
+            return not_claimed("the model answers in words, so there is no head, and the tuner adds nothing to train")
+    except UsageError as error:
+        return not_claimed(f"refused: {error}")
+    except Exception as error:
+        return failed(in_words(error))
+    return passed()
 
 
 def careful(check: Check, bench: Bench) -> Verdict:
