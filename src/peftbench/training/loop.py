@@ -28,6 +28,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.measure.clock import PhaseClock
 from peftbench.training import batching, checkpoint, optim
+from peftbench.training.norms import NormMeter
 from peftbench.training.precision import autocast, resolve
 from peftbench.training.predict import to_device
 from peftbench.training.progress import reporter
@@ -54,7 +55,8 @@ class TrainResult:
         steps: optimiser steps done, those before a resume included.
         tokens: tokens of the items trained on, over all ranks; padding and virtual tokens are not counted.
         seconds: wall seconds of training alone, without evaluations and checkpoints.
-        curves: `step`, `loss` (mean over the steps since the previous point), `lr/<group>`; `dev_step`, `dev`.
+        curves: `step`, `loss` (mean over the steps since the previous point), `lr/<group>`; `dev_step`, `dev`;
+            `norm_step` with `gradient/<group>`, `update/<group>` and `weight/<group>` (see `training.norms`).
         best_step: the step whose state the learner holds at the end, if dev chose it.
         dev_score: its dev score.
     """
@@ -116,6 +118,7 @@ def train(
                     for step, loss in progress.read(dist.sum(torch.stack(unread)).tolist()):
                         log({"step": step, "loss": loss, **engine.rates(step)})
                     unread.clear()
+                    engine.norms.read(progress.norms)
                     shown.step(progress.step, progress.losses[-1])
                 if progress.reason:
                     break
@@ -147,6 +150,7 @@ class _Progress:
     losses: list[float] = field(default_factory=list)
     dev_steps: list[int] = field(default_factory=list)
     dev_scores: list[float] = field(default_factory=list)
+    norms: dict[str, list[float]] = field(default_factory=dict)
     best_step: int | None = None
     best_score: float = -math.inf
     stale: int = 0
@@ -195,7 +199,7 @@ class _Progress:
             steps=self.step,
             tokens=sum(engine.items[i].length for batch in engine.plan[: self.step] for i in batch),
             seconds=self.seconds,
-            curves={**curves, "dev_step": self.dev_steps, "dev": self.dev_scores},
+            curves={**curves, "dev_step": self.dev_steps, "dev": self.dev_scores, **self.norms},
             best_step=self.best_step,
             dev_score=None if self.best_step is None else self.best_score,
             reason=self.reason,
@@ -227,6 +231,7 @@ class _Engine:
         self.names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters() if p.requires_grad}
         if self.names.keys() != {p for group in self.optimizer.param_groups for p in group["params"]}:
             raise ValueError("param_groups() must hold every trainable parameter, and only those")
+        self.norms = NormMeter(learner.param_groups(), self.steps)
         self.precision = resolve(cfg.precision, dist.device)
         learner.train()
         self.forward: nn.Module = self._distributed() if dist.world > 1 else learner
@@ -246,11 +251,13 @@ class _Engine:
                 (share * self.dist.world).backward()  # DDP takes the mean over ranks where a sum is wanted
             total += share.detach()
         self.learner.before_step(step, self.steps)
+        self.norms.before_update(step)
         if self.cfg.clip:
             nn.utils.clip_grad_norm_(list(self.names), self.cfg.clip)
         optim.set_lr(self.optimizer, self._factor(step))
         self.optimizer.step()
         self.learner.after_step(step, self.steps)
+        self.norms.after_update(step)
         self.optimizer.zero_grad()
         return total
 
