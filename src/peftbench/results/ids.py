@@ -72,12 +72,16 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     task = kept.get("task") or {}
     if task.get("subset") in (task.get("subsets") or {}):
         kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
+    copied = set()
     for dotted in excluded:
         group, _, key = dotted.rpartition(".")
         if not group:
             kept.pop(key, None)
         elif key in (kept.get(group) or {}):
-            kept[group] = {name: value for name, value in kept[group].items() if name != key}
+            if group not in copied:
+                kept[group] = dict(kept[group])
+                copied.add(group)
+            del kept[group][key]
     return kept
 
 
@@ -86,12 +90,15 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_ONE_SPELLING = frozenset({str, int, bool, type(None)})
+
+
 def _canonical(value: Any) -> Any:
     """One spelling for each value: 1.0 is 1, tuples are lists, keys are text, infinity is a word."""
-    if isinstance(value, dict):
-        return {str(k): _canonical(v) for k, v in value.items()}
+    if isinstance(value, dict):  # most values need no call: this is done for every run of a sweep
+        return {str(k): v if type(v) in _ONE_SPELLING else _canonical(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_canonical(v) for v in value]
+        return [v if type(v) in _ONE_SPELLING else _canonical(v) for v in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             return str(value)
