@@ -140,6 +140,7 @@ class Session:
 
     def save(self, predictor: Predictor, predictions: list[Prediction]) -> None:
         """Files first, the record last: once it is there, the run is done and all of it is on disk."""
+        from peftbench.results.diagnosis import diagnose
         from peftbench.results.predictions import write_predictions
 
         self._fill_measures(predictor)
@@ -148,6 +149,8 @@ class Session:
         with self.clock("save"):
             rows = {row.id: row for rows in self._tests().values() for row in rows}
             self.record.predictions = write_predictions(self.folder, [rows[p.id] for p in predictions], predictions)
+            answers = [(rows[p.id].target, p.label) for p in predictions]
+            self.record.diagnosis = diagnose(self.record, answers, predictor.tokenisation())
             self.record.parameters["adapter_bytes"] = self._save_adapter(predictor)
         self._file()
 
@@ -254,7 +257,15 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Rec
         metric=data.main_metric,
         score=None,
         draw={k: v for k, v in drawn.to_dict().items() if k != "ids"},
-        data={"sha256": data.sha256(), "source": asdict(data.source), "notes": list(data.notes)},
+        data={
+            "sha256": data.sha256(),
+            "source": asdict(data.source),
+            "notes": list(data.notes),
+            # what it takes to score the stored predictions again
+            "problem": data.problem,
+            "labels": list(data.labels),
+            "score_range": data.score_range,
+        },
         notes=[*data.notes, *drawn.notes],
         config=asdict(cfg),
     )

@@ -1,0 +1,79 @@
+"""How many draws would show a difference?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from peftbench.results.statistics.intervals import Summary
+
+MOST = 1000
+
+
+@dataclass(frozen=True)
+class Power:
+    """What it takes to see a difference.
+
+    Attributes:
+        draws: draws in all (not further ones) for the asked power; None if more draws alone cannot do it, because the
+            test set is too small for this difference, or more than `MOST` would be needed.
+        power: with that many draws; with endless draws where `draws` is None.
+        smallest_seen: the smallest difference, in percent points, that the present draws would show with that power.
+    """
+
+    draws: int | None
+    power: float
+    smallest_seen: float
+
+
+def draws_needed(
+    difference: Summary, size: float | None = None, power: float = 0.8, alpha: float = 0.05
+) -> Power | None:
+    """Draws with which a true difference of `size` is found by the t test of `difference`, with the spread seen so far.
+
+    Args:
+        difference: of two cells; its spread over draws and items is taken as the true one.
+        size: percent points; default: the difference seen. (Taking the seen difference for the true one is optimistic
+            when it was selected for being large.)
+
+    None if there are fewer than two draws, so that the spread is not known, or `size` is 0.
+    """
+    size = abs(difference.mean if size is None else size)
+    if difference.sd_draws is None or size == 0:
+        return None
+    now = max(2, difference.n_draws)
+    smallest = _smallest(difference, now, power, alpha)
+    endless = power_of(difference, size, 10**6, alpha)
+    if power_of(difference, size, MOST, alpha) < power:
+        return Power(None, endless, smallest)
+    low, high = 1, MOST  # power grows with draws
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_of(difference, size, middle, alpha) >= power else (middle, high)
+    return Power(high, power_of(difference, size, high, alpha), smallest)
+
+
+def power_of(difference: Summary, size: float, draws: int, alpha: float = 0.05) -> float:
+    """Probability that the two-sided t test finds a true difference of `size` points with so many draws."""
+    from scipy.special import nctdtr, stdtrit
+
+    between = (difference.sd_draws or 0.0) ** 2 / draws
+    items = (difference.se_items or 0.0) ** 2
+    if between + items == 0:
+        return 1.0
+    df = (between + items) ** 2 / (between**2 / max(1, draws - 1) + items**2 / max(1, difference.n_items - 1))
+    limit = float(stdtrit(df, 1 - alpha / 2))
+    shift = abs(size) / math.sqrt(between + items)
+    if shift > 30:  # far beyond any limit; the noncentral distribution is not needed
+        return 1.0
+    return float(1 - nctdtr(df, shift, limit) + nctdtr(df, shift, -limit))
+
+
+def _smallest(difference: Summary, draws: int, power: float, alpha: float) -> float:
+    low, high = 0.0, 1.0
+    while power_of(difference, high, draws, alpha) < power and high < 1e4:
+        low, high = high, 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power_of(difference, middle, draws, alpha) >= power else (middle, high)
+    return high
