@@ -46,6 +46,7 @@ class MemoryMeter:
         self._gauge: Gauge = GpuGauge(device) if device is not None and device.type == "cuda" else cpu_gauge()
         self._running: list[tuple[str, float]] = []
         self._peaks: dict[str, float] = {}
+        self._resident = not isinstance(self._gauge, GpuGauge)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -63,14 +64,20 @@ class MemoryMeter:
                 self._gauge.stop()
 
     def peaks(self) -> dict[str, float]:
-        """`<phase>_peak_mib` of each phase there was; on a GPU also `<phase>_peak_reserved_mib`."""
+        """`<phase>_peak_mib` of each phase there was; on a GPU also `<phase>_peak_reserved_mib`.
+
+        On a CPU also `process_peak_mib`: what the process held at most, all that was there before the run included.
+        """
         return dict(self._peaks)
 
     def _settle(self) -> None:
         """Book the mark on the phase that is running."""
+        marks = self._gauge.peak()
+        if self._resident:
+            self._peaks["process_peak_mib"] = max(self._peaks.get("process_peak_mib", 0.0), marks["peak_mib"])
         if self._running:
             phase, level = self._running[-1]
-            for suffix, mib in self._gauge.peak().items():
+            for suffix, mib in marks.items():
                 name = f"{phase}_{suffix}"
                 self._peaks[name] = max(self._peaks.get(name, 0.0), mib - level)
 

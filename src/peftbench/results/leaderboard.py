@@ -7,25 +7,23 @@ cache beside it. The cache and the CSV may be deleted at any time.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import logging
-import os
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from peftbench.results import row_cache
 from peftbench.results.files import readable_errors, write_atomic
 from peftbench.results.ids import variant
 from peftbench.results.record import Record
+from peftbench.results.row_cache import Row
 from peftbench.results.store import Store
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 # fmt: off
 _BEFORE_SCORES = [
@@ -43,8 +41,6 @@ CELL = ("model", "method", "task", "subset", "protocol", "shots", "metric", "var
 """What runs share that are repetitions of each other: all but the two seeds."""
 
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
-_CACHE = ".leaderboard.json"
-_CACHE_VERSION = 2
 _LOCK_SECONDS = 60
 
 
@@ -96,7 +92,17 @@ def _order(r: Row) -> tuple:
 
 def current_rows(store: Store) -> list[Row]:
     """Rows of all sound records as they are now. Writes nothing (but a damaged record goes to quarantine)."""
-    return _sorted(_by_file(store, _stamps(store)))
+    return _parsed(row_cache.lines(store, row_cache.stamps(store), row))
+
+
+def rows_of(store: Store, run_ids: Iterable[str]) -> dict[str, Row]:
+    """Run id -> its row as it is now, for those of these runs that have a sound record."""
+    lines = row_cache.lines(store, row_cache.stamps_of(store, run_ids), row)
+    return {r["run_id"]: r for r in map(json.loads, lines.values())}
+
+
+def _parsed(lines: row_cache.Lines) -> list[Row]:
+    return sorted(map(json.loads, lines.values()), key=_order)
 
 
 def rebuild(store: Store) -> Path:
@@ -119,76 +125,14 @@ def rebuild(store: Store) -> Path:
             log.warning("%s is held by another process and was not brought up to date; the next run will do it.", path)
             return path
     try:
-        stamps = _stamps(store)
-        if not path.exists() or _cached_signature(store) != _signature(stamps):
-            by_file = _by_file(store, stamps)
-            write_atomic(path, to_csv(_sorted(by_file)), durable=False)
-            _write_cache(store, by_file)
+        stamps = row_cache.stamps(store)
+        if not path.exists() or row_cache.seen(store) != row_cache.signature(stamps):
+            lines = row_cache.lines(store, stamps, row)
+            write_atomic(path, to_csv(_parsed(lines)), durable=False)
+            row_cache.write(store, lines)
     finally:
         lock.release()
     return path
-
-
-Stamps = dict[str, list[int]]
-"""File name of a record -> what changes when the record does."""
-
-
-def _sorted(by_file: dict[str, tuple[list[int], Row]]) -> list[Row]:
-    return sorted((r for _, r in by_file.values()), key=_order)
-
-
-def _stamps(store: Store) -> Stamps:
-    """The inode is part of a stamp: a record replaced within the clock's tick by one of equal size has another."""
-    found = {}
-    for path in store.files():
-        try:
-            stat = os.stat(path)
-        except FileNotFoundError:
-            continue  # superseded or put into quarantine meanwhile
-        found[path.name] = [stat.st_mtime_ns, stat.st_size, stat.st_ino]
-    return found
-
-
-def _by_file(store: Store, stamps: Stamps) -> dict[str, tuple[list[int], Row]]:
-    """File name -> its stamp and row; only records that changed since the cache was written are read."""
-    cached = _read_cache(store)
-    made = {}
-    for name, stamp in stamps.items():
-        if name in cached and cached[name][0] == stamp:
-            made[name] = cached[name]
-        elif (record := store.read(store.records / name)) is not None:
-            made[name] = (stamp, row(record))
-    return made
-
-
-# The cache is two lines of JSON: version and signature of what was seen; then the rows. It can be lost at any time.
-
-
-def _signature(stamps: Stamps) -> str:
-    return hashlib.sha256(json.dumps(sorted(stamps.items())).encode()).hexdigest()
-
-
-def _write_cache(store: Store, by_file: dict[str, tuple[list[int], Row]]) -> None:
-    head = {"version": _CACHE_VERSION, "signature": _signature({name: stamp for name, (stamp, _) in by_file.items()})}
-    write_atomic(store.out_dir / _CACHE, f"{json.dumps(head)}\n{json.dumps(by_file)}\n".encode(), durable=False)
-
-
-def _cached_signature(store: Store) -> str | None:
-    try:
-        with open(store.out_dir / _CACHE, "rb") as file:
-            head = json.loads(file.readline())
-        return head["signature"] if head["version"] == _CACHE_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _read_cache(store: Store) -> dict[str, Any]:
-    if _cached_signature(store) is None:
-        return {}
-    try:
-        return json.loads((store.out_dir / _CACHE).read_bytes().split(b"\n")[1])
-    except (OSError, ValueError, IndexError):
-        return {}
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:
@@ -197,8 +141,14 @@ def to_csv(rows: Sequence[Row]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([_cell(name) for name in names])
-    writer.writerows([_cell(r.get(name)) for name in names] for r in rows)
+    writer.writerows(
+        [v if type(v) in _NUMBERS else _cell(v) for v in map(r.get, names)]  # most cells are numbers
+        for r in rows
+    )
     return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+_NUMBERS = frozenset({float, int, type(None)})
 
 
 def _cell(value: Any) -> Any:

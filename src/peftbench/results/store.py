@@ -127,10 +127,16 @@ class Store:
 
     def files(self) -> list[Path]:
         """The record files; leftovers of killed processes are hidden files and not among them."""
+        return [Path(entry.path) for entry in self.scan()]
+
+    def scan(self) -> list[os.DirEntry[str]]:
+        """Like `files`, without the cost of a `Path` for each of many."""
         with readable_errors("read", self.records):
             if not self.records.exists():
                 return []
-            return [Path(e.path) for e in os.scandir(self.records) if e.name.endswith(".json") and e.name[0] != "."]
+            return [
+                entry for entry in os.scandir(self.records) if entry.name.endswith(".json") and entry.name[0] != "."
+            ]
 
     def read(self, path: Path) -> Record | None:
         """The record in `path`; None if it is gone, or corrupt and now in quarantine."""
