@@ -1,0 +1,228 @@
+"""Where array jobs wait and run: SLURM, or a stand-in on this machine. Both are driven through submitit's executors.
+
+Only submitit's handling of the queue is used (the batch file, `sbatch`, the local controller with its time limit). Its
+pickles are not: what is submitted is a command line that reads a JSON file, and results are read from records.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from peftbench.errors import UsageError
+
+Task = tuple[str, int]
+"""Name of an array job and index of one of its tasks."""
+
+PENDING_STATES = (
+    "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT SUSPENDED STOPPED".split()
+)
+RUNNING_STATES = ["RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"]
+SQUEUE_SECONDS = 60
+SQUEUE = ["squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%j"]
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """What the queue says of one task."""
+
+    state: Literal["pending", "running", "ended"]
+    reason: str = ""
+    """Why it waits, or how it ended, in the queue's words."""
+    job_id: str = ""
+    """As `scancel` takes it."""
+
+
+class Queue(Protocol):
+    """Takes array jobs and says how their tasks are."""
+
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+        """Queue one task a command; the job's id. Raises UsageError if the queue refuses."""
+
+    def states(self) -> dict[Task, TaskState] | None:
+        """Every task that the queue still knows, or None while the queue does not answer."""
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """End jobs, waiting or running."""
+
+
+class SlurmQueue:
+    """The real thing. Needs sbatch, squeue and scancel; accounting (sacct) is never asked."""
+
+    def __init__(self) -> None:
+        missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]
+        if missing:
+            raise UsageError(
+                f"hydra/launcher=slurm: {', '.join(missing)} not found, this is no machine of a SLURM cluster. "
+                "Run here with `hydra/launcher=local`."
+            )
+
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+        """One `sbatch --array`; each task runs the command of its index."""
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        try:
+            executor = slurm_executor(name, len(commands), logs, options)
+            return executor._submit_command(array_command(commands)).job_id
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise UsageError(f"hydra/launcher=slurm: sbatch refused: {sbatch_error(str(error))}") from None
+
+    def states(self) -> dict[Task, TaskState] | None:
+        """One squeue for all jobs of this user. Ended tasks are known for some minutes (SLURM's MinJobAge)."""
+        try:
+            answer = subprocess.run(
+                [*SQUEUE, f"--user={os.getuid()}"], capture_output=True, text=True, timeout=SQUEUE_SECONDS, check=True
+            )
+        except (subprocess.SubprocessError, OSError):
+            return None
+        return parse_squeue(answer.stdout)
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """`scancel`; jobs that have ended are no error."""
+        subprocess.run(["scancel", *job_ids], capture_output=True, timeout=SQUEUE_SECONDS, check=False)
+
+
+def slurm_executor(name: str, tasks: int, logs: Path, options: Any) -> Any:
+    """submitit's executor for one array of `tasks` tasks."""
+    from submitit.slurm.slurm import SlurmExecutor
+
+    executor = SlurmExecutor(logs)
+    try:
+        executor.update_parameters(**sbatch_parameters(name, options))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"hydra/launcher=slurm: {error}") from None
+    executor.parameters["map_count"] = tasks
+    return executor
+
+
+def sbatch_parameters(name: str, options: Any) -> dict[str, Any]:
+    """The launcher's options in submitit's words; what is not set is left to the cluster."""
+    wanted = {
+        "partition": options.partition,
+        "account": options.account,
+        "qos": options.qos,
+        "constraint": options.constraint,
+        "mem_gb": options.mem_gb,
+        "cpus_per_task": options.cpus_per_task,
+        "gpus_per_node": options.gpus_per_node,
+    }
+    return {
+        **{key: value for key, value in wanted.items() if value is not None},
+        "job_name": name,
+        "timeout_min": options.timeout_min,
+        "nodes": options.nodes,
+        "tasks_per_node": options.tasks_per_node,
+        "array_parallelism": options.max_parallel or 10_000,
+        "setup": list(options.setup),
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "use_srun": False,  # runs of several processes get a step each, from inside the job
+        "additional_parameters": {
+            "signal": f"B:USR2@{options.signal_delay_s}",
+            ("requeue" if options.requeue else "no-requeue"): True,
+            **options.sbatch,
+        },
+    }
+
+
+def array_command(commands: Sequence[Sequence[str]]) -> str:
+    """The shell line of an array's batch script. `exec`: SLURM's signals then reach the program, not a shell."""
+    import shlex
+
+    first, last = commands[0], commands[-1]
+    if [*first[:-1], str(len(commands) - 1)] != list(last):
+        raise ValueError("the commands of an array differ in their last word alone: the index")
+    return f'exec {shlex.join(first[:-1])} "$SLURM_ARRAY_TASK_ID"'
+
+
+def sbatch_error(text: str) -> str:
+    """What sbatch itself said, out of submitit's report of it."""
+    lines = [line for line in text.splitlines() if line.startswith("sbatch:")]
+    said = [re.sub(r"^sbatch: (error: )?", "", line) for line in lines]
+    return " ".join(said) or " ".join(text.split())[:300]
+
+
+def parse_squeue(text: str) -> dict[Task, TaskState]:
+    """The tasks in the output of `SQUEUE`. Jobs that are no arrays are not ours and are left out.
+
+    >>> parse_squeue("17|3|PENDING|Resources|peftbench-a\\n9|N/A|RUNNING|None|other\\n")
+    {('peftbench-a', 3): TaskState(state='pending', reason='Resources', job_id='17_3')}
+    """
+    tasks = {}
+    for line in text.splitlines():
+        fields = line.strip().split("|", 4)
+        if len(fields) == 5 and fields[1].isdigit():
+            job, index, state, reason, name = fields
+            tasks[name, int(index)] = _task_state(state, reason, f"{job}_{index}")
+    return tasks
+
+
+def _task_state(state: str, reason: str, job_id: str) -> TaskState:
+    reason = "" if reason in ("None", "(null)") else reason
+    if state in RUNNING_STATES:
+        return TaskState("running", "", job_id)
+    if state in PENDING_STATES:
+        return TaskState("pending", reason or state, job_id)
+    return TaskState("ended", " ".join(filter(None, (state, f"({reason})" if reason else ""))), job_id)
+
+
+class LocalQueue:
+    """submitit's local controllers: processes of this machine with a time limit and its signal. For tests of the rest.
+
+    Tasks start in order, at most `max_parallel` at a time, and only while somebody asks for their `states`.
+    """
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self._waiting: list[tuple[Task, Sequence[str], Path, Any]] = []
+        self._started: dict[Task, Any] = {}
+        self._environ = dict(environ or {})
+
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+        """Put the tasks in line; the "job id" is the name."""
+        self._waiting += [((name, index), command, logs, options) for index, command in enumerate(commands)]
+        return name
+
+    def states(self) -> dict[Task, TaskState]:
+        """Start what may start, then say how all are."""
+        while self._waiting and self._running() < (self._waiting[0][3].max_parallel or os.cpu_count() or 1):
+            task, command, logs, options = self._waiting.pop(0)
+            self._started[task] = self._start(command, logs, options)
+        states = {task: TaskState("pending", "max_parallel") for task, *_ in self._waiting}
+        for task, job in self._started.items():
+            code = job._process.poll()
+            states[task] = TaskState("running") if code is None else TaskState("ended", f"exit code {code}")
+        return states
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """Forget what waits; ask what runs to leave."""
+        names = set(job_ids)
+        self._waiting = [entry for entry in self._waiting if entry[0][0] not in names]
+        for (name, _), job in self._started.items():
+            if name in names and job._process.poll() is None:
+                job._process.terminate()
+                job._process.wait()
+
+    def _running(self) -> int:
+        return sum(job._process.poll() is None for job in self._started.values())
+
+    @staticmethod
+    def _start(command: Sequence[str], logs: Path, options: Any) -> Any:
+        import shlex
+
+        from submitit.local.local import LocalExecutor
+
+        executor = LocalExecutor(logs)
+        executor.update_parameters(
+            timeout_min=options.timeout_min,
+            signal_delay_s=options.signal_delay_s,
+            gpus_per_node=options.gpus_per_node or 0,
+            stderr_to_stdout=True,
+            setup=list(options.setup),
+        )
+        return executor._submit_command(shlex.join(command))

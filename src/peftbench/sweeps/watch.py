@@ -1,0 +1,151 @@
+"""What a person sees while array jobs run elsewhere: how many runs are in which state, from queue, records and claims."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peftbench.results.record import Record
+from peftbench.results.store import Store
+from peftbench.sweeps.queues import Queue, Task, TaskState
+
+STATES = ("pending", "running", "done", "diverged", "failed", "interrupted", "unfinished")
+FINAL = ("done", "diverged", "failed")
+LOOKS_AFTER_END = 2
+"""A task has left the queue, and its record may need a moment to appear on a shared file system."""
+
+
+@dataclass
+class WatchedRun:
+    """A run that some task of an array has to do."""
+
+    run_id: str
+    task: Task
+    earlier: str | None
+    """`created` of the record it had before; that one says nothing about this job."""
+    log: Path | None = None
+    state: str = "pending"
+    note: str = ""
+    """Why it waits, or what the queue said when its job ended without a record."""
+    looks: int = field(default=0, repr=False)
+
+
+def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: bool) -> tuple[str, str]:
+    """State and note of one run.
+
+    Args:
+        task: its task in the queue; None once the queue has forgotten it.
+        record: what the store holds for the run now.
+        held: whether a living process works on the run.
+    """
+    fresh = record if record is not None and record.created != run.earlier else None
+    if fresh is not None and fresh.status in FINAL:
+        return fresh.status, fresh.reason
+    if task is not None and task.state == "pending":
+        return "pending", task.reason
+    if held:
+        return "running", ""
+    if task is not None and task.state == "running":
+        return "pending", "its job is running"
+    reason = f"its job ended: {task.reason}" if task else "its job has left the queue"
+    if fresh is not None and fresh.status == "interrupted":
+        return "interrupted", f"{fresh.reason}; {reason}" if fresh.reason else reason
+    return "unfinished", reason
+
+
+class Watch:
+    """Follows runs until none of their tasks waits or runs any more."""
+
+    def __init__(self, runs: Sequence[WatchedRun], store: Store, queue: Queue, held: Callable[[str], bool]) -> None:
+        self.runs, self.store, self.queue, self.held = runs, store, queue, held
+        self.silent_since: float | None = None
+        """When the queue stopped to answer."""
+        self._endings: dict[Task, TaskState] = {}
+
+    def refresh(self) -> bool:
+        """Look at everything once. False when there is nothing left to wait for."""
+        states = self.queue.states()  # before the records: a run that ends in between is found at the next look
+        if states is None:
+            self.silent_since = self.silent_since or time.monotonic()
+            return True
+        self.silent_since = None
+        self._endings |= {task: state for task, state in states.items() if state.state == "ended"}
+        return any([self._refresh_run(run, states) for run in self.runs])
+
+    def _refresh_run(self, run: WatchedRun, states: Mapping[Task, TaskState]) -> bool:
+        """Whether the run is worth another look."""
+        if run.state in FINAL:
+            return False
+        task = states.get(run.task) or self._endings.get(run.task)
+        run.state, run.note = look(run, task, self.store.load(run.run_id), self.held(run.run_id))
+        if run.state in FINAL:
+            return False
+        if run.state in ("pending", "running"):
+            run.looks = 0
+            return True
+        run.looks += 1
+        return run.looks < LOOKS_AFTER_END
+
+    def counts(self) -> dict[str, int]:
+        """Runs by state, states without runs left out."""
+        found = Counter(run.state for run in self.runs)
+        return {state: found[state] for state in STATES if found[state]}
+
+    def lines(self) -> list[str]:
+        """A line a state."""
+        lines = []
+        for state, count in self.counts().items():
+            notes = Counter(run.note.splitlines()[0][:100] for run in self.runs if run.state == state and run.note)
+            shown = "; ".join(f"{note} ({n})" if n > 1 else note for note, n in notes.most_common(3))
+            lines.append(f"{state:<12}{count:>5}" + (f"   {shown}" if shown else ""))
+        if self.silent_since is not None:
+            lines.append(f"the queue has not answered for {time.monotonic() - self.silent_since:.0f} s")
+        return lines
+
+    def wait(self, poll_seconds: float, each_look: Callable[[Watch], None]) -> None:
+        """Look until the end, showing the state live on a terminal, else in one line whenever it changes."""
+        with _Display() as display:
+            going = True
+            while going:
+                going = self.refresh()
+                display.show(self)
+                each_look(self)
+                if going:
+                    time.sleep(poll_seconds)
+
+
+class _Display:
+    """A live block on a terminal; a plain line at each change elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._shown = ""
+
+    def __enter__(self) -> _Display:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, watch: Watch) -> None:
+        """The newest state."""
+        if self._live is not None:
+            from rich.text import Text
+
+            self._live.update(Text("\n".join(watch.lines())), refresh=True)
+            return
+        line = " · ".join(f"{state} {count}" for state, count in watch.counts().items())
+        if line != self._shown:
+            print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+            self._shown = line
