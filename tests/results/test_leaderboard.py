@@ -140,6 +140,17 @@ def test_a_damaged_cache_costs_nothing(store: Store, make_record: Callable[..., 
     assert table_of(store) == before
 
 
+def test_a_flipped_bit_in_the_cache_is_seen(store: Store, make_record: Callable[..., Record]) -> None:
+    store.save(make_record())
+    before = table_of(store)
+    cache = store.out_dir / ".leaderboard.json"
+    content = cache.read_bytes()
+    cache.write_bytes(content.replace(b'"score": 82.9', b'"score": 92.9'))
+    assert cache.read_bytes() != content
+    assert leaderboard.current_rows(store) == leaderboard.rows(store.all())
+    assert table_of(store) == before
+
+
 def test_a_damaged_record_leaves_the_table(
     store: Store, make_record: Callable[..., Record], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,6 +173,34 @@ def test_a_lock_held_elsewhere_costs_a_warning_not_the_run(
         leaderboard.rebuild(store)
     assert "held by another process" in caplog.text
     assert len(table_of(store)) == 2
+
+
+def test_in_a_sweep_few_of_the_rebuilds_are_done_and_the_last_always(
+    store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    real = leaderboard.to_csv
+    monkeypatch.setattr(leaderboard, "to_csv", lambda rows: made.append(len(rows)) or real(rows))
+    monkeypatch.setattr(leaderboard, "SPARE", 1e6)
+    with pytest.raises(KeyboardInterrupt), leaderboard.rebuilt_sparingly():
+        for index in range(5):
+            store.save(make_record(f"a{index}", seed=index))
+            leaderboard.rebuild(store)
+        raise KeyboardInterrupt
+    assert made == [1, 5]
+    store.save(make_record("b"))
+    leaderboard.rebuild(store)
+    assert made == [1, 5, 6]
+
+
+def test_rows_of_some_runs_are_those_of_the_leaderboard(store: Store, make_record: Callable[..., Record]) -> None:
+    for index in range(4):
+        store.save(make_record(f"a{index}", seed=index))
+    leaderboard.rebuild(store)
+    store.save(make_record("a1", seed=99))  # changed since
+    every = {r["run_id"]: r for r in leaderboard.current_rows(store)}
+    assert leaderboard.rows_of(store, ["a1", "a2", "gone"]) == {"a1": every["a1"], "a2": every["a2"]}
+    assert every["a1"]["seed"] == 99
 
 
 def test_a_full_disk_is_said_and_the_old_table_stays(

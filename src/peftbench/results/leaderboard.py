@@ -12,7 +12,9 @@ import json
 import logging
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +46,15 @@ _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r\n]")
 _LOCK_SECONDS = 60
 
 
+HIDDEN = (
+    "variant", "reason", "steps", "planned_steps", "epochs", "batch_size", "micro_batch", "max_length",
+    "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params",
+)  # fmt: skip
+"""What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, and what a run costs."""
+
+
 def row(record: Record) -> Row:
-    """The leaderboard's row of one run. `variant` (not a column of the CSV) marks runs that differ only in seeds."""
+    """The leaderboard's row of one run, the hidden columns included."""
     env = record.environment
     versions = env.get("versions") or {}
     parameters = record.parameters
@@ -62,12 +71,30 @@ def row(record: Record) -> Row:
         "versions": " ".join(f"{package}={version}" for package, version in sorted(versions.items())),
         "created": record.created,
         "variant": variant(record.config, record.data.get("sha256") or "", versions.get("peftbench") or ""),
+        "reason": record.reason,
+        **_cost(record),
+    }
+
+
+def _cost(record: Record) -> Row:
+    """What an estimate of the next run's cost needs to know (`peftbench.sweeps.estimate`)."""
+    trainer, memory = record.config.get("trainer") or {}, record.memory
+    reserved = [memory.get(name) or 0.0 for name in ("train_peak_reserved_mib", "eval_peak_reserved_mib")]
+    return {
+        "steps": record.compute.get("steps"),
+        "planned_steps": trainer.get("steps"),
+        **{name: trainer.get(name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},
+        "import_seconds": record.seconds.get("import"),
+        "cpu_seconds": sum(record.cpu_seconds.values()) if record.cpu_seconds else None,
+        "process_peak_mib": memory.get("process_peak_mib"),
+        "gpu_peak_mib": max(reserved) or None,
+        "total_params": record.parameters.get("total"),
     }
 
 
 def columns(rows: Iterable[Row]) -> list[str]:
     """The CSV's columns: the fixed ones, with the tasks' own metrics after the common metrics."""
-    fixed = {*_BEFORE_SCORES, *_AFTER_SCORES, "variant"}
+    fixed = {*_BEFORE_SCORES, *_AFTER_SCORES, *HIDDEN}
     own = sorted({name for r in rows for name in r} - fixed)
     return [*_BEFORE_SCORES, *own, *_AFTER_SCORES]
 
@@ -116,6 +143,9 @@ def rebuild(store: Store) -> Path:
     from filelock import FileLock, Timeout
 
     path = store.out_dir / "leaderboard.csv"
+    if _due is not None and time.monotonic() < _due.get(store.out_dir, 0):
+        return path
+    began = time.monotonic()
     with readable_errors("write", path):
         store.out_dir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(store.out_dir / ".leaderboard.lock", timeout=_LOCK_SECONDS)
@@ -132,7 +162,31 @@ def rebuild(store: Store) -> Path:
             row_cache.write(store, lines)
     finally:
         lock.release()
+    if _due is not None:
+        _due[store.out_dir] = time.monotonic() + SPARE * (time.monotonic() - began)
     return path
+
+
+SPARE = 20
+_due: dict[Path, float] | None = None
+"""While runs follow each other in this process: out_dir -> when its table may be rebuilt again."""
+
+
+@contextmanager
+def rebuilt_sparingly() -> Iterator[None]:
+    """Around many runs in one process: `rebuild` then takes no more than a part in `SPARE` of the time.
+
+    One rebuild costs time in proportion to the records there are, so one after each of n runs would cost n squared. At
+    the end of the block each table is brought up to date.
+    """
+    global _due
+    outer, _due = _due, {}
+    try:
+        yield
+    finally:
+        touched, _due = _due, outer
+        for out_dir in touched:
+            rebuild(Store(out_dir))
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:

@@ -25,6 +25,7 @@ Lines = dict[bytes, bytes]
 
 _NAME = ".leaderboard.json"
 _VERSION = 3
+"""Raised when a row gets another content."""
 
 
 def stamps(store: Store) -> Stamps:
