@@ -139,3 +139,24 @@ def test_pairs_reach_the_backbone_as_two_segments():
     net = learner("model=tiny-bert", "method=lora", data=data)
     (item,) = net.encode(data.test)
     assert set(item.data["token_type_ids"]) == {0, 1}
+
+
+@pytest.mark.parametrize(("model", "formulation"), CASES)
+def test_what_was_cut_is_said(model, formulation):
+    """Against a second tokenisation without a limit: exactly the rows that need more tokens are cut."""
+    rows = [Row(f"test:{n}", ("cup " * n).strip(), "sports") for n in range(1, 24)]
+    settings = (f"model={model}", "method=lora", f"method/formulation={formulation}")
+    short, whole = learner(*settings).encode(rows), learner(*settings, "trainer.max_length=400").encode(rows)
+    limit = max(item.length for item in short)
+    assert [item.cut for item in short] == [item.length > limit for item in whole]
+    assert 0 < sum(item.cut for item in short) < len(rows)
+
+
+@pytest.mark.parametrize("model", ["tiny-t5", "tiny-llama"])
+def test_label_tokens_are_the_pieces_of_the_words(model):
+    net = learner(f"model={model}", "method=lora", data=task(label_words={"health": "care of the sick"}))
+    pieces = net.formulation.label_tokens()
+    assert list(pieces) == ["health", "politics", "sports"]
+    for label, words in (("health", "care of the sick"), ("sports", "sports")):
+        assert net.formulation.tokenizer.convert_tokens_to_string(pieces[label]).strip() == words
+    assert learner("model=tiny-bert", "method=lora").formulation.label_tokens() == {}

@@ -32,12 +32,14 @@ class Encoded:
         length: tokens that its forward pass costs, virtual tokens not counted; batches are bucketed by it.
         weight: what the item counts in the mean loss: 1.0, or its number of label tokens for token losses.
         data: whatever the formulation's `collate` needs (plain Python lists, no tensors).
+        cut: whether tokens of the row were left out to fit `max_length`; None if that was not looked at.
     """
 
     id: str
     length: int
     weight: float
     data: dict[str, Any]
+    cut: bool | None = None
 
 
 __all__ = ["Batch", "Encoded", "Formulation", "Prediction"]
@@ -63,6 +65,10 @@ class Formulation(nn.Module, ABC):
         """Rows that the tuner puts before the real tokens in the hidden states; set by the Learner."""
         self.pass_answer_starts = False
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
+
+    def label_tokens(self) -> dict[str, list[str]]:
+        """Label name -> the tokens that stand for it; empty for a formulation that does not write its labels."""
+        return {}
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:

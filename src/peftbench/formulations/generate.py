@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
-from peftbench.formulations.text import answer_text, pad, pad_inputs, text_to_text_input, truncated_prompt
+from peftbench.formulations.text import answer_text, pad, pad_inputs, text_to_text_input, truncated_prompt, was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
@@ -55,22 +55,28 @@ class TextFormulation(Formulation):
         text = words if self.encoder_decoder else f" {words}"
         return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos]
 
-    def prompt_ids(self, row: Row) -> list[int]:
-        """At most `max_length` token ids. For a causal model the answer still has to fit behind them."""
+    def label_tokens(self) -> dict[str, list[str]]:
+        return {label: list(self.tokenizer.convert_ids_to_tokens(ids[:-1])) for label, ids in self.answers.items()}
+
+    def prompt_ids(self, row: Row) -> tuple[list[int], bool | None]:
+        """At most `max_length` token ids, and whether the text was cut. For a causal model the answer still has to
+        fit behind them."""
         text = text_to_text_input(row, self.task, self.prefix)
         if self.encoder_decoder:
-            return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+            encoding = self.tokenizer(text, truncation=True, max_length=self.max_length)
+            return encoding["input_ids"], was_cut(encoding, 0)
         return truncated_prompt(self.tokenizer, text, ANSWER_CUE, self.max_length - self.answer_length)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         items = []
         for row in rows:
-            prompt = self.prompt_ids(row)
+            prompt, cut = self.prompt_ids(row)
             answer = None
             if row.target is not None:
                 answer = self.answer_ids(answer_text(row.target, self.task))  # type: ignore[arg-type]
             length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
-            items.append(Encoded(row.id, length, float(len(answer or (0,))), {"prompt": prompt, "answer": answer}))
+            data = {"prompt": prompt, "answer": answer}
+            items.append(Encoded(row.id, length, float(len(answer or (0,))), data, cut))
         return items
 
     def collate(self, items: Sequence[Encoded]) -> Batch:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from peftbench.tasks.base import Row, TaskData
 
@@ -49,14 +49,24 @@ def pad_inputs(sequences: Sequence[Sequence[int]], tokenizer: PreTrainedTokenize
     }
 
 
-def truncated_prompt(tokenizer: PreTrainedTokenizerBase, text: str, tail: str, max_length: int) -> list[int]:
-    """Ids of `text` cut so that `text + tail` takes at most `max_length` tokens; the tail is never cut.
+def was_cut(encodings: BatchEncoding, index: int) -> bool | None:
+    """Whether truncation took tokens from a text; None from a tokenizer in pure Python, which does not say."""
+    return bool(encodings.encodings[index].overflowing) if encodings.encodings else None
+
+
+def truncated_prompt(
+    tokenizer: PreTrainedTokenizerBase, text: str, tail: str, max_length: int
+) -> tuple[list[int], bool | None]:
+    """Ids of `text` cut so that `text + tail` takes at most `max_length` tokens, and whether it had to be cut; the
+    tail is never cut.
 
     Special tokens are those that the tokenizer itself adds in front (a BOS token, if it has one).
     """
     tail_ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    head_ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
+    encoding = tokenizer(text, truncation=True, max_length=max_length)
+    head_ids = encoding["input_ids"]
     eos = tokenizer.eos_token_id
     if head_ids and eos is not None and head_ids[-1] == eos:
         head_ids = head_ids[:-1]
-    return [*head_ids[: max(1, max_length - len(tail_ids))], *tail_ids]
+    room = max(1, max_length - len(tail_ids))
+    return [*head_ids[:room], *tail_ids], len(head_ids) > room or was_cut(encoding, 0)

@@ -61,6 +61,8 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     """versions, git_sha, dirty, device, n_devices, precision, threads, host facts."""
     notes: list[str] = field(default_factory=list)
+    diagnosis: dict[str, Any] = field(default_factory=dict)
+    """What `results.diagnosis` found; its `warnings` name the knob to turn. Empty in records of earlier versions."""
     config: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 

@@ -33,7 +33,7 @@ def print_summary(
     table.add_column(overflow="fold")
     last = ""
     for label, text in _lines(record, Store(out_dir), is_new):
-        style = {"note": "yellow", "reason": "red", "time": "cyan"}.get(label, "")
+        style = {"note": "yellow", "warning": "bold yellow", "reason": "red", "time": "cyan"}.get(label, "")
         label, last = ("" if label == last else label), label
         table.add_row(label, Text(printable(text, console.encoding), style=style))
     console.print(Text(printable(_headline(record), console.encoding), style="bold green" if good else "bold red"))
@@ -72,6 +72,7 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     cost = ", ".join(_cost(record))
     if cost:
         yield "cost", cost
+    yield from (("warning", warning) for warning in record.diagnosis.get("warnings", ()))
     yield from (("note", note) for note in record.notes)
     yield "files", f"{store.folder(record.run_id)}, record {store.path(record.run_id)}"
     offline = sorted(store.folder(record.run_id).glob("wandb/offline-run-*"))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.tasks.metrics import score
 
@@ -35,6 +35,11 @@ class Predictor(ABC):
     def remarks(self) -> list[str]:
         """What a reader of the result must know."""
         return []
+
+    def tokenisation(self) -> dict[str, Any]:
+        """What became of the texts, for the diagnosis: `max_length`, `cut` (split -> rows cut, rows in all) and
+        `label_tokens`; empty without a tokenizer."""
+        return {}
 
     @abstractmethod
     def save(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -45,6 +46,15 @@ class LearnerPredictor(Predictor):
 
     def remarks(self) -> list[str]:
         return list(self.learner.tuner.notes)
+
+    def tokenisation(self) -> dict[str, Any]:
+        formulation, draw = self.learner.formulation, self.context.draw
+        cut = {}
+        for split in ("train", "dev", "test"):
+            items = self._encoded.get(tuple(row.id for row in getattr(draw, split)), [])
+            if items and all(item.cut is not None for item in items):
+                cut[split] = [sum(bool(item.cut) for item in items), len(items)]
+        return {"max_length": formulation.max_length, "cut": cut, "label_tokens": formulation.label_tokens()}
 
     def save(self, folder: Path) -> None:
         self.learner.save(folder)
