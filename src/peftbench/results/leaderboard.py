@@ -85,7 +85,7 @@ def _cost(record: Record) -> Row:
         "planned_steps": trainer.get("steps"),
         **{name: trainer.get(name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},
         "import_seconds": record.seconds.get("import"),
-        "cpu_seconds": sum(record.cpu_seconds.values()) if record.cpu_seconds else None,
+        "cpu_seconds": sum(s for phase, s in record.cpu_seconds.items() if phase != "import") or None,
         "process_peak_mib": memory.get("process_peak_mib"),
         "gpu_peak_mib": max(reserved) or None,
         "total_params": record.parameters.get("total"),
