@@ -182,11 +182,16 @@ def test_in_a_sweep_few_of_the_rebuilds_are_done_and_the_last_always(
     real = leaderboard.to_csv
     monkeypatch.setattr(leaderboard, "to_csv", lambda rows: made.append(len(rows)) or real(rows))
     monkeypatch.setattr(leaderboard, "SPARE", 1e6)
-    with pytest.raises(KeyboardInterrupt), leaderboard.rebuilt_sparingly():
+
+    @leaderboard.rebuilt_sparingly()
+    def sweep() -> None:
         for index in range(5):
             store.save(make_record(f"a{index}", seed=index))
             leaderboard.rebuild(store)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep()
     assert made == [1, 5]
     store.save(make_record("b"))
     leaderboard.rebuild(store)
