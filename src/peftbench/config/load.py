@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
+from peftbench.config.space import read_space
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
@@ -28,6 +29,7 @@ GROUPS = {
     "protocol": schema.ProtocolConfig,
     "trainer": schema.TrainerConfig,
     "tracking": schema.TrackingConfig,
+    "search": schema.SearchConfig,
 }
 
 
@@ -162,6 +164,12 @@ def check_top(run: schema.RunConfig) -> None:
             raise UsageError(f"{key}={value}: must be a folder.")
     if not isinstance(run.rerun, bool):
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
+    if run.evaluate not in ("test", "dev"):
+        raise UsageError(f"evaluate={run.evaluate}: must be test or dev.")
+    if run.search.name != "none":
+        read_space(run)
+        if run.search.trials is None and run.search.seconds is None:
+            raise UsageError(f"search={run.search.name}: has no budget. Give search.trials=20 or search.seconds=600.")
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> UsageError:

@@ -87,6 +87,8 @@ class MethodConfig:
     budget: int | None = number(None, ge=1)
     init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
+    space: dict[str, Any] = field(default_factory=dict)
+    """What a search tries for this method; laid out like the method itself, see `peftbench.config.space`."""
 
 
 @dataclass
@@ -167,6 +169,7 @@ class TrainerConfig:
     checkpoint_every: int | None = number(None, ge=1)
     dropout: float | None = number(0.0, ge=0, le=0.9)
     precision: str = one_of("auto", "fp32", "bf16", default="auto")
+    attention: str = one_of("auto", "sdpa", "eager", default="auto")
     device: str = one_of("auto", "cpu", "cuda", default="auto")
     devices: int = number(1, ge=1)
     threads: int | None = number(None, ge=1)
@@ -188,8 +191,23 @@ class TrackingConfig:
 
 
 @dataclass
+class SearchConfig:
+    """`conf/search/*.yaml`: hyper-parameters chosen on dev before the run. `space` is laid over `method.space`."""
+
+    name: str = one_of("none", "tpe", "random", default="none")
+    trials: int | None = number(20, ge=1)
+    seconds: float | None = number(None, gt=0)
+    seeds: int = number(1, ge=1)
+    space: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class RunConfig:
-    """The whole config of one run, as Hydra composes it."""
+    """The whole config of one run, as Hydra composes it.
+
+    Two fields are no keys of `config.yaml`: `evaluate=dev` marks a trial of a search, which never looks at test, and
+    `tuning` says what the search cost that chose this config.
+    """
 
     model: ModelConfig
     method: MethodConfig
@@ -197,9 +215,12 @@ class RunConfig:
     protocol: ProtocolConfig
     trainer: TrainerConfig
     tracking: TrackingConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
     shots: int | str = 10
     seed: int = 1
     data_seed: int | None = None
     data_dir: str | None = None
     out_dir: str = "results"
     rerun: bool = False
+    evaluate: str = "test"
+    tuning: dict[str, Any] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import math
@@ -17,6 +18,10 @@ EXCLUDED = (
     "hydra",
     "launcher",
     "rerun",
+    # a trial of a search lies apart from the runs; what may be tried, and what trying cost, decide no result
+    "evaluate",
+    "tuning",
+    "method.space",
     # what a run shows and keeps for a resume; a resumed run equals an uninterrupted one
     "trainer.name",
     "trainer.progress",
@@ -40,7 +45,10 @@ EXCLUDED = (
 """Every key of the config that does not enter the run id. Nothing else is left out, except:
 
 - `model`, when the method has `needs_model: false` (the floors without a network);
-- in `task.subsets`, the entries of subsets that this run does not use.
+- in `task.subsets`, the entries of subsets that this run does not use;
+- without a search (`search=none`): `search`. With one, its sampler, budget and whole space do enter, and the values of
+  the keys that it decides do not: whatever it chose, the same search is the same run, and a run that was tuned shares
+  its cell with those that were tuned alike (`variant`), not with untuned ones.
 """
 
 SEEDS = ("seed", "data_seed", "protocol.data_seed")
@@ -72,6 +80,12 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     task = kept.get("task") or {}
     if task.get("subset") in (task.get("subsets") or {}):
         kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
+    search = kept.pop("search", None) or {}
+    if search.get("name", "none") != "none":
+        from peftbench.config.space import declared  # here: the package brings Hydra along, which no table needs
+
+        space = declared(config)
+        kept = {**_without(kept, space), "search": {**search, "space": space}}
     copied = set()
     for dotted in excluded:
         group, _, key = dotted.rpartition(".")
@@ -82,6 +96,18 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
                 kept[group] = dict(kept[group])
                 copied.add(group)
             del kept[group][key]
+    return kept
+
+
+def _without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """A copy of nested dictionaries without some dotted keys."""
+    kept = copy.deepcopy(config)
+    for dotted in keys:
+        *parents, name = dotted.split(".")
+        node = kept
+        for part in parents:
+            node = node.get(part) or {}
+        node.pop(name, None)
     return kept
 
 
