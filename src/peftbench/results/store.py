@@ -3,7 +3,7 @@
 out_dir/
   records/<run_id>.json      the truth; everything else can be made from these
   runs/<run_id>/             files of the run: predictions, draw, adapter, checkpoints, W&B
-  claims/<run_id>.lock       held by the process that works on the run; let go by the system when it dies
+  claims/<run_id>.*.json     who works on the run (peftbench.results.claims)
   superseded/                what `rerun=true` replaced
   quarantine/                records that failed their checksum
   leaderboard.csv            a view (peftbench.results.leaderboard)
@@ -16,14 +16,12 @@ import json
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from peftbench.errors import UsageError
+from peftbench.results.claims import Claim, Found, Holder, scan
 from peftbench.results.files import readable_errors, sync_folder, write_atomic
 from peftbench.results.record import Record
 
@@ -65,6 +63,8 @@ class Store:
     def __init__(self, out_dir: str | Path) -> None:
         self.out_dir = Path(out_dir)
         self.records = self.out_dir / "records"
+        self.claims = self.out_dir / "claims"
+        self._held: dict[str, Claim] = {}
 
     def folder(self, run_id: str) -> Path:
         """Folder of a run's files; it may not exist yet."""
@@ -78,40 +78,57 @@ class Store:
     def claim(self, run_id: str) -> Iterator[Path]:
         """Hold the run for this process and yield its folder, made if need be.
 
-        The lock belongs to the process: the operating system lets it go when the process ends, however it ends.
+        When the process dies, however it does, others may take the run over: at once on its own machine, elsewhere
+        when its lease is over.
 
         Raises:
-            UsageError: another process holds the run (its host, process id and start are named), or the folder cannot
-                be written.
+            Claimed: another process holds the run (its host, process id and start are named).
+            UsageError: the folder cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        folder, lock_file = self.folder(run_id), self.out_dir / "claims" / f"{run_id}.lock"
-        holder = lock_file.with_suffix(".json")
+        folder = self.folder(run_id)
         with readable_errors("write to", self.out_dir):
             folder.mkdir(parents=True, exist_ok=True)
-            lock_file.parent.mkdir(exist_ok=True)
-            lock = FileLock(lock_file, timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise UsageError(
-                    f"Run {run_id} is being worked on by {_holder(holder)}. Wait for it, or end it."
-                ) from None
+            claim = Claim(self.claims, run_id)
+        self._held[run_id] = claim
         try:
-            write_atomic(holder, json.dumps(_myself()).encode(), durable=False)
             yield folder
         finally:
-            with suppress(OSError):
-                holder.unlink(missing_ok=True)
-            lock.release()
+            del self._held[run_id]
+            claim.release()
+
+    def check_claim(self, run_id: str) -> None:
+        """Make sure that the run is still this process's, if it was claimed through this object.
+
+        Raises:
+            ClaimLost: it was out of reach for longer than the lease, and another process has taken the run over.
+        """
+        if run_id in self._held:
+            with readable_errors("write to", self.claims):
+                self._held[run_id].check()
+
+    def holder(self, run_id: str) -> Holder | None:
+        """Who works on the run; the last one who did, if it died over it; None if it is free."""
+        return self._newest(scan(self.claims, _safe(run_id))).get(run_id)
+
+    def holders(self) -> dict[str, Holder]:
+        """`holder` of every run that has one, by run id, for the price of one listing."""
+        return self._newest(scan(self.claims))
+
+    @staticmethod
+    def _newest(claims: list[Found]) -> dict[str, Holder]:
+        best: dict[str, Holder] = {}
+        for claim in sorted(claims, key=lambda c: (c.holder.alive, -c.holder.beat_age)):
+            best[claim.run_id] = claim.holder
+        return best
 
     def save(self, record: Record) -> Path:
         """Write the record; from then on the run is known, across crashes. Write the run's other files before.
 
         Raises:
+            ClaimLost: this object claimed the run, but another process has taken it over.
             UsageError: the folder cannot be written or the disk is full; an earlier record of the run is intact.
         """
+        self.check_claim(record.run_id)
         path = self.path(record.run_id)
         write_atomic(path, encode(record))
         return path
@@ -214,16 +231,3 @@ def _fresh(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
-
-
-def _myself() -> dict[str, Any]:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": now}
-
-
-def _holder(path: Path) -> str:
-    try:
-        who = json.loads(path.read_bytes())
-        return f"process {who['pid']} on host {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"  # it holds the lock and has not yet written, or could not write, who it is
