@@ -7,14 +7,15 @@ out_dir/sweeps/<sweep_id>/arrays/
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.schema import RunConfig, number, one_of
+from peftbench.config.schema import number, one_of
 from peftbench.results.files import readable_errors, write_atomic
 from peftbench.sweeps.jobs import Job, backbone_key
 
@@ -75,7 +76,7 @@ class ArraySpec:
 
 
 def arrays(jobs: Sequence[Job], options: ArrayOptions) -> list[ArraySpec]:
-    """How `jobs` would be submitted: runs of one backbone together, `runs_per_job` to a task, `max_array` tasks an array.
+    """How `jobs` would be submitted: runs of one backbone together, `runs_per_job` a task, `max_array` tasks an array.
 
     Jobs that are wrong or the same as another are left out; that others are done already is the caller's business.
     """
@@ -102,7 +103,6 @@ class SubmittedArray:
 
     name: str
     """Name of the job; holds the sweep's id, so no other job has it."""
-    launcher: str
     job_id: str
     submitted: str
     """UTC, ISO 8601."""
@@ -111,46 +111,55 @@ class SubmittedArray:
     earlier: dict[str, str]
     """`created` of the record that a run had before: while a run's record is that one, this job has not ended it."""
 
-    def logs(self, sweep_folder: Path) -> Path:
-        """Folder of the jobs' output."""
-        return sweep_folder / "logs"
+
+@dataclass(frozen=True)
+class TaskRun:
+    """One run of a task."""
+
+    run_id: str
+    config: dict[str, Any]
+    earlier: str | None
+    """See `SubmittedArray.earlier`."""
 
 
-def write_tasks(folder: Path, index: int, tasks: Sequence[Sequence[dict[str, Any]]]) -> Path:
-    """The file that the tasks of array `index` read, each its own line."""
+@dataclass(frozen=True)
+class ArrayTask:
+    """What one task of an array has to do, as its job reads it."""
+
+    runs: list[TaskRun]
+    options: ArrayOptions
+
+
+def write_tasks(folder: Path, index: int, tasks: Sequence[ArrayTask]) -> Path:
+    """The file that the tasks of array `index` of a sweep read, each its own line."""
     path = folder / FOLDER / f"{index}.tasks.jsonl"
     with readable_errors("write to", path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, "".join(json.dumps(task) + "\n" for task in tasks).encode())
+    write_atomic(path, "".join(json.dumps(asdict(task)) + "\n" for task in tasks).encode())
     return path
 
 
-def read_task(path: Path, index: int) -> list[dict[str, Any]]:
-    """The runs of one task: {"run_id", "config", "earlier"}."""
+def read_task(path: Path, index: int) -> ArrayTask:
+    """The task of that index. Raises IndexError if there is none."""
     with path.open(encoding="utf-8") as lines:
-        for number_, line in enumerate(lines):
-            if number_ == index:
-                return json.loads(line)
-    raise IndexError(f"{path} has no task {index}")
-
-
-def task_entry(config: RunConfig, run_id: str, earlier: str | None) -> dict[str, Any]:
-    """One run in a task's line. `earlier`: see `SubmittedArray.earlier`."""
-    return {"run_id": run_id, "config": asdict(config), "earlier": earlier}
+        line = next(itertools.islice(lines, index, None), None)
+    if line is None:
+        raise IndexError(f"{path} has no task {index}")
+    plain = json.loads(line)
+    return ArrayTask([TaskRun(**run) for run in plain["runs"]], ArrayOptions(**plain["options"]))
 
 
 def remember(folder: Path, index: int, array: SubmittedArray) -> None:
-    """Write down what was submitted, or (before that, with job_id="") what is about to be."""
+    """Write down what was submitted, or (before that, with an empty job id) what is about to be."""
     write_atomic(folder / FOLDER / f"{index}.json", json.dumps(asdict(array), indent=1).encode())
 
 
-def remembered(sweep_folders: Iterable[Path]) -> list[tuple[Path, SubmittedArray]]:
-    """All arrays of these sweeps, with the sweep's folder, oldest first."""
-    found = []
-    for folder in sorted(sweep_folders):
-        for path in sorted((folder / FOLDER).glob("*.json")):
-            found.append((folder, SubmittedArray(**json.loads(path.read_text(encoding="utf-8")))))
-    return found
+def remembered(sweeps: Path) -> list[tuple[Path, SubmittedArray]]:
+    """All arrays of all sweeps in this folder, with the folder of their sweep."""
+    return [
+        (path.parent.parent, SubmittedArray(**json.loads(path.read_text(encoding="utf-8"))))
+        for path in sorted(sweeps.glob(f"*/{FOLDER}/*.json"))
+    ]
 
 
 def now() -> str:

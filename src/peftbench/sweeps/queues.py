@@ -10,19 +10,28 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from peftbench.errors import UsageError
+from peftbench.sweeps.arrays import ArrayOptions
 
 Task = tuple[str, int]
 """Name of an array job and index of one of its tasks."""
 
-PENDING_STATES = (
-    "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT SUSPENDED STOPPED".split()
-)
+PENDING_STATES = [
+    "PENDING",
+    "CONFIGURING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+    "SUSPENDED",
+    "STOPPED",
+]
 RUNNING_STATES = ["RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "RESIZING"]
 SQUEUE_SECONDS = 60
 SQUEUE = ["squeue", "--noheader", "--array", "--states=all", "--format=%F|%K|%T|%r|%j"]
@@ -42,7 +51,10 @@ class TaskState:
 class Queue(Protocol):
     """Takes array jobs and says how their tasks are."""
 
-    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+    outlives_us: bool
+    """Whether jobs go on when this process ends."""
+
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: ArrayOptions) -> str:
         """Queue one task a command; the job's id. Raises UsageError if the queue refuses."""
 
     def states(self) -> dict[Task, TaskState] | None:
@@ -55,6 +67,8 @@ class Queue(Protocol):
 class SlurmQueue:
     """The real thing. Needs sbatch, squeue and scancel; accounting (sacct) is never asked."""
 
+    outlives_us = True
+
     def __init__(self) -> None:
         missing = [name for name in ("sbatch", "srun", "squeue", "scancel") if shutil.which(name) is None]
         if missing:
@@ -63,7 +77,7 @@ class SlurmQueue:
                 "Run here with `hydra/launcher=local`."
             )
 
-    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: ArrayOptions) -> str:
         """One `sbatch --array`; each task runs the command of its index."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -88,7 +102,7 @@ class SlurmQueue:
         subprocess.run(["scancel", *job_ids], capture_output=True, timeout=SQUEUE_SECONDS, check=False)
 
 
-def slurm_executor(name: str, tasks: int, logs: Path, options: Any) -> Any:
+def slurm_executor(name: str, tasks: int, logs: Path, options: ArrayOptions) -> Any:
     """submitit's executor for one array of `tasks` tasks."""
     from submitit.slurm.slurm import SlurmExecutor
 
@@ -101,23 +115,23 @@ def slurm_executor(name: str, tasks: int, logs: Path, options: Any) -> Any:
     return executor
 
 
-def sbatch_parameters(name: str, options: Any) -> dict[str, Any]:
-    """The launcher's options in submitit's words; what is not set is left to the cluster."""
+def sbatch_parameters(name: str, options: ArrayOptions) -> dict[str, Any]:
+    """The launcher's options in the words of submitit's SlurmExecutor; what is not set is left to the cluster."""
     wanted = {
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,
         "constraint": options.constraint,
-        "mem_gb": options.mem_gb,
+        "mem": f"{round(options.mem_gb * 1024)}MB" if options.mem_gb else None,
         "cpus_per_task": options.cpus_per_task,
         "gpus_per_node": options.gpus_per_node,
     }
     return {
         **{key: value for key, value in wanted.items() if value is not None},
         "job_name": name,
-        "timeout_min": options.timeout_min,
+        "time": options.timeout_min,
         "nodes": options.nodes,
-        "tasks_per_node": options.tasks_per_node,
+        "ntasks_per_node": options.tasks_per_node,
         "array_parallelism": options.max_parallel or 10_000,
         "setup": list(options.setup),
         "stderr_to_stdout": True,
@@ -178,12 +192,13 @@ class LocalQueue:
     Tasks start in order, at most `max_parallel` at a time, and only while somebody asks for their `states`.
     """
 
-    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
-        self._waiting: list[tuple[Task, Sequence[str], Path, Any]] = []
-        self._started: dict[Task, Any] = {}
-        self._environ = dict(environ or {})
+    outlives_us = False
 
-    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: Any) -> str:
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Task, Sequence[str], Path, ArrayOptions]] = []
+        self._started: dict[Task, Any] = {}
+
+    def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: ArrayOptions) -> str:
         """Put the tasks in line; the "job id" is the name."""
         self._waiting += [((name, index), command, logs, options) for index, command in enumerate(commands)]
         return name
@@ -196,7 +211,8 @@ class LocalQueue:
         states = {task: TaskState("pending", "max_parallel") for task, *_ in self._waiting}
         for task, job in self._started.items():
             code = job._process.poll()
-            states[task] = TaskState("running") if code is None else TaskState("ended", f"exit code {code}")
+            ended = "" if code is None else f"exit code {code}"
+            states[task] = TaskState("ended" if ended else "running", ended, job.job_id)
         return states
 
     def cancel(self, job_ids: Iterable[str]) -> None:
@@ -212,7 +228,7 @@ class LocalQueue:
         return sum(job._process.poll() is None for job in self._started.values())
 
     @staticmethod
-    def _start(command: Sequence[str], logs: Path, options: Any) -> Any:
+    def _start(command: Sequence[str], logs: Path, options: ArrayOptions) -> Any:
         import shlex
 
         from submitit.local.local import LocalExecutor

@@ -1,4 +1,4 @@
-"""What a person sees while array jobs run elsewhere: how many runs are in which state, from queue, records and claims."""
+"""What a person sees while array jobs run elsewhere: runs by state, from the queue, the records and the claims."""
 
 from __future__ import annotations
 
@@ -21,17 +21,27 @@ LOOKS_AFTER_END = 2
 
 @dataclass
 class WatchedRun:
-    """A run that some task of an array has to do."""
+    """A run that a task of some array has to do, or that another process has in hand (no task then)."""
 
     run_id: str
-    task: Task
+    task: Task | None
     earlier: str | None
     """`created` of the record it had before; that one says nothing about this job."""
-    log: Path | None = None
+    sweep: Path | None = None
+    """Folder of the sweep that submitted it."""
+    job_id: str = ""
+    """Of its task, as `scancel` takes it, once the queue has told."""
     state: str = "pending"
     note: str = ""
     """Why it waits, or what the queue said when its job ended without a record."""
     looks: int = field(default=0, repr=False)
+    """Looks in a row at which nothing was left to wait for."""
+
+    @property
+    def log(self) -> Path | None:
+        """What its job printed, if it began."""
+        path = self.sweep / "logs" / f"{self.job_id}_0_log.out" if self.sweep and self.job_id else None
+        return path if path and path.exists() else None
 
 
 def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: bool) -> tuple[str, str]:
@@ -51,7 +61,10 @@ def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: b
         return "running", ""
     if task is not None and task.state == "running":
         return "pending", "its job is running"
-    reason = f"its job ended: {task.reason}" if task else "its job has left the queue"
+    if run.task is None:
+        reason = "the process that had it let it go"
+    else:
+        reason = f"job {run.job_id} ended: {task.reason}" if task else f"job {run.job_id} has left the queue".strip()
     if fresh is not None and fresh.status == "interrupted":
         return "interrupted", f"{fresh.reason}; {reason}" if fresh.reason else reason
     return "unfinished", reason
@@ -74,13 +87,15 @@ class Watch:
             return True
         self.silent_since = None
         self._endings |= {task: state for task, state in states.items() if state.state == "ended"}
-        return any([self._refresh_run(run, states) for run in self.runs])
+        going = [self._refresh_run(run, states) for run in self.runs]
+        return any(going)
 
     def _refresh_run(self, run: WatchedRun, states: Mapping[Task, TaskState]) -> bool:
         """Whether the run is worth another look."""
         if run.state in FINAL:
             return False
-        task = states.get(run.task) or self._endings.get(run.task)
+        task = None if run.task is None else states.get(run.task) or self._endings.get(run.task)
+        run.job_id = task.job_id if task else run.job_id
         run.state, run.note = look(run, task, self.store.load(run.run_id), self.held(run.run_id))
         if run.state in FINAL:
             return False

@@ -1,0 +1,205 @@
+"""The `slurm` launcher (and its stand-in `submitit_local`): submits what is missing, watches, and loses nothing.
+
+The jobs do the work without this process (`peftbench.sweeps.worker`): it may be interrupted, and typed again it finds
+what is done in the records, what is queued in the sweeps' folders and the queue, and submits the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from peftbench.errors import UsageError
+from peftbench.results.files import readable_errors
+from peftbench.results.store import Store
+from peftbench.sweeps.arrays import (
+    ArrayOptions,
+    ArraySpec,
+    ArrayTask,
+    SubmittedArray,
+    TaskRun,
+    arrays,
+    now,
+    remember,
+    remembered,
+    write_tasks,
+)
+from peftbench.sweeps.jobs import Job
+from peftbench.sweeps.queues import Queue, Task, TaskState
+from peftbench.sweeps.watch import Watch, WatchedRun
+
+WORKER = [sys.executable, "-u", "-m", "peftbench.sweeps.worker"]
+INTERRUPTED = 130
+
+
+@dataclass
+class Stock:
+    """How the runs of a sweep stand before anything is submitted."""
+
+    done: list[str] = field(default_factory=list)
+    queued: list[WatchedRun] = field(default_factory=list)
+    """In a job of an earlier command that waits or runs."""
+    claimed: list[WatchedRun] = field(default_factory=list)
+    """In the hands of a living process outside of any array."""
+    missing: list[Job] = field(default_factory=list)
+
+
+def take_stock(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun]) -> Stock:
+    """Sort the runs of `jobs`; wrong and repeated jobs are left out. `active`: the runs of living tasks, by run id."""
+    stock = Stock()
+    for job in jobs:
+        if job.config is None or job.run_id is None or job.same_as is not None:
+            continue
+        record = store.load(job.run_id)
+        if record is not None and record.status == "done" and not job.config.rerun:
+            stock.done.append(job.run_id)
+        elif job.run_id in active:
+            stock.queued.append(active[job.run_id])
+        elif is_held(store, job.run_id):
+            stock.claimed.append(WatchedRun(job.run_id, None, record.created if record else None))
+        else:
+            stock.missing.append(job)
+    return stock
+
+
+def active_runs(sweeps: Path, states: dict[Task, TaskState]) -> dict[str, WatchedRun]:
+    """Every run that some earlier sweep handed to a task which still waits or runs."""
+    found = {}
+    for folder, array in remembered(sweeps):
+        for index, run_ids in enumerate(array.tasks):
+            state = states.get((array.name, index))
+            if state is not None and state.state != "ended":
+                for run_id in run_ids:
+                    found[run_id] = WatchedRun(run_id, (array.name, index), array.earlier.get(run_id), folder)
+    return found
+
+
+def is_held(store: Store, run_id: str) -> bool:
+    """Whether a living process works on the run."""
+    holder = store.holder(run_id)
+    return holder is not None and holder.alive
+
+
+class ArrayLauncher:
+    """Does the jobs of one sweep as array jobs of a queue."""
+
+    def __init__(self, folder: Path, out_dir: Path, options: ArrayOptions, queue: Queue) -> None:
+        """`folder`: the sweep's own, under `out_dir`/sweeps; its name is the sweep's id."""
+        self.folder, self.out_dir, self.options, self.queue = folder, out_dir, options, queue
+        self.store = Store(out_dir)
+        self.job_ids: list[str] = []
+
+    def launch(self, jobs: Sequence[Job]) -> list[WatchedRun]:
+        """Submit what is missing and, with `wait`, watch to the end; the runs that were not done at the start.
+
+        Raises:
+            UsageError: the queue does not answer or refuses the job; nothing was submitted then.
+        """
+        runs = self.submit(jobs)
+        if not runs or not self.options.wait:
+            return runs
+        watch = Watch(runs, self.store, self.queue, lambda run_id: is_held(self.store, run_id))
+        try:
+            watch.wait(self.options.poll_s, self._after_look)
+        except KeyboardInterrupt:
+            self._leave()
+            raise SystemExit(INTERRUPTED) from None
+        return runs
+
+    def submit(self, jobs: Sequence[Job]) -> list[WatchedRun]:
+        """Submit what neither is done nor queued nor being worked on; the runs to watch."""
+        from filelock import FileLock
+
+        sweeps = self.out_dir / "sweeps"
+        with readable_errors("write to", sweeps):
+            sweeps.mkdir(parents=True, exist_ok=True)
+        with FileLock(sweeps / ".submit.lock"):  # two commands at once do not submit the same run
+            states = self.queue.states()
+            if states is None:
+                raise UsageError("squeue does not answer, so nothing was submitted. `sinfo` shows how the cluster is.")
+            stock = take_stock(jobs, self.store, active_runs(sweeps, states))
+            by_number = {job.number: job for job in jobs}
+            specs = arrays(stock.missing, self.options)
+            submitted = [run for i, spec in enumerate(specs) for run in self._submit_array(i, spec, by_number)]
+        self._announce(jobs, stock, specs, states)
+        return [*stock.queued, *stock.claimed, *submitted]
+
+    def _submit_array(self, index: int, spec: ArraySpec, by_number: dict[int, Job]) -> list[WatchedRun]:
+        """Write what the tasks will read, submit them, and remember the job's id."""
+        name = f"peftbench-{self.folder.name}-{index}"
+        tasks = [self._task([by_number[number] for number in task]) for task in spec.tasks]
+        path = write_tasks(self.folder, index, tasks).resolve()
+        runs = [run for task in tasks for run in task.runs]
+        earlier = {run.run_id: run.earlier for run in runs if run.earlier is not None}
+        array = SubmittedArray(name, "", now(), [[run.run_id for run in task.runs] for task in tasks], earlier)
+        remember(self.folder, index, array)  # its name alone finds it in the queue, should this process die now
+        logs = (self.folder / "logs").resolve()
+        logs.mkdir(parents=True, exist_ok=True)
+        commands = [[*WORKER, str(path), str(number)] for number in range(len(tasks))]
+        array.job_id = self.queue.submit(name, commands, logs, self.options)
+        remember(self.folder, index, array)
+        self.job_ids.append(array.job_id)
+        return [
+            WatchedRun(run.run_id, (name, number), run.earlier, self.folder)
+            for number, task in enumerate(tasks)
+            for run in task.runs
+        ]
+
+    def _task(self, jobs: Sequence[Job]) -> ArrayTask:
+        """What the worker of one task will read."""
+        runs = []
+        for job in jobs:
+            assert job.config is not None
+            assert job.run_id is not None
+            record = self.store.load(job.run_id)
+            runs.append(TaskRun(job.run_id, asdict(job.config), record.created if record else None))
+        return ArrayTask(runs, self.options)
+
+    def _announce(
+        self, jobs: Sequence[Job], stock: Stock, specs: Sequence[ArraySpec], states: dict[Task, TaskState]
+    ) -> None:
+        """What was found and what was submitted."""
+        repeated = sum(job.same_as is not None for job in jobs)
+        counts = [
+            (len(stock.done), "done already"),
+            (repeated, "the same as another"),
+            (len(stock.queued), "in the queue already"),
+            (len(stock.claimed), "in the hands of other processes"),
+            (len(stock.missing), "submitted"),
+        ]
+        words = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
+        _say(f"{len(jobs)} runs: {words}")
+        for job_id, spec in zip(self.job_ids, specs, strict=True):
+            _say(f"job {job_id}: {spec}")
+        earlier = {states[run.task].job_id.partition("_")[0] for run in stock.queued if run.task}
+        self.job_ids += sorted(earlier - set(self.job_ids))
+        if self.job_ids:
+            _say(f"logs: {self.folder / 'logs'}   look: peftbench status {self.folder.name}   {self._how_to_cancel()}")
+
+    def _how_to_cancel(self) -> str:
+        return f"cancel: scancel {' '.join(self.job_ids)}"
+
+    def _after_look(self, watch: Watch) -> None:
+        """`on_failure=stop`: what has not begun is cancelled after the first failure."""
+        if self.options.on_failure == "stop" and any(run.state in ("failed", "diverged") for run in watch.runs):
+            waiting = {run.job_id for run in watch.runs if run.state == "pending" and run.job_id}
+            if waiting:
+                _say(f"a run failed and on_failure=stop: {len(waiting)} jobs that had not begun are cancelled")
+                self.queue.cancel(waiting)
+
+    def _leave(self) -> None:
+        """Ctrl-C at the front."""
+        if not self.queue.outlives_us:
+            self.queue.cancel(self.job_ids)
+            _say("interrupted; what was finished is kept, the same command goes on.")
+            return
+        _say(
+            f"this view is closed, the jobs go on.  look: peftbench status {self.folder.name}   "
+            f"{self._how_to_cancel()}\nThe same command shows them again and submits only what is missing."
+        )
+
+
+def _say(text: str) -> None:
+    print(f"peftbench: {text}", file=sys.stderr, flush=True)
