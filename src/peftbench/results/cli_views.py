@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.results import leaderboard
+from peftbench.results.filters import ViewParser, choose, every_row
 from peftbench.results.leaderboard import Row
-from peftbench.results.store import Store
 from peftbench.results.summary import printable
 
-FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
 TABLE_ROWS = 100
 
 # fmt: off
@@ -43,17 +42,11 @@ _SETTINGS = (
 """Columns that move to the line above the table when all rows agree in them."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"peftbench leaderboard: {message}. `peftbench leaderboard --help` shows the options.")
-
-
 def leaderboard_command(argv: Sequence[str]) -> int:
     """Run `peftbench leaderboard ARGV`; returns the exit code. Raises UsageError for a wrong option or value."""
     options = _parser().parse_args(argv)
-    every = leaderboard.current_rows(Store(options.out_dir))
-    wanted = {name: _values(getattr(options, name), name, every) for name in FILTERS if getattr(options, name)}
-    chosen = [r for r in every if all(str(r[name]) in values for name, values in wanted.items())]
+    every = every_row(options)
+    chosen = choose(every, options)
     if options.group:
         chosen = leaderboard.group(chosen)
     if options.sort:
@@ -71,17 +64,11 @@ def leaderboard_command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="peftbench leaderboard",
-        description="The recorded runs as a table: one row a run, or means over the seeds with --group.",
-        epilog="Example: peftbench leaderboard --task masakhanews --method dept,lora --group --sort score:desc",
-        allow_abbrev=False,
+    parser = ViewParser(
+        "leaderboard",
+        "The recorded runs as a table: one row a run, or means over the seeds with --group.",
+        "Example: peftbench leaderboard --task masakhanews --method dept,lora --group --sort score:desc",
     )
-    parser.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
-    for name in FILTERS:
-        dashed = "--" + name.replace("_", "-")
-        names = [dashed] if "_" not in name else [dashed, "--" + name]
-        parser.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
     parser.add_argument("--group", action="store_true", help="mean and spread over data and training seeds")
     parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
     parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
@@ -94,15 +81,6 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
     return int(text)
-
-
-def _values(given: str, name: str, rows: Sequence[Row]) -> set[str]:
-    """The values asked for, each of which some run must have."""
-    values = {value.strip() for value in given.split(",")}
-    present = {str(r[name]) for r in rows}
-    for value in sorted(values - present if rows else ()):
-        raise UsageError(f"No run has {name}=`{value}`. {did_you_mean(value, present)}")
-    return values
 
 
 def _sorted(rows: list[Row], order: str) -> list[Row]:
