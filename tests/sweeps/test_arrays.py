@@ -10,6 +10,7 @@ import pytest
 
 from peftbench.config.load import compose
 from peftbench.errors import UsageError
+from peftbench.results.claims import Holder
 from peftbench.results.record import Record
 from peftbench.sweeps import queues, slurm
 from peftbench.sweeps.arrays import ArrayOptions, arrays, read_task, remembered
@@ -181,8 +182,8 @@ class FakeStore:
     def load(self, run_id: str) -> Record | None:
         return self.records.get(run_id)
 
-    def holder(self, run_id: str) -> object | None:
-        return type("Holder", (), {"alive": True})() if run_id in self.held else None
+    def holders(self) -> dict[str, Holder]:
+        return {run_id: Holder("here", 1, "now", 0.0, alive=True) for run_id in self.held}
 
 
 class FakeQueue:
@@ -259,7 +260,7 @@ def test_nothing_is_submitted_while_the_queue_is_silent(tmp_path: Path) -> None:
 
 def test_a_silent_queue_ends_no_watch() -> None:
     queue = FakeQueue(None)
-    watch = Watch([WatchedRun("r", ("a", 0), None)], FakeStore(), queue, lambda _: False)  # type: ignore[arg-type]
+    watch = Watch([WatchedRun("r", ("a", 0), None)], FakeStore(), queue)  # type: ignore[arg-type]
     assert watch.refresh()
     assert any("has not answered" in line for line in watch.lines())
     queue.now = {}
@@ -271,7 +272,7 @@ def test_a_silent_queue_ends_no_watch() -> None:
 def test_stop_at_the_first_failure_cancels_what_has_not_begun(tmp_path: Path) -> None:
     jobs, queue, store = [job(i) for i in range(3)], FakeQueue({}), FakeStore()
     made = launcher(tmp_path, "first", queue, store, on_failure="stop")
-    watch = Watch(made.launch(jobs), store, queue, lambda _: False)  # type: ignore[arg-type]
+    watch = Watch(made.launch(jobs), store, queue)  # type: ignore[arg-type]
     watch.refresh()
     made._after_look(watch)
     assert queue.cancelled == set()

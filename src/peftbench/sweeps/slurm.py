@@ -48,7 +48,7 @@ class Stock:
 
 def take_stock(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun]) -> Stock:
     """Sort the runs of `jobs`; wrong and repeated jobs are left out. `active`: the runs of living tasks, by run id."""
-    stock = Stock()
+    stock, holders = Stock(), store.holders()
     for job in jobs:
         if job.config is None or job.run_id is None or job.same_as is not None:
             continue
@@ -57,7 +57,7 @@ def take_stock(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun])
             stock.done.append(job.run_id)
         elif job.run_id in active:
             stock.queued.append(active[job.run_id])
-        elif is_held(store, job.run_id):
+        elif job.run_id in holders and holders[job.run_id].alive:
             stock.claimed.append(WatchedRun(job.run_id, None, record.created if record else None))
         else:
             stock.missing.append(job)
@@ -74,12 +74,6 @@ def active_runs(sweeps: Path, states: dict[Task, TaskState]) -> dict[str, Watche
                 for run_id in run_ids:
                     found[run_id] = WatchedRun(run_id, (array.name, index), array.earlier.get(run_id), folder)
     return found
-
-
-def is_held(store: Store, run_id: str) -> bool:
-    """Whether a living process works on the run."""
-    holder = store.holder(run_id)
-    return holder is not None and holder.alive
 
 
 class ArrayLauncher:
@@ -100,7 +94,7 @@ class ArrayLauncher:
         runs = self.submit(jobs)
         if not runs or not self.options.wait:
             return runs
-        watch = Watch(runs, self.store, self.queue, lambda run_id: is_held(self.store, run_id))
+        watch = Watch(runs, self.store, self.queue)
         try:
             watch.wait(self.options.poll_s, self._after_look)
         except KeyboardInterrupt:

@@ -73,8 +73,8 @@ def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: b
 class Watch:
     """Follows runs until none of their tasks waits or runs any more."""
 
-    def __init__(self, runs: Sequence[WatchedRun], store: Store, queue: Queue, held: Callable[[str], bool]) -> None:
-        self.runs, self.store, self.queue, self.held = runs, store, queue, held
+    def __init__(self, runs: Sequence[WatchedRun], store: Store, queue: Queue) -> None:
+        self.runs, self.store, self.queue = runs, store, queue
         self.silent_since: float | None = None
         """When the queue stopped to answer."""
         self._endings: dict[Task, TaskState] = {}
@@ -87,16 +87,17 @@ class Watch:
             return True
         self.silent_since = None
         self._endings |= {task: state for task, state in states.items() if state.state == "ended"}
-        going = [self._refresh_run(run, states) for run in self.runs]
+        held = {run_id for run_id, holder in self.store.holders().items() if holder.alive}
+        going = [self._refresh_run(run, states, run.run_id in held) for run in self.runs]
         return any(going)
 
-    def _refresh_run(self, run: WatchedRun, states: Mapping[Task, TaskState]) -> bool:
+    def _refresh_run(self, run: WatchedRun, states: Mapping[Task, TaskState], held: bool) -> bool:
         """Whether the run is worth another look."""
         if run.state in FINAL:
             return False
         task = None if run.task is None else states.get(run.task) or self._endings.get(run.task)
         run.job_id = task.job_id if task else run.job_id
-        run.state, run.note = look(run, task, self.store.load(run.run_id), self.held(run.run_id))
+        run.state, run.note = look(run, task, self.store.load(run.run_id), held)
         if run.state in FINAL:
             return False
         if run.state in ("pending", "running"):
