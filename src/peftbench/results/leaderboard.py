@@ -48,9 +48,11 @@ _LOCK_SECONDS = 60
 
 HIDDEN = (
     "variant", "reason", "steps", "planned_steps", "epochs", "batch_size", "micro_batch", "max_length",
-    "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params",
+    "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params", "phases", "draw_sha",
+    "warnings",
 )  # fmt: skip
-"""What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, and what a run costs."""
+"""What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, what a run costs, and how many
+warnings its diagnosis has."""
 
 
 def row(record: Record) -> Row:
@@ -72,6 +74,9 @@ def row(record: Record) -> Row:
         "created": record.created,
         "variant": variant(record.config, record.data.get("sha256") or "", versions.get("peftbench") or ""),
         "reason": record.reason,
+        "phases": {phase: round(seconds, 3) for phase, seconds in record.seconds.items() if phase != "total"},
+        "draw_sha": record.draw.get("sha256"),
+        "warnings": len(record.diagnosis.get("warnings") or ()),
         **_cost(record),
     }
 
