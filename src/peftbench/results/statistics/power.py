@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from peftbench.results.statistics.intervals import Summary
+from peftbench.results.statistics.intervals import Spread, Summary
 
 MOST = 1000
 
@@ -29,19 +29,19 @@ class Power:
 def draws_needed(
     difference: Summary, size: float | None = None, power: float = 0.8, alpha: float = 0.05
 ) -> Power | None:
-    """Draws with which a true difference of `size` is found by the t test of `difference`, with the spread seen so far.
+    """Draws (seeds, where those are what varies) with which the test of `difference` finds a true difference of `size`.
 
     Args:
         difference: of two cells; its spread over draws and items is taken as the true one.
         size: percent points; default: the difference seen. (Taking the seen difference for the true one is optimistic
             when it was selected for being large.)
 
-    None if there are fewer than two draws, so that the spread is not known, or `size` is 0.
+    None if there are fewer than two of them, so that the spread is not known, or `size` is 0.
     """
     size = abs(difference.mean if size is None else size)
     if difference.sd_draws is None or size == 0:
         return None
-    now = max(2, difference.n_draws)
+    now = max(2, difference.n_replications)
     smallest = _smallest(difference, now, power, alpha)
     endless = power_of(difference, size, 10**6, alpha)
     if power_of(difference, size, MOST, alpha) < power:
@@ -55,18 +55,23 @@ def draws_needed(
 
 def power_of(difference: Summary, size: float, draws: int, alpha: float = 0.05) -> float:
     """Probability that the two-sided t test finds a true difference of `size` points with so many draws."""
-    from scipy.special import nctdtr, stdtrit
+    from scipy.special import nctdtr
 
-    between = (difference.sd_draws or 0.0) ** 2 / draws
-    items = (difference.se_items or 0.0) ** 2
+    between, df_between = (difference.sd_draws or 0.0) ** 2 / draws, max(1.0, _df_per_draw(difference) * (draws - 1))
+    items, df_items = (difference.se_items or 0.0) ** 2, max(1, difference.n_items - 1)
     if between + items == 0:
         return 1.0
-    df = (between + items) ** 2 / (between**2 / max(1, draws - 1) + items**2 / max(1, difference.n_items - 1))
-    limit = float(stdtrit(df, 1 - alpha / 2))
+    limit = Spread(((between, df_between), (items, df_items))).limit(1 - alpha)
+    df = (between + items) ** 2 / (between**2 / df_between + items**2 / df_items)  # Satterthwaite's
     shift = abs(size) / math.sqrt(between + items)
     if shift > 30:  # far beyond any limit; the noncentral distribution is not needed
         return 1.0
     return float(1 - nctdtr(df, shift, limit) + nctdtr(df, shift, -limit))
+
+
+def _df_per_draw(difference: Summary) -> float:
+    """Degrees of freedom that a further draw adds: 1 in a cell, more in a mean over several."""
+    return (difference.df or 1.0) / max(1, difference.n_replications - 1)
 
 
 def _smallest(difference: Summary, draws: int, power: float, alpha: float) -> float:
