@@ -127,11 +127,13 @@ class Claim:
     def _win(self) -> None:
         """Look at the others now that this claim can be seen; the lower token of two who come together stays."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while living := [other for other in self._others() if other.holder.alive]:
+        others = self._others()
+        while living := [other for other in others if other.holder.alive]:
             if living[0].path.name < self.path.name or time.monotonic() > deadline:
                 self._refuse(living)
             time.sleep(0.02)
-        for dead in self._others():
+            others = self._others()
+        for dead in others:  # of this listing: whoever came since has found this claim alive, and gives way
             log.info("Run %s was left by %s and is taken over.", self._run_id, dead.holder)
             with suppress(OSError):  # another user's: it stays, and stays dead
                 dead.path.unlink(missing_ok=True)
@@ -139,7 +141,7 @@ class Claim:
     def _await_predecessor(self) -> None:
         """Give way to whoever is at work, but see the lease out of this very SLURM job before it was requeued."""
         restarted = os.environ.get("SLURM_JOB_ID") if os.environ.get("SLURM_RESTART_COUNT", "0") != "0" else None
-        deadline = time.monotonic() + LEASE_SECONDS
+        deadline = time.monotonic() + 2 * LEASE_SECONDS
         while living := [other for other in self._others() if other.holder.alive]:
             if not restarted or living[0].holder.slurm_job != restarted or time.monotonic() > deadline:
                 self._refuse(living)
