@@ -9,25 +9,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench import __version__
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
+from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
-from peftbench.results.ids import run_id
 from peftbench.results.leaderboard import rebuild
 from peftbench.results.store import Store
 from peftbench.session import Session, base_record
-from peftbench.tasks import load_task
-from peftbench.tasks.protocols import draw
 from peftbench.training.launch import find_place, launch
 
 if TYPE_CHECKING:
     from peftbench.results.record import Record
 
 
-def run(cfg: RunConfig) -> tuple[Record | None, bool]:
+def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None, bool]:
     """Run, or find the finished record of, one config.
+
+    Args:
+        inputs: data sets and draws that earlier runs of this process left; None loads them.
 
     Returns:
         The record (None on every process but the main one) and whether it is new.
@@ -37,9 +37,7 @@ def run(cfg: RunConfig) -> tuple[Record | None, bool]:
     """
     clock = PhaseClock()
     with clock("data"):
-        data = load_task(cfg.task, data_dir(cfg))
-        drawn = draw(data, cfg.protocol, cfg.shots, cfg.data_seed, cfg.seed)
-        identity = run_id(asdict(cfg), drawn.sha256(), data.sha256(), __version__)
+        data, drawn, identity = (inputs or InputCache()).load(cfg)
 
     store = Store(Path(cfg.out_dir))
     place = find_place(os.environ)
@@ -83,9 +81,3 @@ def run_in_process(config: dict[str, Any]) -> int:
     """One of several processes that train together; returns its exit code. See `peftbench.training.worker`."""
     record, _ = run(from_plain(config))
     return 0 if record is None or record.status == "done" else 1
-
-
-def data_dir(cfg: RunConfig) -> Path | None:
-    """Where real data sets lie: the config's `data_dir`, else the environment's, else nowhere."""
-    folder = cfg.data_dir or os.environ.get("PEFTBENCH_DATA")
-    return Path(folder).expanduser() if folder else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
-from peftbench.config.space import read_space
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
@@ -29,7 +28,6 @@ GROUPS = {
     "protocol": schema.ProtocolConfig,
     "trainer": schema.TrainerConfig,
     "tracking": schema.TrackingConfig,
-    "search": schema.SearchConfig,
 }
 
 
@@ -48,7 +46,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a file (task=3)
         raise explain(error, overrides) from None
 
 
@@ -57,6 +55,15 @@ def to_run_config(cfg: DictConfig) -> schema.RunConfig:
 
     Raises:
         UsageError: naming the key, what was found and what would be valid.
+    """
+    return from_plain({k: v for k, v in resolve(cfg).items() if k != "hydra"})
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """Plain values of a composed config, or of a part of one, with what refers to other keys filled in.
+
+    Raises:
+        UsageError: a value is missing, or refers to a key that is not there.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
@@ -67,25 +74,40 @@ def to_run_config(cfg: DictConfig) -> schema.RunConfig:
         raise UsageError(f"{getattr(error, 'full_key', '')}: {first_line(error)}") from None
     if not isinstance(plain, dict):
         raise UsageError("the config is not a mapping of keys to values")
-    return from_plain({str(k): v for k, v in plain.items() if k != "hydra"})
+    return {str(k): v for k, v in plain.items()}
 
 
-def from_plain(plain: dict[str, Any]) -> schema.RunConfig:
-    """Like `to_run_config`, from the plain dictionary that a record or a worker's file holds."""
-    plain = {**plain, "method": dict(plain.get("method") or {})}
-    tuner_plain = plain["method"].pop("tuner", None) or {}
-    parts: dict[str, Any] = {}
-    for group, schema_class in GROUPS.items():
-        section = plain.get(group) or {}
-        if group == "task":
-            schema_class = schema.TASK_SCHEMAS.get(section.get("adapter", ""), schema.TaskConfig)
-        parts[group] = build(schema_class, section, group)
+def build_section(group: str, plain: dict[str, Any]) -> Any:
+    """The checked section of one group, from plain values."""
+    if group == "method":
+        return build_method(plain)
+    schema_class = GROUPS[group]
+    if group == "task":
+        schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
+    return build(schema_class, plain, group)
+
+
+def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
+    """The `method` section, whose tuner has a schema of its own; a user's tuner file is fingerprinted."""
+    method = build(schema.MethodConfig, {k: v for k, v in plain.items() if k != "tuner"}, "method")
+    tuner_plain = plain.get("tuner") or {}
     name = str(tuner_plain.get("name"))
     if name not in TUNER_SCHEMAS:
         raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
-    parts["method"].tuner = tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
+    method.tuner = tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
     if isinstance(tuner, FileConfig):
         tuner.file, tuner.sha256 = fingerprint(tuner)
+    return method
+
+
+def from_plain(
+    plain: dict[str, Any], section: Callable[[str, dict[str, Any]], Any] = build_section
+) -> schema.RunConfig:
+    """Like `to_run_config`, from the plain dictionary that a record or a worker's file holds.
+
+    `section` makes each group's part; whoever makes many configs may remember those that do not change.
+    """
+    parts = {group: section(group, plain.get(group) or {}) for group in GROUPS}
     top = {k: v for k, v in plain.items() if k not in GROUPS}
     for key in top:
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
@@ -164,12 +186,6 @@ def check_top(run: schema.RunConfig) -> None:
             raise UsageError(f"{key}={value}: must be a folder.")
     if not isinstance(run.rerun, bool):
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
-    if run.evaluate not in ("test", "dev"):
-        raise UsageError(f"evaluate={run.evaluate}: must be test or dev.")
-    if run.search.name != "none":
-        read_space(run)
-        if run.search.trials is None and run.search.seconds is None:
-            raise UsageError(f"search={run.search.name}: has no budget. Give search.trials=20 or search.seconds=600.")
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> UsageError:

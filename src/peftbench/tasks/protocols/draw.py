@@ -106,8 +106,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         UsageError: impossible `shots`, a class with too few rows, or a task without a labelled test split.
     """
     check_shots(shots, cfg)
-    if data_seed is None:
-        data_seed = seed if cfg.tie_seeds or cfg.data_seed is None else cfg.data_seed
+    data_seed = data_seed_of(cfg, data_seed, seed)
     notes: list[str] = []
     splits = hold_out(data, cfg, notes)
     keys = {row.id: text_key(row) for row in (*splits.train, *splits.dev, *splits.all_tests())}
@@ -142,6 +141,13 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         overlap=overlap,
         notes=tuple(notes),
     )
+
+
+def data_seed_of(cfg: ProtocolConfig, data_seed: int | None, seed: int) -> int:
+    """The seed of a draw: the run's own, else the protocol's, else (or where they are tied) the training seed."""
+    if data_seed is not None:
+        return data_seed
+    return seed if cfg.tie_seeds or cfg.data_seed is None else cfg.data_seed
 
 
 def check_shots(shots: int | str, cfg: ProtocolConfig) -> None:

@@ -1,0 +1,161 @@
+"""Many configs that differ in a few overrides, at a small part of what composing each would cost.
+
+Hydra takes some 80 ms for one config. Here it composes once for each distinct choice of files (`method=lora`); plain
+values (`seed=3`) are then set by the same function that Hydra uses, and a section that does not change is checked once.
+Whatever is out of the ordinary is composed in full. The result equals `peftbench.config.load.compose`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, TypeVar
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from peftbench.config.load import CONFIG_MODULE, GROUPS, build_section, compose_raw, explain, from_plain, resolve
+from peftbench.config.schema import RunConfig
+from peftbench.errors import UsageError
+
+T = TypeVar("T")
+Plain = dict[str, Any]
+
+
+class Composer:
+    """`compose(overrides)` for one config after the other. Their sections are shared: take them for unchangeable."""
+
+    def __init__(self) -> None:
+        self._memory: dict[Any, Any] = {}
+
+    def compose(self, overrides: Sequence[str]) -> RunConfig:
+        """The checked config of one run.
+
+        Raises:
+            UsageError: as `peftbench.config.load.compose`.
+        """
+        try:
+            parsed = [parse(text) for text in overrides]
+        except HydraException as error:
+            raise explain(error, overrides) from None
+        values = [o for o in parsed if is_plain_value(o)]
+        choices = [o for o in parsed if not is_plain_value(o)]
+        if any(not is_choice(o) for o in choices):
+            choices, values = parsed, []
+        base = self._base(tuple(str(o.input_line) for o in choices))
+        if values and base.linked:
+            base, values = self._base(tuple(overrides)), []
+        return from_plain(self._plain(base, values, overrides), self._section)
+
+    def _base(self, choices: tuple[str, ...]) -> _Base:
+        return self._remember(("base", choices), lambda: _Base(choices))
+
+    def _plain(self, base: _Base, values: Sequence[Override], overrides: Sequence[str]) -> Plain:
+        """The plain values of the base with `values` set."""
+        plain = dict(base.top)
+        by_section: dict[str, list[Override]] = {name: [] for name in base.sections}
+        for override in values:
+            key, value = override.key_or_group, override.value()
+            if key in plain and not isinstance(value, (list, dict)) and value != "???":
+                plain[key] = value
+            else:
+                by_section.setdefault(key.partition(".")[0], []).append(override)
+        for name, own in by_section.items():
+            memory = ("plain", base.choices, name, tuple(str(o.input_line) for o in own))
+            plain |= self._remember(memory, functools.partial(self._set, base, name, own, overrides))
+        return plain
+
+    def _set(self, base: _Base, name: str, own: Sequence[Override], overrides: Sequence[str]) -> Plain:
+        """Section `name` of the base with its own overrides; one object for each content."""
+        found = resolve(base.with_values(name, own, overrides))
+        for group in GROUPS.keys() & found.keys():
+            text = json.dumps(found[group], default=repr)
+            found[group] = self._memory.setdefault(("text", group, text), found[group])
+        return found
+
+    def _section(self, group: str, plain: Plain) -> Any:
+        return self._remember(("section", group, id(plain)), lambda: build_section(group, plain))
+
+    def _remember(self, key: Any, make: Callable[[], T]) -> T:
+        """`make()`, or what it gave, or the mistake it raised, at its last call for this key."""
+        if key not in self._memory:
+            try:
+                self._memory[key] = make()
+            except UsageError as error:
+                self._memory[key] = error
+        found = self._memory[key]
+        if isinstance(found, UsageError):
+            raise found
+        return found
+
+
+class _Base:
+    """What Hydra composes for some choices of files."""
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+        self._cfg = compose_raw(choices)
+        unresolved = OmegaConf.to_container(self._cfg, resolve=False)
+        assert isinstance(unresolved, dict)
+        self.sections = [str(name) for name, value in unresolved.items() if isinstance(value, dict)]
+        self.linked = reaches_out(unresolved, 0)
+        """Whether a value refers to a key of another section, so that no section can be made without the others."""
+        top = [str(name) for name in unresolved if name not in self.sections]
+        self.top = {} if self.linked else resolve(OmegaConf.masked_copy(self._cfg, top))
+
+    def with_values(self, name: str, own: Sequence[Override], overrides: Sequence[str]) -> DictConfig:
+        """A copy of one section with overrides of its keys, set as Hydra would."""
+        part = OmegaConf.masked_copy(self._cfg, [name] if name in self._cfg else list(self.sections))
+        OmegaConf.set_struct(part, True)
+        try:
+            ConfigLoaderImpl._apply_overrides_to_config(list(own), part)
+        except HydraException as error:
+            raise explain(error, overrides) from None
+        return part
+
+
+@functools.lru_cache(maxsize=100_000)
+def parse(text: str) -> Override:
+    """Hydra's reading of one override."""
+    return OverridesParser.create().parse_override(text)
+
+
+def is_plain_value(override: Override) -> bool:
+    """`key=value` that sets a key which no config file names, to something that refers to no other key."""
+    return (
+        override.type is OverrideType.CHANGE
+        and not override.is_sweep_override()
+        and override.package is None
+        and not override.is_hydra_override()
+        and not is_group(override.key_or_group)
+        and "${" not in (override.input_line or "")
+    )
+
+
+def is_choice(override: Override) -> bool:
+    """A choice of a config file, which is made before any value is set, wherever it stands among the overrides."""
+    return is_group(override.key_or_group) and not isinstance(override.value(), dict)
+
+
+@functools.lru_cache(maxsize=1000)
+def is_group(key: str) -> bool:
+    """Whether a key is a config group: a folder of `conf`."""
+    return files(CONFIG_MODULE).joinpath(key).is_dir()
+
+
+def reaches_out(value: Any, depth: int) -> bool:
+    """Whether a text in `value`, which lies `depth` keys below the top, refers to a key outside of its section."""
+    if isinstance(value, dict):
+        return any(reaches_out(v, depth + 1) for v in value.values())
+    if isinstance(value, list):
+        return any(reaches_out(v, depth + 1) for v in value)
+    if not isinstance(value, str) or "${" not in value:
+        return False
+    relative = value.split("${")[1:]
+    climbs = [len(part) - len(part.lstrip(".")) for part in relative]
+    return any(climb == 0 or climb >= depth for climb in climbs)
