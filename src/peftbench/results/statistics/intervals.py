@@ -23,10 +23,11 @@ class Summary:
         mean: over draws, of the mean over the training seeds of each draw.
         sd: standard deviation over runs (n - 1); None for a single run.
         low, high: the interval; None where nothing is known about the spread (one run without predictions).
-        se: standard error; None as above.
+        se, df: standard error and its effective degrees of freedom: a difference reaches t(df) se to either side.
+            None as above.
         sd_draws: standard deviation between replications (draw means; runs, if all have the same rows); None if there
             is one. Of several cells: that of their mean.
-        df: degrees of freedom of `sd_draws`.
+        df_draws: degrees of freedom of `sd_draws`.
         se_items: standard error that comes from the test items alone; None if they are not known.
         p: two-sided p-value of "the mean is 0"; only for differences.
         n_draws, n_seeds, n_items: distinct draws, training seeds (greatest number in a draw) and test items (or groups
@@ -41,8 +42,9 @@ class Summary:
     low: float | None
     high: float | None
     se: float | None
-    sd_draws: float | None
     df: float | None
+    sd_draws: float | None
+    df_draws: float | None
     se_items: float | None
     n_draws: int
     n_seeds: int
@@ -102,7 +104,8 @@ def estimate(
     docs/statistics.md for why the two are joined as they are.
 
     Args:
-        bounds: least and greatest value of a mean score; its interval stays within. None: a difference, which gets a p.
+        bounds: least and greatest value of a mean (of a cost: 0 and infinity); its interval stays within. None: a
+            difference, which gets a p.
     """
     samples = [s for _, s in terms]
     mean = sum(c * float(s.replications.mean()) for c, s in terms)
@@ -117,8 +120,9 @@ def estimate(
         low=low,
         high=high,
         se=spread.se if spread.parts else None,
+        df=spread.df(level) if spread.parts else None,
         sd_draws=math.sqrt(between[0] * replications) if between else None,
-        df=between[1] if between else None,
+        df_draws=between[1] if between else None,
         se_items=math.sqrt(items[0]) if items else None,
         p=spread.p(mean) if spread.parts and bounds is None else None,
         n_draws=min(len(set(s.draws)) for s in samples),
@@ -152,12 +156,21 @@ class Spread:
         tail = (1 + level) / 2
         return sum(w * float(stdtrit(df, tail)) for w, (_, df) in zip(weights, self.parts, strict=True))
 
+    def df(self, level: float) -> float:
+        """Degrees of freedom at which t has this limit."""
+        from scipy.special import stdtridf
+
+        return float(stdtridf((1 + level) / 2, self.limit(level)))
+
     def interval(self, mean: float, level: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
-        """Symmetric; on the scale of log odds where there are bounds, so that it cannot leave them."""
+        """Symmetric; on the scale of log odds (of logarithms) where there are bounds, so that it cannot leave them."""
         half = self.limit(level) * self.se
         if bounds is None:
             return mean - half, mean + half
         least, width = bounds[0], bounds[1] - bounds[0]
+        if math.isinf(width):
+            factor = math.exp(half / (mean - least)) if mean > least else 1.0
+            return least + (mean - least) / factor, least + (mean - least) * factor
         share = (mean - least) / width
         if not 0 < share < 1:
             return self._at_the_end(mean, level, bounds)

@@ -53,7 +53,7 @@ def permute_items(a: Cell, b: Cell, permutations: int = PERMUTATIONS, seed: int 
         assert x.scorer is not None
         assert y.scorer is not None
         mine, others = x.scorer.swapped(y.scorer, swap)
-        observed += weight * (x.score - y.score)
+        observed += float(weight) * (x.score - y.score)
         permuted += weight * (mine - others)
     hits = int(_as_large(permuted, observed).sum())
     return PermutationTest(observed, (hits + 1) / (permutations + 1), 1 / (permutations + 1), False, a.n_items)

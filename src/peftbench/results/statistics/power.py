@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from peftbench.results.statistics.intervals import Spread, Summary
 
 MOST = 1000
+_MIDPOINTS = (np.arange(500) + 0.5) / 500
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,7 @@ def draws_needed(
 
 
 def power_of(difference: Summary, size: float, draws: int, alpha: float = 0.05) -> float:
-    """Probability that the two-sided t test finds a true difference of `size` points with so many draws."""
-    from scipy.special import nctdtr
-
+    """Probability that the two-sided test finds a true difference of `size` points with so many draws."""
     between, df_between = (difference.sd_draws or 0.0) ** 2 / draws, max(1.0, _df_per_draw(difference) * (draws - 1))
     items, df_items = (difference.se_items or 0.0) ** 2, max(1, difference.n_items - 1)
     if between + items == 0:
@@ -64,14 +65,20 @@ def power_of(difference: Summary, size: float, draws: int, alpha: float = 0.05) 
     limit = Spread(((between, df_between), (items, df_items))).limit(1 - alpha)
     df = (between + items) ** 2 / (between**2 / df_between + items**2 / df_items)  # Satterthwaite's
     shift = abs(size) / math.sqrt(between + items)
-    if shift > 30:  # far beyond any limit; the noncentral distribution is not needed
-        return 1.0
-    return float(1 - nctdtr(df, shift, limit) + nctdtr(df, shift, -limit))
+    return _beyond(limit, df, shift) + _beyond(limit, df, -shift)
+
+
+def _beyond(limit: float, df: float, shift: float) -> float:
+    """P(T > limit) of a noncentral t: over midpoints of the chi-square's quantiles, sound for any shift."""
+    from scipy.special import gammaincinv, ndtr
+
+    spread = np.sqrt(2 * gammaincinv(df / 2, _MIDPOINTS) / df)
+    return float(ndtr(shift - limit * spread).mean())
 
 
 def _df_per_draw(difference: Summary) -> float:
     """Degrees of freedom that a further draw adds: 1 in a cell, more in a mean over several."""
-    return (difference.df or 1.0) / max(1, difference.n_replications - 1)
+    return (difference.df_draws or 1.0) / max(1, difference.n_replications - 1)
 
 
 def _smallest(difference: Summary, draws: int, power: float, alpha: float) -> float:

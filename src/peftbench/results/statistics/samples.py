@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from peftbench.errors import UsageError
 from peftbench.results.predictions import read_columns
 from peftbench.results.record import Record
-from peftbench.results.statistics.scorers import Items, Scorer, scorer
+from peftbench.results.statistics.scorers import Items, Resamples, Scorer, scorer
 from peftbench.results.store import Store
 
 Floats = NDArray[np.floating]
@@ -71,8 +71,8 @@ class Cell:
         scores = np.array([r.score for r in self.runs])
         resampled = None
         if self.n_items:
-            chosen = item_resamples(self.items_sha, self.n_items)
-            resampled = np.stack([r.scorer.resampled(chosen) for r in self.runs if r.scorer], axis=1)
+            choices = item_resamples(self.items_sha, self.n_items)
+            resampled = np.stack([r.scorer.resampled(choices) for r in self.runs if r.scorer], axis=1)
         return Sample(scores, tuple(r.draw for r in self.runs), resampled, self.n_items)
 
 
@@ -202,14 +202,14 @@ def check_comparable(a: Cell, b: Cell) -> None:
         raise ValueError("the cells were tested on different items")
 
 
-@lru_cache(maxsize=16)
-def item_resamples(items_sha: str, n_items: int, resamples: int = RESAMPLES, seed: int = SEED) -> NDArray[np.intp]:
-    """[resamples, n_items] choices of items with replacement.
+@lru_cache(maxsize=8)
+def item_resamples(items_sha: str, n_items: int, resamples: int = RESAMPLES, seed: int = SEED) -> Resamples:
+    """Choices of items with replacement.
 
     The same test set always gets the same choices, so scores on it may be subtracted; different test sets get
     independent ones.
     """
-    return _generator(items_sha, seed).integers(0, n_items, size=(resamples, n_items))
+    return Resamples(_generator(items_sha, seed).integers(0, n_items, size=(resamples, n_items)))
 
 
 def _generator(name: str, seed: int) -> np.random.Generator:
@@ -268,6 +268,3 @@ def _check(record: Record, metric: str, score: float) -> None:
 
 def _sha(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-Statistic = Callable[[Sample], float]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,78 +51,14 @@ class Items:
         return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.intp)
 
 
-class Scorer(Protocol):
-    """The metric of one run, in percent, under other choices of its test items."""
-
-    def score(self) -> float:
-        """On the items as they are."""
-
-    def resampled(self, chosen: NDArray[np.intp]) -> Floats:
-        """On resamples. `chosen` [resamples, units] holds unit numbers; the result has one score a resample."""
-
-    def swapped(self, other: Any, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        """Scores of this run and of `other` after they exchanged the answers of the units where `swap` is true.
-
-        `swap` is [permutations, units]; both results have one score a permutation.
-        """
-
-
 @dataclass(frozen=True)
-class LinearScorer:
-    """A metric that is `value(sum of features over the items)`.
+class Resamples:
+    """Choices of units with replacement: `chosen` [resamples, units] holds unit numbers."""
 
-    Attributes:
-        features: [units, sums]: what each unit adds to each sum.
-        value: [..., sums] -> [...], a fraction.
-    """
+    chosen: NDArray[np.intp]
 
-    features: Floats
-    value: Callable[[Floats], Floats]
-
-    def score(self) -> float:
-        return 100 * float(self.value(self.features.sum(axis=0, dtype=np.float64)))
-
-    def resampled(self, chosen: NDArray[np.intp]) -> Floats:
-        return 100 * self.value(_sums(counts(chosen, len(self.features)), self.features))
-
-    def swapped(self, other: LinearScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        moved = _sums(swap, other.features - self.features)
-        mine, others = (s.features.sum(axis=0, dtype=np.float64) for s in (self, other))
-        return 100 * self.value(mine + moved), 100 * self.value(others - moved)
-
-
-@dataclass(frozen=True)
-class BatchScorer:
-    """A metric of whole columns: `value(targets, predictions)`, both [samples, items], gives [samples] fractions."""
-
-    targets: Floats
-    predictions: Floats
-    value: Callable[[Floats, Floats], Floats]
-
-    def score(self) -> float:
-        return 100 * float(self.value(self.targets[None], self.predictions[None])[0])
-
-    def resampled(self, chosen: NDArray[np.intp]) -> Floats:
-        return 100 * _in_blocks(lambda c: self.value(self.targets[c], self.predictions[c]), chosen)
-
-    def swapped(self, other: BatchScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        def both(s: NDArray[np.bool_]) -> Floats:
-            truth = np.broadcast_to(self.targets, s.shape)
-            mine = self.value(truth, np.where(s, other.predictions, self.predictions))
-            return np.stack([mine, self.value(truth, np.where(s, self.predictions, other.predictions))], axis=1)
-
-        mine, others = _in_blocks(both, swap).T
-        return 100 * mine, 100 * others
-
-
-def counts(chosen: NDArray[np.intp], units: int) -> Floats:
-    """How often each unit occurs in each resample: [resamples, units]."""
-    rows = np.arange(len(chosen))[:, None] * units
-    flat = np.bincount((rows + chosen).ravel(), minlength=len(chosen) * units)
-    return flat.reshape(len(chosen), units).astype(np.float32)
-
-
-def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
+    @cached_property
+    def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
     """The scorer of one run.
 
     Args:
@@ -311,5 +248,6 @@ def _sums(weights: NDArray, features: Floats) -> Floats:
 
 
 def _in_blocks(function: Callable[[NDArray], NDArray], rows: NDArray) -> NDArray:
+    """`function` of blocks of rows, joined."""
     size = max(1, _CHUNK // max(1, rows.shape[1]))
     return np.concatenate([function(rows[i : i + size]) for i in range(0, len(rows), size)])
