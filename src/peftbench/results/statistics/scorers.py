@@ -58,7 +58,81 @@ class Resamples:
     chosen: NDArray[np.intp]
 
     @cached_property
-    def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
+    def counts(self) -> Floats:
+        """[resamples, units]: how often each unit occurs."""
+        units = self.chosen.shape[1]
+        rows = np.arange(len(self.chosen))[:, None] * units
+        flat = np.bincount((rows + self.chosen).ravel(), minlength=self.chosen.size)
+        return flat.reshape(self.chosen.shape).astype(np.float32)
+
+
+class Scorer(Protocol):
+    """The metric of one run, in percent, under other choices of its test items."""
+
+    def score(self) -> float:
+        """On the items as they are."""
+
+    def resampled(self, resamples: Resamples) -> Floats:
+        """One score a resample."""
+
+    def swapped(self, other: Any, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Scores of this run and of `other` after they exchanged the answers of the units where `swap` is true.
+
+        `swap` is [permutations, units]; both results have one score a permutation.
+        """
+
+
+@dataclass(frozen=True)
+class LinearScorer:
+    """A metric that is `value(sum of features over the items)`.
+
+    Attributes:
+        features: [units, sums]: what each unit adds to each sum.
+        value: [..., sums] -> [...], a fraction.
+    """
+
+    features: Floats
+    value: Callable[[Floats], Floats]
+
+    def score(self) -> float:
+        return 100 * float(self.value(self.features.sum(axis=0, dtype=np.float64)))
+
+    def resampled(self, resamples: Resamples) -> Floats:
+        return 100 * self.value(_sums(resamples.counts, self.features))
+
+    def swapped(self, other: LinearScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        change = other.features - self.features
+        differ = change.any(axis=1)  # where the answers agree an exchange changes nothing
+        moved = _sums(swap[:, differ], change[differ])
+        mine, others = (s.features.sum(axis=0, dtype=np.float64) for s in (self, other))
+        return 100 * self.value(mine + moved), 100 * self.value(others - moved)
+
+
+@dataclass(frozen=True)
+class BatchScorer:
+    """A metric of whole columns: `value(targets, predictions)`, both [samples, items], gives [samples] fractions."""
+
+    targets: Floats
+    predictions: Floats
+    value: Callable[[Floats, Floats], Floats]
+
+    def score(self) -> float:
+        return 100 * float(self.value(self.targets[None], self.predictions[None])[0])
+
+    def resampled(self, resamples: Resamples) -> Floats:
+        return 100 * _in_blocks(lambda c: self.value(self.targets[c], self.predictions[c]), resamples.chosen)
+
+    def swapped(self, other: BatchScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        def both(s: NDArray[np.bool_]) -> Floats:
+            truth = np.broadcast_to(self.targets, s.shape)
+            mine = self.value(truth, np.where(s, other.predictions, self.predictions))
+            return np.stack([mine, self.value(truth, np.where(s, self.predictions, other.predictions))], axis=1)
+
+        mine, others = _in_blocks(both, swap).T
+        return 100 * mine, 100 * others
+
+
+def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
     """The scorer of one run.
 
     Args:
