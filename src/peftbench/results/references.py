@@ -82,7 +82,8 @@ def parse(name: str, text: str) -> tuple[Reference, ...]:
             raise UsageError(f"{name}.csv, line {number}: {len(cells)} cells, there are {len(COLUMNS)} columns.")
         *keys, printed, sd = cells
         try:
-            found.append(Reference(name, number, *keys, printed, float(printed), float(sd) if sd else None))
+            values = {"printed": printed, "value": float(printed), "sd": float(sd) if sd else None}
+            found.append(Reference(file=name, line=number, **dict(zip(KEYS, keys, strict=True)), **values))  # type: ignore
         except ValueError:
             raise UsageError(f"{name}.csv, line {number}: value `{printed}` or sd `{sd}` is not a number.") from None
     return tuple(found)
