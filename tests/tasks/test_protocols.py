@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from peftbench.config.load import build
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
-from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.tasks.base import DataSource, Row, TaskData, text_key
 from peftbench.tasks.protocols import draw
 from peftbench.tasks.protocols.samplers import SAMPLERS, hashed_permutation, torch_randperm, walk
-from peftbench.tasks.protocols.splits import count_tokens, tenth, text_key
+from peftbench.tasks.protocols.splits import count_tokens, tenth
 
 NAMES = ["default", "masakhanews", "lm_bff", "clues_total", "dept_total", "sciprompt", "full"]
 FEW = [name for name in NAMES if name != "full"]

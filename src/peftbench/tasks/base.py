@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 Target = str | float | tuple
@@ -36,6 +38,12 @@ class Row:
     target: Target | None
     pair: str | None = None
     group: str | None = None
+
+
+def text_key(row: Row) -> bytes:
+    """Equal for rows that count as the same text: NFC, lower case, runs of white space as one space; text and pair."""
+    first, second = (" ".join(unicodedata.normalize("NFC", t).lower().split()) for t in (row.text, row.pair or ""))
+    return hashlib.blake2b(f"{len(first)} {first}{second}".encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,12 @@ class TaskData:
     extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     score_range: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def text_keys(self) -> Mapping[str, bytes]:
+        """Id of each labelled row -> its `text_key`; made once for all draws from this data."""
+        splits = (self.train, self.dev, self.test, *self.extra_tests.values())
+        return {row.id: text_key(row) for rows in splits for row in rows}
 
     def sha256(self) -> str:
         """Hash of every labelled row, so that two results can be checked to rest on the same data."""

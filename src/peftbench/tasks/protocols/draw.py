@@ -25,7 +25,6 @@ from peftbench.tasks.protocols.splits import (
     count_overlap,
     hold_out,
     tenth,
-    text_key,
     without,
     without_short,
 )
@@ -109,7 +108,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     data_seed = data_seed_of(cfg, data_seed, seed)
     notes: list[str] = []
     splits = hold_out(data, cfg, notes)
-    keys = {row.id: text_key(row) for row in (*splits.train, *splits.dev, *splits.all_tests())}
+    keys = data.text_keys
     overlap = count_overlap(splits, keys)
     splits = without_short(splits, cfg.min_tokens, notes)
     in_test = {keys[row.id] for row in splits.all_tests()} if cfg.drop_overlap else set()

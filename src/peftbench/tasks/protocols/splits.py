@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import unicodedata
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,8 @@ SMALL_TRAIN = 10_000
 BIG_DEV = 1000
 
 Rows = tuple[Row, ...]
-Key = tuple[str, str]
+Key = bytes
+"""See `peftbench.tasks.base.text_key`."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class Splits:
     def all_tests(self) -> Rows:
         """Rows of test and of the extra test sets."""
         return (*self.test, *(row for rows in self.extra_tests.values() for row in rows))
-
-
-def text_key(row: Row) -> Key:
-    """By what two rows count as the same text: NFC, lower case, runs of white space as one space; text and pair."""
-    return _normalize(row.text), _normalize(row.pair or "")
 
 
 def count_tokens(row: Row, limit: int) -> int:
@@ -166,7 +161,3 @@ def _linked(rows: Sequence[Row], keys: Mapping[str, Key]) -> list[list[int]]:
             if name is not None:
                 parent[root(i)] = root(first.setdefault(name, i))
     return _units([root(i) for i in range(len(rows))])
-
-
-def _normalize(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).lower().split())
