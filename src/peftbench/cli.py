@@ -24,8 +24,10 @@ peftbench {version}: benchmarks of parameter-efficient fine-tuning that people c
 usage:
   peftbench [run] [KEY=VALUE ...]        one run: trains, measures, files one record
   peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination, one after the other
-  peftbench ls [models|methods|tasks|protocols] [--json]
+  peftbench ls [models|methods|tasks|protocols|tables] [--json]
   peftbench leaderboard [--help]         the table of all runs under results/
+  peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
+  peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -36,6 +38,7 @@ the four axes ({axes_hint}):
 
 more keys:
   protocol=NAME   {protocols}
+  search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
   trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
   tracking.wandb=auto|online|offline|disabled
@@ -59,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "run": run_command,
         "ls": ls_command,
         "leaderboard": leaderboard_command,
+        "table": table_command,
+        "compare": compare_command,
         "check-method": check_method_command,
     }
     try:
@@ -108,6 +113,7 @@ def run_command(args: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from peftbench.config import user_files
     from peftbench.config.load import CONFIG_MODULE, check_sweep, explain
 
     overrides = [a for a in args if not a.startswith("-")]
@@ -125,6 +131,7 @@ def run_command(args: list[str]) -> int:
             if sweep:  # the next run goes on
                 print(f"peftbench: {error}", file=sys.stderr)
 
+    user_files.register()
     sys.argv = [sys.argv[0], *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
@@ -160,6 +167,20 @@ def ls_command(args: list[str]) -> int:
 def leaderboard_command(args: list[str]) -> int:
     """`peftbench leaderboard`."""
     from peftbench.results.cli_views import leaderboard_command as show
+
+    return show(args)
+
+
+def table_command(args: list[str]) -> int:
+    """`peftbench table`."""
+    from peftbench.results.tables.command import table_command as show
+
+    return show(args)
+
+
+def compare_command(args: list[str]) -> int:
+    """`peftbench compare A B`."""
+    from peftbench.results.compare.command import compare_command as show
 
     return show(args)
 

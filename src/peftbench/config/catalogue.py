@@ -12,7 +12,7 @@ import yaml
 
 from peftbench.errors import UsageError, did_you_mean
 
-GROUPS = ("model", "method", "task", "protocol")
+GROUPS = ("model", "method", "task", "protocol", "table")
 
 
 def names(group: str) -> list[str]:
@@ -27,6 +27,7 @@ def entries(group: str) -> list[dict[str, Any]]:
         "method": ("fits", "trained", "paper"),
         "task": ("languages", "licence", "main_metric", "subsets"),
         "protocol": ("unit", "dev", "select"),
+        "table": ("paper",),
     }[group]
     rows = []
     for name in names(group):
@@ -87,7 +88,7 @@ def _read(group: str, name: str) -> dict[str, Any]:
 def ls(args: list[str]) -> int:
     """Print the choices of one group or of all; returns the exit code."""
     parser = argparse.ArgumentParser(prog="peftbench ls", description="What there is, one line each.")
-    parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols")
+    parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols|tables")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(args)
     wanted: tuple[str, ...] = GROUPS
