@@ -19,13 +19,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
+from peftbench.attempt import STOP_SIGNALS
 from peftbench.config.load import from_plain
-from peftbench.errors import UsageError
-from peftbench.results.claims import Claimed
+from peftbench.errors import Interrupted, UsageError
 from peftbench.results.store import Store
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, TaskRun, read_task
 from peftbench.training.launch import LEASH
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
+    from peftbench.inputs import InputCache
 
 DONE, FAILED, USAGE, CUT = 0, 1, 2, 130
 SETTLED = ("done", "failed", "diverged")
@@ -56,16 +61,18 @@ class Supervisor:
         failed = False
         while self.signal is None and (runs := self.open_runs()):
             batch = runs if self.options.processes == 1 else runs[:1]
-            code, last = self._children(batch)
+            code, last = self._child(batch)
+            if self.signal is not None:
+                break
             self.left |= {run.run_id for run in batch[: batch.index(last) + 1]}
-            if code not in (DONE, FAILED, USAGE) and self.signal is None:
+            if code not in (DONE, FAILED, USAGE):
                 self._file_death(last, code)
             failed = failed or code != DONE
             if failed and self.options.on_failure == "stop":
                 break
-        if self.signal is not None:
-            return self._leave()
-        return FAILED if failed else DONE
+        if self.signal is None:
+            return FAILED if failed else DONE
+        return self._leave()
 
     def open_runs(self) -> list[TaskRun]:
         """What is still to be done, in order."""
@@ -79,7 +86,7 @@ class Supervisor:
             return record.status == "done" and not run.config["rerun"]
         return record.status in SETTLED
 
-    def _children(self, runs: Sequence[TaskRun]) -> tuple[int, TaskRun]:
+    def _child(self, runs: Sequence[TaskRun]) -> tuple[int, TaskRun]:
         """Let a child do `runs`; its exit code (negative: killed by that signal) and the last run that it began."""
         with tempfile.TemporaryDirectory(prefix=".job-", dir=self.folder) as home:
             plain = [{**run.config, "rerun": self._from_scratch(run)} for run in runs]
@@ -87,9 +94,12 @@ class Supervisor:
             configs.write_text(json.dumps(plain if self.options.processes == 1 else plain[0]), encoding="utf-8")
             begun = Path(home) / "begun"
             command = [sys.executable, "-u", "-m", __spec__.name, "--here", str(configs), str(begun)]
+            command += [self.options.on_failure]
             if self.options.processes > 1:
                 command = [*srun(self.options), sys.executable, "-u", "-m", "peftbench.training.worker", str(configs)]
             self.child = subprocess.Popen(command, stdin=subprocess.PIPE, env=child_environment(self.options))
+            if self.signal is not None:  # it came before there was anybody to pass it on to
+                self.child.send_signal(self.signal)
             code = self._wait(self.child)
             count = len(begun.read_text().split()) if begun.exists() else 1
         return code, runs[max(1, count) - 1]
@@ -105,11 +115,11 @@ class Supervisor:
         return CUT if child.returncode is None else child.returncode
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        """Pass the signal on; from SIGUSR2 on the clock runs. (SLURM gives SIGTERM to every process by itself.)"""
+        """Pass the signal on; from SIGUSR2 on the clock runs. (One that comes twice, from SLURM too, does no harm.)"""
         if number == signal.SIGUSR2:
             self.deadline = min(self.deadline, time.monotonic() + SAVING_SHARE * self.options.signal_delay_s)
         self.signal = self.signal or number
-        if self.child is not None and (number == signal.SIGUSR2 or "SLURM_JOB_ID" not in os.environ):
+        if self.child is not None:
             with suppress(ProcessLookupError):
                 self.child.send_signal(number)
 
@@ -134,15 +144,27 @@ class Supervisor:
         from peftbench.results.leaderboard import rebuild
         from peftbench.session import base_record
 
-        config = from_plain(run.config)
-        words = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        with suppress(Claimed):
-            data, drawn, name = InputCache().load(config)
-            record = base_record(config, data, drawn, name)
-            record.reason = f"its process ended before it filed a record ({words}: out of memory?)"
+        record = self.store.load(run.run_id)
+        if record is not None and record.created != run.earlier:
+            return  # it had its word
+        with suppress(UsageError):  # its data is gone, or another process has taken it over by now
+            data, drawn, name = InputCache().load(from_plain(run.config))
+            record = base_record(from_plain(run.config), data, drawn, name)
+            fate = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            hint = ", perhaps by the system for want of memory" if code == -signal.SIGKILL else ""
+            record.reason = f"its process {fate}{hint}{_log()}"
             with self.store.claim(name):
                 self.store.save(record)
             rebuild(self.store)
+
+
+def _log() -> str:
+    """The file that this process's output goes to, as reasons name it."""
+    with suppress(OSError):
+        path = os.readlink("/proc/self/fd/2")
+        if os.path.isfile(path):
+            return f" (log: {path})"
+    return ""
 
 
 def child_environment(options: ArrayOptions) -> dict[str, str]:
@@ -161,50 +183,53 @@ def srun(options: ArrayOptions) -> list[str]:
     return command + ([f"--cpus-per-task={options.cpus_per_task}"] if options.cpus_per_task else [])
 
 
-def run_here(configs: Path, begun: Path) -> int:
-    """All runs of the file one after the other in this process; `begun` gets a line as each begins."""
+def run_here(configs: Path, begun: Path, on_failure: str) -> int:
+    """The runs of a file one after the other in this process; `begun` gets a line as each begins."""
     from peftbench.inputs import InputCache
-    from peftbench.results.summary import print_summary
-    from peftbench.run import run
+    from peftbench.models.kept import keep_loaded
     from peftbench.training.worker import hold_leash
 
     hold_leash()
-    signal.signal(signal.SIGUSR2, _interrupt)  # where training has not begun, nothing is to be saved
-    signal.signal(signal.SIGTERM, _interrupt)
-    code, inputs = DONE, InputCache()
-    for plain in json.loads(configs.read_text(encoding="utf-8")):
-        config = from_plain(plain)
-        with begun.open("a", encoding="utf-8") as file:
-            file.write("begun\n")
-        try:
-            record, is_new = run(config, inputs)
-        except UsageError as error:
-            print(f"peftbench: {error}", file=sys.stderr)
-            code = FAILED
-            continue
-        except (
-            Exception
-        ):  # of a run that could not even file a record: its traceback stays in the log, the next goes on
-            traceback.print_exc()
-            code = FAILED
-            continue
-        if record is not None:
-            print_summary(record, config.out_dir, is_new)
-            if record.status == "interrupted":
-                return CUT
-            code = max(code, DONE if record.status == "done" else FAILED)
-    return code
+    for number in STOP_SIGNALS:  # between two runs nothing is to be saved; within one the run sees to it
+        signal.signal(number, _interrupt)
+    inputs, codes = InputCache(), [DONE]
+    with keep_loaded():
+        for plain in json.loads(configs.read_text(encoding="utf-8")):
+            with begun.open("a", encoding="utf-8") as file:
+                file.write("begun\n")
+            codes.append(_run_one(from_plain(plain), inputs))
+            if codes[-1] != DONE and on_failure == "stop":
+                break
+    return max(codes)
+
+
+def _run_one(config: RunConfig, inputs: InputCache) -> int:
+    """One run and its summary; whatever is wrong with it stays its own affair."""
+    from peftbench.results.summary import print_summary
+    from peftbench.run import run
+
+    try:
+        record, is_new = run(config, inputs)
+    except UsageError as error:
+        print(f"peftbench: {error}", file=sys.stderr)
+        return FAILED
+    except Exception:  # it could not even file a record: the traceback stays in the log
+        traceback.print_exc()
+        return FAILED
+    assert record is not None, "a run in one process has its record"
+    print_summary(record, config.out_dir, is_new)
+    return DONE if record.status == "done" else FAILED
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
+    raise Interrupted(number)
 
 
 def main(argv: list[str]) -> int:
     """The task that `argv` names, or (`--here`) the work of its child."""
     try:
         if argv[0] == "--here":
-            return run_here(Path(argv[1]), Path(argv[2]))
+            return run_here(Path(argv[1]), Path(argv[2]), argv[3])
         tasks = Path(argv[0])
         return Supervisor(read_task(tasks, int(argv[1])), tasks.parent).work()
     except KeyboardInterrupt:
