@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-dept tuner-table readme-table
+        bench-loop bench-dept bench-tuners bench-multitenant tuner-table readme-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -64,6 +64,12 @@ bench-loop: install-dev ## our training loop against a bare PyTorch loop and aga
 
 bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py
+
+bench-tuners: install-dev ## cost of a step of every tuner on real sizes -> docs/tuner-costs.md (an hour; goes on where it stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tuners.py
+
+bench-multitenant: install-dev ## eight tenants in one batch: IAPT against LoRA with an adapter a row
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_multitenant.py
 
 readme-table: install-dev ## run what the README's table shows (hours on a laptop; needs PEFTBENCH_DATA), then print it
 	$(BIN)/peftbench -m $(TABLE) model=minilm task.lang=eng shots=10
