@@ -39,6 +39,7 @@ the four axes ({axes_hint}):
 more keys:
   protocol=NAME   {protocols}
   search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
+  search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
   trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
   tracking.wandb=auto|online|offline|disabled
@@ -114,6 +115,7 @@ def run_command(args: list[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from peftbench.config import user_files
+    from peftbench.config import user_files
     from peftbench.config.load import CONFIG_MODULE, check_sweep, explain
 
     overrides = [a for a in args if not a.startswith("-")]
@@ -131,6 +133,7 @@ def run_command(args: list[str]) -> int:
             if sweep:  # the next run goes on
                 print(f"peftbench: {error}", file=sys.stderr)
 
+    user_files.register()
     user_files.register()
     sys.argv = [sys.argv[0], *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line

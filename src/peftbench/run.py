@@ -22,6 +22,9 @@ from peftbench.training.launch import find_place, launch
 if TYPE_CHECKING:
     from peftbench.results.record import Record
 
+TRIALS = "trials"
+"""Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
+
 
 def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None, bool]:
     """Run, or find the finished record of, one config.
@@ -35,15 +38,19 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     Raises:
         UsageError: the config, the data or the draw is wrong. Nothing has been written then.
     """
-    clock = PhaseClock()
+    clock, inputs = PhaseClock(), inputs or InputCache()
     with clock("data"):
-        data, drawn, identity = (inputs or InputCache()).load(cfg)
+        data, drawn, identity = inputs.load(cfg)
 
-    store = Store(Path(cfg.out_dir))
+    store = store_of(cfg)
     place = find_place(os.environ)
     finished = store.load(identity)
     if finished is not None and finished.status == "done" and not cfg.rerun:
         return (finished if place is None or place.rank == 0 else None), False
+    if cfg.search.name != "none" and cfg.tuning.get("study") != identity:
+        from peftbench.sweeps.search import tune
+
+        return run(tune(cfg, inputs), inputs)
     if cfg.trainer.devices > 1 and place is None:
         return run_on_devices(cfg, store, base_record(cfg, data, drawn, identity)), True
 
@@ -52,6 +59,11 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
         predictions = session.evaluate(predictor)
         session.save(predictor, predictions)
     return (session.record if session.main else None), True
+
+
+def store_of(cfg: RunConfig) -> Store:
+    """Where the run is filed: `out_dir`, or a folder of its own in it for the trials of searches."""
+    return Store(Path(cfg.out_dir, TRIALS) if cfg.evaluate == "dev" else cfg.out_dir)
 
 
 def run_on_devices(cfg: RunConfig, store: Store, expected: Record) -> Record:

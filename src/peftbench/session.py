@@ -10,7 +10,7 @@ import json
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib import import_module
 from types import TracebackType
@@ -41,8 +41,10 @@ class Session:
     def __init__(
         self, cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, store: Store, clock: PhaseClock
     ) -> None:
-        self.cfg, self.data, self.drawn, self.store, self.clock = cfg, data, drawn, store, clock
         self.record = base_record(cfg, data, drawn, run_id)
+        if cfg.evaluate == "dev":
+            data, drawn = without_test_labels(data, drawn)
+        self.cfg, self.data, self.drawn, self.store, self.clock = cfg, data, drawn, store, clock
         self.main = True
         """Whether this process prints and writes; the others only compute."""
         self.folder = store.folder(run_id)
@@ -119,10 +121,13 @@ class Session:
         return predictor
 
     def evaluate(self, predictor: Predictor) -> list[Prediction]:
-        """Predict test and, after that, look at its labels, once. A diverged model is not asked."""
+        """Predict test and, after that, look at its labels, once. A diverged model is not asked. A trial ends on dev."""
         from peftbench.tasks.metrics import score
 
         answered: list[Prediction] = []
+        if self.cfg.evaluate == "dev":
+            self._score_dev(predictor)
+            return answered
         if any(report.status == "diverged" for report in self.context.reports):
             return answered
         for name, rows in self._tests().items():
@@ -133,6 +138,12 @@ class Session:
             answered += predictions
         self.record.score = self.record.scores[self.data.main_metric]
         return answered
+
+    def _score_dev(self, predictor: Predictor) -> None:
+        """The dev score of a model that training did not choose by dev (`protocol.select=last`, `shots=0`)."""
+        last = self.context.reports[-1]
+        if last.dev_score is None and last.status == "done":
+            last.dev_score = self.context.dev_score(predictor)
 
     def _tests(self) -> dict[str, Sequence[Row]]:
         """The test set under "", further ones under "_<name>"."""
@@ -194,7 +205,8 @@ class Session:
         record.seconds = {**self.clock.wall, "total": total}
         record.cpu_seconds = dict(self.clock.cpu)
         self.store.save(record)
-        rebuild(self.store)
+        if self.cfg.evaluate == "test":
+            rebuild(self.store)
         if self.context.dist is not None and record.status != "interrupted":
             from peftbench.training.checkpoint import clear
 
@@ -240,6 +252,22 @@ def needed_modules(cfg: RunConfig) -> list[str]:
     return modules
 
 
+def without_test_labels(data: TaskData, drawn: Draw) -> tuple[TaskData, Draw]:
+    """The same rows, but those of test without their targets, so that no step of a run can look at them.
+
+    The official dev split goes too: it is the test set where the official test has no labels.
+    """
+
+    def bare(rows: Sequence[Row]) -> tuple[Row, ...]:
+        return tuple(replace(row, target=None) for row in rows)
+
+    tests = {name: bare(rows) for name, rows in drawn.extra_tests.items()}
+    return (
+        replace(data, dev=(), test=(), extra_tests={}),
+        replace(drawn, test=bare(drawn.test), extra_tests=tests),
+    )
+
+
 def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Record:
     """A record with everything that is known before the first step."""
     return Record(
@@ -267,5 +295,6 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Rec
             "score_range": data.score_range,
         },
         notes=[*data.notes, *drawn.notes],
+        tuning=dict(cfg.tuning),
         config=asdict(cfg),
     )

@@ -16,7 +16,8 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config import schema
+from peftbench.config import schema, user_files
+from peftbench.config.space import read_space
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
@@ -28,7 +29,10 @@ GROUPS = {
     "protocol": schema.ProtocolConfig,
     "trainer": schema.TrainerConfig,
     "tracking": schema.TrackingConfig,
+    "search": schema.SearchConfig,
 }
+OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
+"""Sections to which keys may be added."""
 
 
 def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
@@ -43,6 +47,7 @@ def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """Hydra's composition with its errors translated; not yet checked against the schema."""
     GlobalHydra.instance().clear()
+    user_files.register()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))
@@ -186,6 +191,12 @@ def check_top(run: schema.RunConfig) -> None:
             raise UsageError(f"{key}={value}: must be a folder.")
     if not isinstance(run.rerun, bool):
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
+    if run.evaluate not in ("test", "dev"):
+        raise UsageError(f"evaluate={run.evaluate}: must be test or dev.")
+    if run.search.name != "none":
+        read_space(run)
+        if run.search.trials is None and run.search.seconds is None:
+            raise UsageError(f"search={run.search.name}: has no budget. Give search.trials=20 or search.seconds=600.")
 
 
 def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
@@ -198,6 +209,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
     if isinstance(error, ConfigCompositionException):
         key = _unknown_key(error)
         if key is not None:
+            if OPEN.match(key):
+                return UsageError(f"{key}: is not there yet. Add it with a plus: `+{key}=...`.")
             return UsageError(f"{key}: no such key. {did_you_mean(key, _all_keys(overrides, key))}")
         cause = error.__cause__
         detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)

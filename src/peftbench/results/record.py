@@ -63,12 +63,19 @@ class Record:
     notes: list[str] = field(default_factory=list)
     diagnosis: dict[str, Any] = field(default_factory=dict)
     """What `results.diagnosis` found; its `warnings` name the knob to turn. Empty in records of earlier versions."""
+    tuning: dict[str, Any] = field(default_factory=dict)
+    """What the search cost that chose the settings, and how it went; empty without one."""
     config: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
+    @property
+    def tuned(self) -> str:
+        """What the search of the settings took, in words; "" without one."""
+        return f"{self.tuning['trials']} trials, {self.tuning['seconds']:.0f} s" if self.tuning else ""
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON. JSON has no NaN or infinity: they become None."""
-        return {name: plain(value) for name, value in asdict(self).items()}
+        """Plain data for JSON, which has no NaN or infinity: they become None. No search, no `tuning`."""
+        return {name: plain(value) for name, value in asdict(self).items() if value or name != "tuning"}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:

@@ -66,6 +66,8 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     if invalid:
         yield "invalid", f"{invalid} of {record.predictions['count']} answers were no label and count as wrong"
     yield "draw", _draw(record)
+    if record.tuning:
+        yield "tuned", _tuning(record.tuning, record.tuned)
     if record.parameters.get("total"):
         yield "trained", _parameters(record.parameters)
     yield from (("time", line) for line in _time(record.seconds))
@@ -86,6 +88,16 @@ def _draw(record: Record) -> str:
     parts = [f"protocol {record.protocol}, {record.shots} {unit}".rstrip(), f"data seed {record.data_seed}"]
     parts.append(f"training seed {record.seed}")
     return ", ".join(parts) + (": " + ", ".join(f"{n:,} {name}" for name, n in rows.items()) if rows else "")
+
+
+def _tuning(tuning: dict[str, Any], took: str) -> str:
+    """What was chosen and on what, for a dev score that has been chosen by is no estimate any more."""
+    values = ", ".join(f"{key.removeprefix('method.')}={value}" for key, value in tuning["values"].items())
+    text = f"{took}, {tuning['sampler']}: {values}; dev {tuning['dev_score']:.1f}"
+    if tuning.get("start_dev_score") is not None:
+        text += f", as given {tuning['start_dev_score']:.1f}"
+    both = ", which also choose the checkpoint" if tuning.get("dev_selects") else ""
+    return f"{text}, on {tuning['dev_rows']} dev rows{both}: no estimate of the test score"
 
 
 def _parameters(counts: dict[str, int]) -> str:
