@@ -28,6 +28,7 @@ usage:
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
+  peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ls": ls_command,
         "leaderboard": leaderboard_command,
         "table": table_command,
+        "compare": compare_command,
         "compare": compare_command,
         "check-method": check_method_command,
     }
@@ -177,6 +179,13 @@ def leaderboard_command(args: list[str]) -> int:
 def table_command(args: list[str]) -> int:
     """`peftbench table`."""
     from peftbench.results.tables.command import table_command as show
+
+    return show(args)
+
+
+def compare_command(args: list[str]) -> int:
+    """`peftbench compare A B`."""
+    from peftbench.results.compare.command import compare_command as show
 
     return show(args)
 

@@ -15,13 +15,13 @@ FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "
 
 
 class ViewParser(argparse.ArgumentParser):
-    """A parser with `--out-dir` and the filters, whose errors are UsageErrors."""
+    """A parser with `--out-dir` and the filters (all of them, or those named), whose errors are UsageErrors."""
 
-    def __init__(self, command: str, description: str, epilog: str) -> None:
+    def __init__(self, command: str, description: str, epilog: str, filters: Sequence[str] = FILTERS) -> None:
         self.command = f"peftbench {command}"
         super().__init__(prog=self.command, description=description, epilog=epilog, allow_abbrev=False)
         self.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
-        for name in FILTERS:
+        for name in filters:
             dashed = "--" + name.replace("_", "-")
             names = [dashed] if "_" not in name else [dashed, "--" + name]
             self.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
@@ -41,7 +41,7 @@ def choose(rows: Sequence[Row], options: argparse.Namespace) -> list[Row]:
     Raises:
         UsageError: no run has a value that was asked for.
     """
-    wanted = {name: _values(getattr(options, name), name, rows) for name in FILTERS if getattr(options, name)}
+    wanted = {name: _values(given, name, rows) for name in FILTERS if (given := getattr(options, name, None))}
     return [r for r in rows if all(str(r[name]) in values for name, values in wanted.items())]
 
 

@@ -13,7 +13,16 @@ from peftbench.results.statistics.intervals import LEVEL, Summary, difference, e
 from peftbench.results.statistics.permutation import PermutationTest, flip_signs, holm, permute_items
 from peftbench.results.statistics.power import Power, draws_needed, power_of
 from peftbench.results.statistics.ranks import Ranking, Ties, average_ranks, letters, nemenyi_difference, rank, ties
-from peftbench.results.statistics.samples import Cell, Run, Sample, cell_of_scores, differences, load_cell, match
+from peftbench.results.statistics.samples import (
+    Cell,
+    Run,
+    Sample,
+    cell_of_scores,
+    comparable,
+    differences,
+    load_cell,
+    match,
+)
 from peftbench.results.statistics.scorers import Items, Scorer, scorer
 
 __all__ = [
@@ -30,6 +39,7 @@ __all__ = [
     "Ties",
     "average_ranks",
     "cell_of_scores",
+    "comparable",
     "difference",
     "differences",
     "draws_needed",

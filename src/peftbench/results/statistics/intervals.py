@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftbench.results.statistics.samples import Cell, Sample, differences
+from peftbench.results.statistics.samples import Cell, Sample, comparable, differences
 
 LEVEL = 0.95
 SIGNED = ("mcc", "pearson", "spearman")
@@ -34,7 +34,7 @@ class Summary:
             of items that depend on each other); of several cells the fewest draws, the most seeds, all items.
         n_replications: how many there are of what varies: draws, or seeds where all runs have the same rows.
         method: in words, what the interval covers: "draws and items", "seeds of one draw and items", "items only",
-            "draws only", "none"; for differences without a common draw ", not paired".
+            "draws only", "none"; for differences without matched runs ", not paired".
     """
 
     mean: float
@@ -66,23 +66,26 @@ def summarise(cells: Cell | Sequence[Cell], level: float = LEVEL) -> Summary:
     return estimate([(1 / len(cells), cell.sample) for cell in cells], level, bounds)
 
 
-def difference(a: Cell | Sequence[Cell], b: Cell | Sequence[Cell], level: float = LEVEL) -> Summary:
+def difference(
+    a: Cell | Sequence[Cell], b: Cell | Sequence[Cell], level: float = LEVEL, across: bool = False
+) -> Summary:
     """A minus B with interval and p-value, paired by test item and, where both have them, by draw.
 
-    Only runs on common draws are used; without a common draw all are, and the draws count as independent (`method`
-    then ends in "not paired").
+    Only matched runs are used; without any match (`match`) all are, and the draws count as independent (`method` then
+    ends in "not paired").
 
     Args:
         a, b: a cell, or as many cells as the other one (the same tasks in the same order).
+        across: cells of another metric or other test items are subtracted too, as independent numbers.
 
     Raises:
-        ValueError: metric or test items differ.
+        ValueError: metric or test items differ, without `across`.
     """
     a, b = ([x] if isinstance(x, Cell) else list(x) for x in (a, b))
     terms: list[tuple[float, Sample]] = []
     paired = True
     for one, other in zip(a, b, strict=True):
-        matched = differences(one, other)
+        matched = None if across and not comparable(one, other) else differences(one, other)
         if matched is not None:
             terms.append((1 / len(a), matched))
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from peftbench.results.statistics.samples import SEED, Cell, Sample, _generator, check_comparable, match
 
@@ -40,7 +40,7 @@ def permute_items(a: Cell, b: Cell, permutations: int = PERMUTATIONS, seed: int 
     """Would these very models differ so much on other items? The answers of A and B to random items are exchanged.
 
     An item is exchanged in all matched runs at once, because its answers in different runs depend on each other. The
-    statistic is the mean difference over the matched runs (`match`). None if no draw is common or items are unknown.
+    statistic is the mean difference over the matched runs (`match`). None if no run has a match or items are unknown.
     """
     check_comparable(a, b)
     pairs = match(a, b)
@@ -59,7 +59,7 @@ def permute_items(a: Cell, b: Cell, permutations: int = PERMUTATIONS, seed: int 
     return PermutationTest(observed, (hits + 1) / (permutations + 1), 1 / (permutations + 1), False, a.n_items)
 
 
-def flip_signs(differences: Sequence[float], permutations: int = PERMUTATIONS, seed: int = SEED) -> PermutationTest:
+def flip_signs(differences: ArrayLike, permutations: int = PERMUTATIONS, seed: int = SEED) -> PermutationTest:
     """Would other draws differ so much? The sign of each replication's difference is flipped.
 
     Exact for up to 14 replications. With n of them p cannot be below 2^(1-n): 0.25 with 3 draws, 0.031 with 6.

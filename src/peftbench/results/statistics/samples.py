@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -37,6 +37,7 @@ class Run:
 
     Attributes:
         draw: names the drawn rows (their SHA-256), so that two runs on the same rows are known as such.
+        data_seed: of the draw.
         seed: the training seed.
         score: the metric on test, in percent.
         scorer: gives the score on other choices of items; None if only the score is known.
@@ -44,6 +45,7 @@ class Run:
 
     run_id: str
     draw: Hashable
+    data_seed: int
     seed: int
     score: float
     scorer: Scorer | None = None
@@ -146,7 +148,7 @@ def load_cell(store: Store, records: Sequence[Record], metric: str | None = None
     for record, (*_, predictions) in zip(kept, columns, strict=True):
         scored = scorer(metric, items, predictions)
         _check(record, metric, scored.score())
-        runs.append(Run(record.run_id, _draw_name(record), record.seed, scored.score(), scored))
+        runs.append(Run(record.run_id, _draw_name(record), record.data_seed, record.seed, scored.score(), scored))
     return Cell(tuple(runs), metric, _sha([ids, targets]), int(items.units().max()) + 1)
 
 
@@ -162,24 +164,35 @@ def cell_of_scores(records: Sequence[Record], metric: str | None = None) -> Cell
     if not unique:
         raise UsageError(f"No finished run has a score of metric `{metric}`.")
     kept = list(reversed(unique.values()))
-    return Cell(tuple(Run(r.run_id, _draw_name(r), r.seed, r.scores[metric]) for r in kept), metric)
+    runs = [Run(r.run_id, _draw_name(r), r.data_seed, r.seed, r.scores[metric]) for r in kept]
+    return Cell(tuple(runs), metric)
 
 
 def match(a: Cell, b: Cell) -> list[tuple[Run, Run]]:
-    """Pairs of runs on the same rows: within each common draw, the k-th training seed of A with the k-th of B."""
-    by_draw: dict[Hashable, list[Run]] = {}
+    """Pairs of runs: within each common draw, the k-th training seed of A with the k-th of B.
+
+    Cells without a common draw (5 shots against 10) are matched by data seed: which pairs there are is then fixed
+    before any score is known, and where draws are nested in k a pair shares rows. Two single runs are a pair anyway.
+    """
+    if len(a.runs) == len(b.runs) == 1:
+        return [(a.runs[0], b.runs[0])]
+    return _match(a, b, lambda run: run.draw) or _match(a, b, lambda run: run.data_seed)
+
+
+def _match(a: Cell, b: Cell, name: Callable[[Run], Hashable]) -> list[tuple[Run, Run]]:
+    waiting: dict[Hashable, list[Run]] = {}
     for run in sorted(b.runs, key=lambda r: r.seed):
-        by_draw.setdefault(run.draw, []).append(run)
-    pairs = []
-    for run in sorted(a.runs, key=lambda r: r.seed):
-        if by_draw.get(run.draw):
-            pairs.append((run, by_draw[run.draw].pop(0)))
-    order = {run.run_id: i for i, run in enumerate(a.runs)}
-    return sorted(pairs, key=lambda pair: order[pair[0].run_id])
+        waiting.setdefault(name(run), []).append(run)
+    pairs = {
+        run.run_id: (run, waiting[name(run)].pop(0))
+        for run in sorted(a.runs, key=lambda r: r.seed)
+        if waiting.get(name(run))
+    }
+    return [pairs[run.run_id] for run in a.runs if run.run_id in pairs]
 
 
 def differences(a: Cell, b: Cell) -> Sample | None:
-    """A minus B of matched runs; None if they have no draw in common. Both must be of the same metric and items."""
+    """A minus B of matched runs; None if no run of A has a match in B. Both must be of the same metric and items."""
     check_comparable(a, b)
     pairs = match(a, b)
     if not pairs:
@@ -194,12 +207,16 @@ def differences(a: Cell, b: Cell) -> Sample | None:
     return Sample(x.scores[mine] - y.scores[others], draws, resampled, min(x.n_items, y.n_items))
 
 
+def comparable(a: Cell, b: Cell) -> bool:
+    """Whether both cells have the same metric and, where known, the same test items."""
+    return a.metric == b.metric and (not a.items_sha or not b.items_sha or a.items_sha == b.items_sha)
+
+
 def check_comparable(a: Cell, b: Cell) -> None:
-    """Raises ValueError unless both cells have the same metric and, where known, the same test items."""
-    if a.metric != b.metric:
-        raise ValueError(f"{a.metric} and {b.metric} cannot be compared")
-    if a.items_sha and b.items_sha and a.items_sha != b.items_sha:
-        raise ValueError("the cells were tested on different items")
+    """Raises ValueError unless the cells are comparable."""
+    if not comparable(a, b):
+        what = f"{a.metric} and {b.metric}" if a.metric != b.metric else "cells tested on different items"
+        raise ValueError(f"{what} cannot be compared")
 
 
 @lru_cache(maxsize=8)

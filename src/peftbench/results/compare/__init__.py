@@ -1,0 +1,1 @@
+"""`peftbench compare A B`: whether a difference is real, and what would settle it."""
