@@ -28,7 +28,6 @@ usage:
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
-  peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -39,7 +38,6 @@ the four axes ({axes_hint}):
 
 more keys:
   protocol=NAME   {protocols}
-  search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
   trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
@@ -65,7 +63,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         "ls": ls_command,
         "leaderboard": leaderboard_command,
         "table": table_command,
-        "compare": compare_command,
         "compare": compare_command,
         "check-method": check_method_command,
     }
@@ -116,8 +113,6 @@ def run_command(args: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config import user_files
-    from peftbench.config import user_files
     from peftbench.config.load import CONFIG_MODULE, check_sweep, explain
 
     overrides = [a for a in args if not a.startswith("-")]
@@ -135,8 +130,6 @@ def run_command(args: list[str]) -> int:
             if sweep:  # the next run goes on
                 print(f"peftbench: {error}", file=sys.stderr)
 
-    user_files.register()
-    user_files.register()
     sys.argv = [sys.argv[0], *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
@@ -179,13 +172,6 @@ def leaderboard_command(args: list[str]) -> int:
 def table_command(args: list[str]) -> int:
     """`peftbench table`."""
     from peftbench.results.tables.command import table_command as show
-
-    return show(args)
-
-
-def compare_command(args: list[str]) -> int:
-    """`peftbench compare A B`."""
-    from peftbench.results.compare.command import compare_command as show
 
     return show(args)
 

@@ -12,14 +12,18 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config import schema, user_files
+from peftbench.config import schema
 from peftbench.config.space import read_space
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
+from peftbench.config.user_files import UserFiles
 from peftbench.errors import UsageError, did_you_mean
+
+Plugins.instance().register(UserFiles)
 
 CONFIG_MODULE = "peftbench.conf"
 GROUPS = {
@@ -47,7 +51,6 @@ def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
     """Hydra's composition with its errors translated; not yet checked against the schema."""
     GlobalHydra.instance().clear()
-    user_files.register()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return hydra_compose("config", overrides=list(overrides))

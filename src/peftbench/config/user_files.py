@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from peftbench.errors import UsageError
@@ -32,14 +31,8 @@ def user_folder() -> Path | None:
 
 
 class UserFiles(SearchPathPlugin):
-    """Puts the user's folder last on Hydra's search path."""
+    """Puts the user's folder last on Hydra's search path. `peftbench.config.load` registers it."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if (folder := user_folder()) is not None:
             search_path.append("peftbench-user", f"file://{folder}")
-
-
-def register() -> None:
-    """Let Hydra know; to be called before it composes. Raises UsageError as `user_folder` does."""
-    user_folder()
-    Plugins.instance().register(UserFiles)
