@@ -15,6 +15,7 @@ from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.bayesprompt import Mixture, domain_prompt, features, fit_mixture, principal_components, rbf, svgd
+from peftbench.tuners.cones import concept_prompt, concept_scores, learn_concepts
 from peftbench.tuners.dept import adapter_of
 from peftbench.tuners.prompt_init import stored_prompt
 
@@ -135,6 +136,59 @@ def test_without_texts_it_is_refused() -> None:
         domain_prompt(tiny_backbone("bert"), TunerContext(24, (), 0, pool=rows(9)), 4, whole_pool=True)
     with pytest.raises(UsageError, match="only one"):
         domain_prompt(tiny_backbone("bert"), TunerContext(24, (), 0, shots=rows(1)), 4, whole_pool=False)
+
+
+# class embeddings
+
+
+def test_concept_scores_are_the_formula() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts, concepts = torch.randn(5, 4, generator=generator), torch.randn(3, 2, 4, generator=generator)
+    found = concept_scores(texts, concepts, torch.tensor(0.5))
+    for n in range(5):
+        for c in range(3):
+            cosines = [torch.cosine_similarity(texts[n], concepts[c, q], dim=0) / 0.5 for q in range(2)]
+            assert found[n, c].item() == pytest.approx(np.logaddexp(*(float(x) for x in cosines)), rel=1e-5)
+
+
+def test_learned_class_embeddings_tell_the_classes_apart_where_the_names_do_not() -> None:
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.arange(60) % 3
+    texts = torch.randn(3, 8, generator=generator)[targets] * 2 + torch.randn(60, 8, generator=generator) + 5.0
+    names = torch.randn(3, 8, generator=generator) + 5.0
+    right = {}
+    for name, concepts in (
+        ("names", (names - texts.mean(0))[:, None]),
+        ("learned", learn_concepts(texts, targets, names, 2, 0)),
+    ):
+        scores = concept_scores(texts - texts.mean(0), concepts, torch.tensor(0.1))
+        right[name] = (scores.argmax(1) == targets).float().mean().item()
+    assert right["learned"] > 0.9 > right["names"]
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+def test_the_prompt_starts_from_class_embeddings(kind: str) -> None:
+    backbone, context = tiny_backbone(kind), TunerContext(24, (), 3, shots=rows(8))
+    calls = []
+    stack = backbone.model.get_encoder() if kind == "t5" else backbone.model.base_model
+    handle = stack.register_forward_hook(lambda *_: calls.append(1))
+    prompt = concept_prompt(backbone, context, 5)
+    handle.remove()
+    assert len(calls) == 8 + 2  # each text and each class name once
+    assert prompt.shape == (5, D)
+    lengths = backbone.model.get_input_embeddings().weight.norm(dim=1).mean().expand(5)
+    torch.testing.assert_close(prompt.norm(dim=1), lengths)
+    assert torch.equal(prompt, concept_prompt(backbone, context, 5))
+    tuner = build_tuner(schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=5, init="cones"))
+    model = tuner.build(tiny_backbone(kind), context)
+    assert torch.allclose(adapter_of(model)[1]["P"], concept_prompt(tiny_backbone(kind), context, 5))
+
+
+def test_class_embeddings_need_classes() -> None:
+    with pytest.raises(UsageError, match=r"init=cones.*shots=0"):
+        concept_prompt(tiny_backbone("bert"), TunerContext(24, (), 0), 4)
+    with pytest.raises(UsageError, match="no class names"):
+        concept_prompt(tiny_backbone("bert"), TunerContext(24, (), 0, shots=[Row("train:0", "news", 3.5)]), 4)
 
 
 # another run's adapter

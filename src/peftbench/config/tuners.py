@@ -76,7 +76,7 @@ class PromptTuningConfig(TunerConfig):
     """Soft prompt in front of the embedded input (peft's PROMPT_TUNING)."""
 
     num_virtual_tokens: int = number(20, ge=1)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="vocab")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="vocab")
     init_text: str = ""
 
 
@@ -90,7 +90,7 @@ class DeptConfig(TunerConfig):
     alpha: float = number(8, ge=0)
     offset: str = one_of("position", "token", default="position")
     token_dropout: float = number(0.1, ge=0, le=0.9)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="text")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="text")
     init_text: str = ""
 
 
@@ -108,7 +108,7 @@ class EptConfig(TunerConfig):
     spaces: int = number(2, ge=0)
     bottleneck: int = number(1, ge=1)
     gate: str = one_of("prompt_mean", "per_token", default="prompt_mean")
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="text")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="text")
     init_text: str = ""
 
 
@@ -130,7 +130,7 @@ class PTuningConfig(TunerConfig):
     hidden: int = number(128, ge=1)
     layers: int = number(2, ge=1)
     dropout: float = number(0.0, ge=0, le=0.9)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", default="vocab")
+    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="vocab")
     init_text: str = ""
 
 

@@ -51,13 +51,17 @@ def initial_token_ids(cfg: Any, backbone: Backbone, context: TunerContext) -> li
 
 
 def initial_rows(cfg: Any, backbone: Backbone, context: TunerContext) -> Tensor | None:
-    """(num_virtual_tokens, d) rows that are no token's, for `init=bayesprompt` and `bayesprompt_shots`; else None.
+    """(num_virtual_tokens, d) rows that are no token's: `init=bayesprompt`, `bayesprompt_shots`, `cones`; else None.
 
     Raises:
         UsageError: there are no texts to look at.
     """
-    if cfg.num_virtual_tokens == 0 or not cfg.init.startswith("bayesprompt"):
+    if cfg.num_virtual_tokens == 0 or cfg.init not in ("bayesprompt", "bayesprompt_shots", "cones"):
         return None
+    if cfg.init == "cones":
+        from peftbench.tuners.cones import concept_prompt
+
+        return concept_prompt(backbone, context, cfg.num_virtual_tokens)
     from peftbench.tuners.bayesprompt import domain_prompt
 
     return domain_prompt(backbone, context, cfg.num_virtual_tokens, whole_pool=cfg.init == "bayesprompt")
