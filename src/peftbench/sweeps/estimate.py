@@ -23,8 +23,8 @@ LEVELS: tuple[tuple[tuple[str, ...], str], ...] = (
 """What a run shares with the earlier ones that stand for it, from the best basis to the last resort."""
 
 NO_MODEL = "none"
-BARE_PROCESS_MIB = 500.0
-"""Interpreter with torch and transformers, for records that do not say what their process held."""
+BARE_PROCESS_MIB, BARE_FLOOR_MIB = 500.0, 200.0
+"""Interpreter with torch and transformers, or with scikit-learn: for records that do not say what their process held."""
 BYTES_PER_PARAMETER = 4
 
 
@@ -160,5 +160,6 @@ def _process_mib(wanted: Row, r: Row) -> float | None:
     if whole is None:
         if r.get("total_params") is None:
             return None
-        whole = BARE_PROCESS_MIB + r["total_params"] * BYTES_PER_PARAMETER / 2**20 + grown
+        bare = BARE_FLOOR_MIB if r["model"] == NO_MODEL else BARE_PROCESS_MIB
+        whole = bare + r["total_params"] * BYTES_PER_PARAMETER / 2**20 + grown
     return whole + (scale - 1) * grown
