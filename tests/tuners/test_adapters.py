@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
-from transformers import AutoModel, AutoModelForSeq2SeqLM, BertConfig, DebertaV2Config, RobertaConfig, T5Config
+from transformers import (
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    DebertaV2Config,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+)
 
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
@@ -282,6 +290,15 @@ def test_counts_of_the_papers(cfg, config, count: int) -> None:
     if count < 3_000_000:
         model = tuner.build(backbone, CONTEXT)
         assert sum(p.numel() for p in trained(model).values()) == count
+
+
+def test_with_the_masked_lm_head_they_are_the_parameters_that_list_trains() -> None:
+    """LiST (arXiv 2110.06274) also trains roberta-large's language-model head, all but the tied word embeddings."""
+    with torch.device("meta"):
+        head = RobertaForMaskedLM(ROBERTA_LARGE).lm_head
+    own = sum(p.numel() for name, p in head.named_parameters() if name != "decoder.weight" and name != "decoder.bias")
+    adapters = build_tuner(schema.LiteConfig(name="lite")).expected_parameters(full_size(ROBERTA_LARGE), CONTEXT)
+    assert adapters + own == 13_684_825
 
 
 def test_a_budget_sets_the_bottleneck_or_the_rank() -> None:
