@@ -223,7 +223,7 @@ def test_only_what_is_missing_is_submitted(tmp_path: Path, capsys: pytest.Captur
     ((name, commands),) = queue.submitted
     assert name == "peftbench-first-0"
     assert len(commands) == 2
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "6 runs: 1 done already, 1 the same as another, 1 in the hands of other processes, 3 submitted" in said
     assert "scancel 7" in said
     task = read_task(Path(commands[0][-2]), 0)

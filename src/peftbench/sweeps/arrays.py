@@ -149,6 +149,11 @@ def read_task(path: Path, index: int) -> ArrayTask:
     return ArrayTask([TaskRun(**run) for run in plain["runs"]], ArrayOptions(**plain["options"]))
 
 
+def task_folder(tasks: Path, index: int) -> Path:
+    """Where the processes of a task print: `tasks` is the file of its array in `<sweep>/arrays`."""
+    return tasks.parent.parent / "logs" / f"{tasks.name.partition('.')[0]}-{index}"
+
+
 def remember(folder: Path, index: int, array: SubmittedArray) -> None:
     """Write down what was submitted, or (before that, with an empty job id) what is about to be."""
     write_atomic(folder / FOLDER / f"{index}.json", json.dumps(asdict(array), indent=1).encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from peftbench.errors import UsageError
@@ -26,6 +26,8 @@ from peftbench.sweeps.arrays import (
     remembered,
     write_tasks,
 )
+from peftbench.sweeps.board import labels
+from peftbench.sweeps.display import say
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.queues import Queue, Task, TaskState
 from peftbench.sweeps.watch import Watch, WatchedRun
@@ -118,7 +120,9 @@ class ArrayLauncher:
             specs = arrays(stock.missing, self.options)
             submitted = [run for i, spec in enumerate(specs) for run in self._submit_array(i, spec, by_number)]
         self._announce(jobs, stock, specs, states)
-        return [*stock.queued, *stock.claimed, *submitted]
+        runs, names = [*stock.queued, *stock.claimed, *submitted], labels(jobs)
+        label_of = {job.run_id: names[job.number] for job in jobs if job.same_as is None}
+        return [replace(run, label=label_of[run.run_id]) for run in runs]
 
     def _submit_array(self, index: int, spec: ArraySpec, by_number: dict[int, Job]) -> list[WatchedRun]:
         """Write what the tasks will read, submit them, and remember the job's id."""
@@ -164,13 +168,13 @@ class ArrayLauncher:
             (len(stock.missing), "submitted"),
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
-        _say(f"{len(jobs)} runs: {words}")
+        say(f"{len(jobs)} runs: {words}")
         for job_id, spec in zip(self.job_ids, specs, strict=True):
-            _say(f"job {job_id}: {spec}")
+            say(f"job {job_id}: {spec}")
         earlier = {states[run.task].job_id.partition("_")[0] for run in stock.queued if run.task}
         self.job_ids += sorted(earlier - set(self.job_ids))
         if self.job_ids:
-            _say(f"logs: {self.folder / 'logs'}   look: peftbench status {self.folder.name}   {self._how_to_cancel()}")
+            say(f"logs: {self.folder / 'logs'}   look: peftbench status {self.folder.name}   {self._how_to_cancel()}")
 
     def _how_to_cancel(self) -> str:
         return f"cancel: scancel {' '.join(self.job_ids)}"
@@ -180,20 +184,16 @@ class ArrayLauncher:
         if self.options.on_failure == "stop" and any(run.state in ("failed", "diverged") for run in watch.runs):
             waiting = {run.job_id for run in watch.runs if run.state == "pending" and run.job_id}
             if waiting:
-                _say(f"a run failed and on_failure=stop: {len(waiting)} jobs that had not begun are cancelled")
+                say(f"a run failed and on_failure=stop: {len(waiting)} jobs that had not begun are cancelled")
                 self.queue.cancel(waiting)
 
     def _leave(self) -> None:
         """Ctrl-C at the front."""
         if not self.queue.outlives_us:
             self.queue.cancel(self.job_ids)
-            _say("interrupted; what was finished is kept, the same command goes on.")
+            say("interrupted; what was finished is kept, the same command goes on.")
             return
-        _say(
+        say(
             f"this view is closed, the jobs go on.  look: peftbench status {self.folder.name}   "
             f"{self._how_to_cancel()}\nThe same command shows them again and submits only what is missing."
         )
-
-
-def _say(text: str) -> None:
-    print(f"peftbench: {text}", file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,16 @@ from pathlib import Path
 
 from peftbench.results.record import Record
 from peftbench.results.store import Store
+from peftbench.results.summary import printable
+from peftbench.sweeps.display import duration, new_console
 from peftbench.sweeps.queues import Queue, Task, TaskState
+from peftbench.sweeps.run_job import in_one_line
+from peftbench.sweeps.states import read_progress
 
 STATES = ("pending", "running", "done", "diverged", "failed", "interrupted", "unfinished")
 FINAL = ("done", "diverged", "failed")
+SHOWN = 3
+"""Notes in the line of a state."""
 LOOKS_AFTER_END = 2
 """A task has left the queue, and its record may need a moment to appear on a shared file system."""
 
@@ -29,19 +34,25 @@ class WatchedRun:
     """`created` of the record it had before; that one says nothing about this job."""
     sweep: Path | None = None
     """Folder of the sweep that submitted it."""
+    label: str = ""
+    """What tells it from the other runs of the sweep."""
     job_id: str = ""
     """Of its task, as `scancel` takes it, once the queue has told."""
     state: str = "pending"
     note: str = ""
-    """Why it waits, or what the queue said when its job ended without a record."""
+    """Why it waits, what it came to, or what the queue said when its job ended without a record."""
     looks: int = field(default=0, repr=False)
     """Looks in a row at which nothing was left to wait for."""
 
     @property
     def log(self) -> Path | None:
-        """What its job printed, if it began."""
-        path = self.sweep / "logs" / f"{self.job_id}_0_log.out" if self.sweep and self.job_id else None
-        return path if path and path.exists() else None
+        """What its process or else its job printed."""
+        if self.sweep is None or self.task is None:
+            return None
+        array, index = self.task[0].rpartition("-")[2], self.task[1]
+        paths = [self.sweep / "logs" / f"{array}-{index}" / "worker-0.log"]
+        paths += [self.sweep / "logs" / f"{self.job_id}_0_log.out"] if self.job_id else []
+        return next((path for path in paths if path.exists() and path.stat().st_size), None)
 
 
 def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: bool) -> tuple[str, str]:
@@ -54,7 +65,7 @@ def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: b
     """
     fresh = record if record is not None and record.created != run.earlier else None
     if fresh is not None and fresh.status in FINAL:
-        return fresh.status, fresh.reason
+        return fresh.status, in_one_line(fresh)
     if task is not None and task.state == "pending":
         return "pending", task.reason
     if held:
@@ -78,6 +89,7 @@ class Watch:
         self.silent_since: float | None = None
         """When the queue stopped to answer."""
         self._endings: dict[Task, TaskState] = {}
+        self._told: set[str] = set()
 
     def refresh(self) -> bool:
         """Look at everything once. False when there is nothing left to wait for."""
@@ -90,6 +102,12 @@ class Watch:
         held = {run_id for run_id, holder in self.store.holders().items() if holder.alive}
         going = [self._refresh_run(run, states, run.run_id in held) for run in self.runs]
         return any(going)
+
+    def news(self) -> list[WatchedRun]:
+        """Runs that have got their result since this was last asked."""
+        ended = [run for run in self.runs if run.state in FINAL and run.run_id not in self._told]
+        self._told |= {run.run_id for run in ended}
+        return ended
 
     def _refresh_run(self, run: WatchedRun, states: Mapping[Task, TaskState], held: bool) -> bool:
         """Whether the run is worth another look."""
@@ -112,15 +130,23 @@ class Watch:
         return {state: found[state] for state in STATES if found[state]}
 
     def lines(self) -> list[str]:
-        """A line a state."""
+        """A line a state, with what there is to say of it."""
         lines = []
         for state, count in self.counts().items():
-            notes = Counter(run.note.splitlines()[0][:100] for run in self.runs if run.state == state and run.note)
-            shown = "; ".join(f"{note} ({n})" if n > 1 else note for note, n in notes.most_common(3))
-            lines.append(f"{state:<12}{count:>5}" + (f"   {shown}" if shown else ""))
+            runs = [run for run in self.runs if run.state == state]
+            notes = [self._running(run) if state == "running" else run.note for run in runs if state not in FINAL]
+            common = Counter(filter(None, notes)).most_common(SHOWN)
+            shown = "; ".join(f"{note} ({n})" if n > 1 else note for note, n in common)
+            lines.append(f"{state:<12}{count:>6}   {shown}".rstrip())
         if self.silent_since is not None:
-            lines.append(f"the queue has not answered for {time.monotonic() - self.silent_since:.0f} s")
+            lines.append(f"the queue has not answered for {duration(time.monotonic() - self.silent_since)}")
         return lines
+
+    def _running(self, run: WatchedRun) -> str:
+        """Where a run is."""
+        progress = read_progress(self.store.folder(run.run_id)) or {}
+        step, steps = progress.get("step"), progress.get("steps")
+        return f"{run.label} {step}/{steps}" if step and steps else run.label
 
     def wait(self, poll_seconds: float, each_look: Callable[[Watch], None]) -> None:
         """Look until the end, showing the state live on a terminal, else in one line whenever it changes."""
@@ -135,15 +161,15 @@ class Watch:
 
 
 class _Display:
-    """A live block on a terminal; a plain line at each change elsewhere."""
+    """A line for each run that ends; how all stand below them on a terminal, and at each change elsewhere."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.live import Live
 
-        console = Console(stderr=True)
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._shown = ""
+        self._console = new_console()
+        live = self._console.is_terminal
+        self._live = Live(console=self._console, auto_refresh=False, transient=True) if live else None
+        self._shown, self._over = "", 0
 
     def __enter__(self) -> _Display:
         if self._live is not None:
@@ -156,12 +182,21 @@ class _Display:
 
     def show(self, watch: Watch) -> None:
         """The newest state."""
-        if self._live is not None:
-            from rich.text import Text
+        from rich.text import Text
 
-            self._live.update(Text("\n".join(watch.lines())), refresh=True)
+        for run in watch.news():
+            self._over += 1
+            self._print(f"[{self._over}/{len(watch.runs)}] {run.label}: {run.note}")
+        if self._live is not None:
+            lines = (printable(line, self._console.encoding) for line in watch.lines())
+            self._live.update(Text("\n".join(lines), style="cyan", overflow="ellipsis", no_wrap=True), refresh=True)
             return
         line = " · ".join(f"{state} {count}" for state, count in watch.counts().items())
         if line != self._shown:
-            print(f"{time.strftime('%H:%M:%S')}  {line}", file=sys.stderr, flush=True)
+            self._print(f"{time.strftime('%H:%M:%S')}  {line}")
             self._shown = line
+
+    def _print(self, line: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(printable(line, self._console.encoding)))
