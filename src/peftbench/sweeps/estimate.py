@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 NO_MODEL = "none"
 BARE_PROCESS_MIB, BARE_FLOOR_MIB = 500.0, 200.0
-"""Interpreter with torch and transformers, or with scikit-learn: for records that do not say what their process held."""
+"""Interpreter with torch and transformers, or with scikit-learn: for records that do not say what a process held."""
 BYTES_PER_PARAMETER = 4
 
 
