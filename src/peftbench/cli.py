@@ -23,11 +23,13 @@ peftbench {version}: benchmarks of parameter-efficient fine-tuning that people c
 
 usage:
   peftbench [run] [KEY=VALUE ...]        one run: trains, measures, files one record
-  peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination, one after the other
+  peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination; hydra.launcher.n_jobs=2 side by side,
+                                         hydra/launcher=slurm on a cluster (docs/sweeps.md)
   peftbench ls [models|methods|tasks|protocols|tables] [--json]
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
+  peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -113,22 +115,17 @@ def run_command(args: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.load import CONFIG_MODULE, check_sweep, explain
+    from peftbench.config.load import CONFIG_MODULE, explain
 
     overrides = [a for a in args if not a.startswith("-")]
-    sweep = any(a in ("-m", "--multirun") for a in args)
-    if sweep:
-        check_sweep(overrides)
     codes: list[int] = []
     mistakes: list[UsageError] = []
 
-    def job(cfg: DictConfig) -> None:
+    def job(cfg: DictConfig) -> None:  # a sweep comes here only with a launcher that is not ours
         try:
             codes.append(run_one(cfg))
         except UsageError as error:  # kept from Hydra, which would announce it in its own words
             mistakes.append(error)
-            if sweep:  # the next run goes on
-                print(f"peftbench: {error}", file=sys.stderr)
 
     sys.argv = [sys.argv[0], *args]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
@@ -136,8 +133,14 @@ def run_command(args: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, overrides) from None
-    if mistakes and not sweep:
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):  # Hydra's word on a number for a file (task=3)
+            raise
+        raise explain(error, overrides) from None
+    if len(mistakes) == 1 and not codes:
         raise mistakes[0]
+    for error in mistakes:
+        print(f"peftbench: {error}", file=sys.stderr)
     return max([*codes, USAGE] if mistakes else codes, default=DONE)
 
 

@@ -251,28 +251,3 @@ def _field_names(schema_class: type) -> list[str]:
 def first_line(error: BaseException | None) -> str:
     """The first non-empty line of an error's text."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def check_sweep(overrides: Sequence[str]) -> None:
-    """Compose once for every single value in a sweep, so that a misspelt last choice is found before the first run.
-
-    Raises:
-        UsageError: for the first value that does not compose.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except OverrideParseException as error:
-        raise explain(error, overrides) from None
-    values = [
-        [f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()]
-        if o.is_sweep_override()
-        else [o.input_line or ""]
-        for o in parsed
-    ]
-    first = [v[0] for v in values if v]
-    to_run_config(compose_raw(first))
-    for position, choices in enumerate(values):
-        for choice in choices[1:]:
-            to_run_config(compose_raw([*first[:position], choice, *first[position + 1 :]]))

@@ -21,10 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from peftbench.config.load import CONFIG_MODULE, GROUPS, build_section, compose_raw, explain, from_plain, resolve
 from peftbench.config.schema import RunConfig
+from peftbench.config.user_files import user_folder
 from peftbench.errors import UsageError
 
 T = TypeVar("T")
 Plain = dict[str, Any]
+
+VALUE, CHOICE = "value", "choice"
+"""Kinds of overrides: `key=value` that refers to no other key; the choice of a config file."""
 
 
 class Composer:
@@ -32,6 +36,8 @@ class Composer:
 
     def __init__(self) -> None:
         self._memory: dict[Any, Any] = {}
+        user = user_folder()
+        self._folders: list[Any] = [files(CONFIG_MODULE), *([user] if user else [])]
 
     def compose(self, overrides: Sequence[str]) -> RunConfig:
         """The checked config of one run.
@@ -43,14 +49,30 @@ class Composer:
             parsed = [parse(text) for text in overrides]
         except HydraException as error:
             raise explain(error, overrides) from None
-        values = [o for o in parsed if is_plain_value(o)]
-        choices = [o for o in parsed if not is_plain_value(o)]
-        if any(not is_choice(o) for o in choices):
+        kinds = [self._remember(("kind", o.input_line), functools.partial(self._kind, o)) for o in parsed]
+        values = [o for o, kind in zip(parsed, kinds, strict=True) if kind == VALUE]
+        choices = [o for o, kind in zip(parsed, kinds, strict=True) if kind == CHOICE]
+        if len(values) + len(choices) < len(parsed):
             choices, values = parsed, []
         base = self._base(tuple(str(o.input_line) for o in choices))
         if values and base.linked:
             base, values = self._base(tuple(overrides)), []
         return from_plain(self._plain(base, values, overrides), self._section)
+
+    def _kind(self, override: Override) -> str:
+        """`VALUE`, `CHOICE` or "" for anything that is neither."""
+        group = any(folder.joinpath(override.key_or_group).is_dir() for folder in self._folders)
+        if group:
+            # made before any value is set, wherever it stands among the overrides
+            return "" if isinstance(override.value(), dict) else CHOICE
+        plain = (
+            override.type is OverrideType.CHANGE
+            and not override.is_sweep_override()
+            and not override.is_hydra_override()
+            and override.package is None
+            and "${" not in (override.input_line or "")
+        )
+        return VALUE if plain else ""
 
     def _base(self, choices: tuple[str, ...]) -> _Base:
         return self._remember(("base", choices), lambda: _Base(choices))
@@ -123,29 +145,6 @@ class _Base:
 def parse(text: str) -> Override:
     """Hydra's reading of one override."""
     return OverridesParser.create().parse_override(text)
-
-
-def is_plain_value(override: Override) -> bool:
-    """`key=value` that sets a key which no config file names, to something that refers to no other key."""
-    return (
-        override.type is OverrideType.CHANGE
-        and not override.is_sweep_override()
-        and override.package is None
-        and not override.is_hydra_override()
-        and not is_group(override.key_or_group)
-        and "${" not in (override.input_line or "")
-    )
-
-
-def is_choice(override: Override) -> bool:
-    """A choice of a config file, which is made before any value is set, wherever it stands among the overrides."""
-    return is_group(override.key_or_group) and not isinstance(override.value(), dict)
-
-
-@functools.lru_cache(maxsize=1000)
-def is_group(key: str) -> bool:
-    """Whether a key is a config group: a folder of `conf`."""
-    return files(CONFIG_MODULE).joinpath(key).is_dir()
 
 
 def reaches_out(value: Any, depth: int) -> bool:

@@ -20,6 +20,10 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     Raises:
         UsageError: the weights cannot be had, cannot be read, or do not fit `purpose`.
     """
+    from peftbench.models.kept import keeper
     from peftbench.models.load import load_backbone as load
 
-    return load(cfg, purpose, dropout)
+    kept = keeper()
+    if kept is None:
+        return load(cfg, purpose, dropout)
+    return kept.give(cfg, purpose, dropout, lambda: load(cfg, purpose, dropout))

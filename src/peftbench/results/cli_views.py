@@ -63,6 +63,11 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     return 0
 
 
+def print_means(rows: Sequence[Row]) -> None:
+    """The table of `--group` for some runs."""
+    _print_table(leaderboard.group(rows), TABLE_ROWS, _GROUP_COLUMNS, markdown=False)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = ViewParser(
         "leaderboard",

@@ -1,0 +1,82 @@
+"""A loaded backbone kept for the next run of the same process, untouched by what the run before did to it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import ModelConfig
+    from peftbench.models.base import Backbone, Purpose
+
+_keeper: Keeper | None = None
+
+MEMORY_SHARE = 3
+"""A backbone is kept only if it would fit so many times into the memory that is free."""
+
+
+class Keeper:
+    """Holds the backbone that was loaded last; `loads` counts how often one came from its source."""
+
+    def __init__(self) -> None:
+        self.loads = 0
+        self._key = ""
+        self._pristine: Backbone | None = None
+        self._tokenizer_state: tuple = ()
+
+    def give(self, cfg: ModelConfig, purpose: Purpose, dropout: float | None, load: Callable[[], Backbone]) -> Backbone:
+        """A backbone that may be changed at will: weights, modules and config are a copy of the kept one's.
+
+        The tokenizer is shared, for nothing in peftbench changes it; if something did, the backbone is loaded anew.
+        """
+        key = json.dumps([asdict(cfg), purpose, dropout], default=str)
+        if key != self._key or self._pristine is None or _state(self._pristine) != self._tokenizer_state:
+            self._pristine = None  # the old one goes before the new one comes
+            self._key, self._pristine = key, load()
+            self.loads += 1
+            self._tokenizer_state = _state(self._pristine)
+        pristine = self._pristine
+        if _bytes(pristine) * MEMORY_SHARE > _free_bytes():
+            self._pristine = None
+            return pristine
+        return replace(pristine, model=copy.deepcopy(pristine.model))
+
+
+@contextmanager
+def keep_loaded() -> Iterator[Keeper]:
+    """Within the block the backbone that `load_backbone` loaded last stays in memory for the next call."""
+    global _keeper
+    outer, _keeper = _keeper, _keeper or Keeper()
+    try:
+        yield _keeper
+    finally:
+        _keeper = outer
+
+
+def keeper() -> Keeper | None:
+    """The one of the block that this code runs in, if there is one."""
+    return _keeper
+
+
+def _state(backbone: Backbone) -> tuple:
+    """What a change of the tokenizer would show in."""
+    tokenizer = backbone.tokenizer
+    return len(tokenizer), tokenizer.padding_side, tokenizer.pad_token_id, tokenizer.model_max_length
+
+
+def _bytes(backbone: Backbone) -> int:
+    return sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+
+
+def _free_bytes() -> float:
+    """Memory that can be had without swapping; without end where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return float("inf")
