@@ -30,6 +30,7 @@ usage:
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
+  peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "leaderboard": leaderboard_command,
         "table": table_command,
         "compare": compare_command,
+        "reproduce": reproduce_command,
         "check-method": check_method_command,
     }
     try:
@@ -184,6 +186,13 @@ def compare_command(args: list[str]) -> int:
     from peftbench.results.compare.command import compare_command as show
 
     return show(args)
+
+
+def reproduce_command(args: list[str]) -> int:
+    """`peftbench reproduce RUN_ID`."""
+    from peftbench.reproduce.command import reproduce_command as go
+
+    return go(args)
 
 
 def check_method_command(args: list[str]) -> int:

@@ -1,0 +1,202 @@
+"""`peftbench reproduce RUN_ID`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from peftbench.config.schema import RunConfig
+from peftbench.errors import UsageError
+from peftbench.inputs import InputCache
+from peftbench.reproduce.checks import (
+    EXACT,
+    ROUNDING,
+    code_changes,
+    conditions,
+    later_conditions,
+    rebuild_config,
+    refusals,
+)
+from peftbench.results.record import Record
+from peftbench.results.store import Store
+
+FOLDER = "reproductions"
+"""Below `out_dir`: a store of its own, so that no table counts a run twice."""
+
+_EPILOG = """\
+Example: peftbench reproduce 0123456789abcdef
+Nothing that was recorded is touched: the new run is filed in OUT_DIR/reproductions.
+On the same machine with the same packages, on the CPU, everything has to be equal. Otherwise (a GPU, other packages,
+another number of processes) rounding differs, and training magnifies it, at most up to the difference between two
+training seeds: that is the tolerance.
+Exit codes: 0 within the tolerance, 1 not, 2 it cannot be reproduced (the message says what has changed).
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"peftbench reproduce: {message}. `peftbench reproduce --help` shows the options.")
+
+
+def reproduce_command(argv: Sequence[str]) -> int:
+    """Run `peftbench reproduce ARGV`; returns the exit code. Raises UsageError if the run cannot be repeated."""
+    options = _parser().parse_args(argv)
+    store = Store(options.out_dir)
+    old = _find(store, options.run_id)
+    cfg = rebuild_config(old, str(Path(options.out_dir) / FOLDER), options.devices)
+    inputs = InputCache()
+    _refuse(old, cfg, inputs, options.force)
+    differ = conditions(old, cfg.trainer.devices)
+    notes = code_changes(old, cfg)
+    if options.check:
+        print("\n".join([f"Run {old.run_id} can be reproduced, {_expectation(differ)}.", *map(_note, notes)]))
+        return 0
+    new = _run(store, cfg, inputs)
+    return _report(old, new, store, Store(cfg.out_dir), [*differ, *later_conditions(old, new)], notes, options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="peftbench reproduce",
+        description="Runs a recorded run again, from its config, draw and seeds, and compares old with new.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")
+    parser.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
+    parser.add_argument("--devices", type=_positive, metavar="N", help="processes; default: as the run had")
+    parser.add_argument("--tolerance", type=_points, metavar="POINTS", help="of scores where rounding differs")
+    parser.add_argument("--check", action="store_true", help="only say whether it could be reproduced; runs nothing")
+    parser.add_argument("--force", action="store_true", help="run although version, data, draw or model have changed")
+    parser.add_argument("--json", action="store_true", help="the comparison as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
+    return int(text)
+
+
+def _points(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a number of points from 0 to 100")
+    return value
+
+
+def _find(store: Store, given: str) -> Record:
+    """The finished run whose id begins so."""
+    record = store.load(given)
+    if record is None:
+        ids = [Path(entry.path).stem for entry in store.scan()]
+        fitting = [name for name in ids if name.startswith(given)]
+        if len(fitting) > 1:
+            raise UsageError(f"reproduce {given}: {len(fitting)} runs begin so: {', '.join(sorted(fitting)[:8])}.")
+        record = store.load(fitting[0]) if fitting else None
+    if record is None:
+        raise UsageError(
+            f"reproduce {given}: no such run in `{store.out_dir}`. `peftbench leaderboard` lists the runs there are; "
+            "--out-dir names another folder."
+        )
+    if record.status in ("failed", "interrupted"):
+        raise UsageError(
+            f"reproduce {record.run_id}: the run {record.status} ({record.reason}), so there is no result to compare "
+            f"with. To run it for the first time: {_command(record)}"
+        )
+    return record
+
+
+def _command(record: Record) -> str:
+    from peftbench.config.command import command_of
+
+    return command_of(record.config)
+
+
+def _refuse(old: Record, cfg: RunConfig, inputs: InputCache, force: bool) -> None:
+    """Say what has changed, all at once; with `force` as a warning."""
+    changed = refusals(old, cfg, inputs)
+    if not changed:
+        return
+    told = "; ".join(refusal.what for refusal in changed)
+    if not force:
+        raise UsageError(
+            f"Run {old.run_id} cannot be reproduced: {told}. --force runs it all the same, and then the numbers need "
+            "not agree."
+        )
+    print(f"warning: {told}", flush=True)
+
+
+def _note(text: str) -> str:
+    return f"note: {text}"
+
+
+def _expectation(differ: Sequence[str]) -> str:
+    if not differ:
+        return "and on the CPU every prediction has to be the same"
+    return "up to rounding, since these differ: " + "; ".join(differ)
+
+
+def _run(store: Store, cfg: RunConfig, inputs: InputCache) -> Record:
+    from peftbench.run import run
+
+    if cfg.method.init_from:
+        _lend(store, Store(cfg.out_dir), cfg.method.init_from)
+    record, _ = run(cfg, inputs)
+    if record is None:
+        raise UsageError("reproduce: start it by hand, not as one of several processes.")
+    return record
+
+
+def _lend(store: Store, reproductions: Store, run_id: str) -> None:
+    """Let the run that this one started from be found in the store of reproductions too."""
+    for source, link in (
+        (store.path(run_id), reproductions.path(run_id)),
+        (store.folder(run_id), reproductions.folder(run_id)),
+    ):
+        if source.exists() and not link.exists():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(source.resolve(), link.parent.resolve()))
+
+
+def _report(
+    old: Record,
+    new: Record,
+    store: Store,
+    new_store: Store,
+    differ: list[str],
+    notes: list[str],
+    options: argparse.Namespace,
+) -> int:
+    """Print old, new and the tolerance; 0 if all is within."""
+    from peftbench.reproduce.outcome import as_dicts, is_within, lines, print_lines, tolerance_points
+
+    level = ROUNDING if differ else EXACT
+    points, source = tolerance_points(store, old)
+    if options.tolerance is not None:
+        points, source = options.tolerance, "--tolerance"
+    compared = lines(old, new, store, new_store, level, points)
+    within = is_within(compared)
+    if options.json:
+        facts = {"run_id": old.run_id, "new_run_id": new.run_id, "level": level, "differ": differ, "points": points}
+        print(json.dumps({**facts, "notes": notes, "within": within, "lines": as_dicts(compared)}, indent=1))
+        return 0 if within else 1
+    print_lines(compared)
+    if level == EXACT:
+        print("tolerance: none. Same machine and packages, on the CPU: everything has to be equal.")
+    else:
+        print(f"tolerance: {points:.2g} points of a score, {source}. Rounding differs, because:")
+        for reason in differ:
+            print(f"  {reason}")
+    for note in notes:
+        print(_note(note))
+    print("reproduced" if within else "NOT reproduced", f"(new run: {new_store.path(new.run_id)})")
+    return 0 if within else 1
