@@ -25,7 +25,11 @@ usage:
   peftbench [run] [KEY=VALUE ...]        one run: trains, measures, files one record
   peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination; hydra.launcher.n_jobs=2 side by side,
                                          hydra/launcher=slurm on a cluster (docs/sweeps.md)
+  peftbench plan [-m] KEY=VALUE,VALUE    what that would run, what is done already, what it costs, what will not fit
+  peftbench status [SWEEP] [--watch]     how the newest sweep stands: who is at work, what failed and why
+  peftbench gc [--yes]                   what killed processes left behind
   peftbench ls [models|methods|tasks|protocols|tables] [--json]
+  peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
@@ -64,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], int]] = {
         "run": run_command,
         "ls": ls_command,
+        "plan": plan_command,
+        "status": status_command,
+        "gc": gc_command,
         "leaderboard": leaderboard_command,
         "table": table_command,
         "compare": compare_command,
@@ -161,10 +168,35 @@ def run_one(cfg: DictConfig) -> int:
 
 
 def ls_command(args: list[str]) -> int:
-    """`peftbench ls [GROUP] [--json]`."""
+    """`peftbench ls [GROUP] [--json]`, `peftbench ls runs [COLUMN=VALUE ...]`."""
+    if args[:1] == ["runs"]:
+        from peftbench.sweeps.runs import ls_runs
+
+        return ls_runs(args[1:])
     from peftbench.config.catalogue import ls
 
     return ls(args)
+
+
+def plan_command(args: list[str]) -> int:
+    """`peftbench plan OVERRIDES`."""
+    from peftbench.sweeps.plan_command import plan_command as plan
+
+    return plan(args)
+
+
+def status_command(args: list[str]) -> int:
+    """`peftbench status [SWEEP]`."""
+    from peftbench.sweeps.status import status_command as status
+
+    return status(args)
+
+
+def gc_command(args: list[str]) -> int:
+    """`peftbench gc`."""
+    from peftbench.sweeps.gc import gc_command as gc
+
+    return gc(args)
 
 
 def leaderboard_command(args: list[str]) -> int:
