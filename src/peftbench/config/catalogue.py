@@ -95,7 +95,7 @@ def ls(args: list[str]) -> int:
     if options.group:
         if options.group.rstrip("s") not in GROUPS:
             raise UsageError(
-                f"ls {options.group}: no such list. {did_you_mean(options.group, [g + 's' for g in GROUPS])}"
+                f"ls {options.group}: no such list. {did_you_mean(options.group, [*(g + 's' for g in GROUPS), 'runs'])}"
             )
         wanted = (options.group.rstrip("s"),)
     listing = {f"{group}s": entries(group) for group in wanted}
