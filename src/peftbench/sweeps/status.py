@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError, did_you_mean
@@ -194,7 +196,7 @@ def _one(status: SweepStatus, encoding: str) -> Group:
     head = [
         f"sweep {sweep.sweep_id}, {duration(age_seconds(sweep.created))} ago on {sweep.host} (process {sweep.pid}), "
         f"launcher {sweep.launcher}",
-        " ".join(sweep.command),
+        shlex.join([Path(sweep.command[0]).name, *sweep.command[1:]]),
         " · ".join(f"{name} {count:,}" for name, count in status.counts.items()) or "no runs",
     ]
     parts: list[Any] = [Text(printable(line, encoding)) for line in head]
