@@ -19,10 +19,11 @@ TABLE_ROWS = 100
 _RUN_COLUMNS = [
     "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
     "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
+    "tuned",
 ]
 _GROUP_COLUMNS = [
     "task", "subset", "protocol", "shots", "model", "method", "variant", "metric", "score", "n", "draws", "seeds",
-    "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib",
+    "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned",
 ]
 # fmt: on
 _SETTINGS = (
@@ -38,6 +39,7 @@ _SETTINGS = (
     "draws",
     "seeds",
     "failed",
+    "tuned",
 )  # fmt: skip
 """Columns that move to the line above the table when all rows agree in them."""
 
@@ -108,6 +110,7 @@ def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdo
     from rich.table import Table
     from rich.text import Text
 
+    rows = [{**r, "tuned": _tuned(r)} for r in rows]
     shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
     shown = [name for name in columns if name not in shared and (name != "variant" or _ambiguous(rows))]
     console = Console()
@@ -124,6 +127,12 @@ def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdo
     console.print(table)
     if len(rows) > limit:
         console.print(f"{len(rows) - limit:,} more; `--limit {len(rows)}` shows all.")
+
+
+def _tuned(r: Row) -> str | None:
+    """What the search took that chose a run's settings."""
+    trials, seconds = r.get("tuning_trials"), r.get("tuning_seconds")
+    return f"{trials:.0f} trials, {seconds:,.0f} s" if trials and seconds is not None else None
 
 
 def _ambiguous(rows: Sequence[Row]) -> bool:

@@ -35,7 +35,7 @@ _BEFORE_SCORES = [
 _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
-    "data_sha", "versions", "created", "train_cpu_seconds",
+    "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds",
 ]
 # fmt: on
 
@@ -72,6 +72,8 @@ def row(record: Record) -> Row:
         "data_sha": record.data.get("sha256"),
         "versions": " ".join(f"{package}={version}" for package, version in sorted(versions.items())),
         "created": record.created,
+        "tuning_trials": record.tuning.get("trials"),
+        "tuning_seconds": record.tuning.get("seconds"),
         "variant": variant(record.config, record.data.get("sha256") or "", versions.get("peftbench") or ""),
         "reason": record.reason,
         "phases": {phase: round(seconds, 3) for phase, seconds in record.seconds.items() if phase != "total"},
@@ -224,6 +226,8 @@ AVERAGED = (
     "train_peak_mib",
     "eval_peak_mib",
     "tokens_per_second",
+    "tuning_trials",
+    "tuning_seconds",
 )
 
 
