@@ -90,6 +90,7 @@ class Session:
         self.record.environment = environment(dist, precision)  # now: the checkout may be edited while the run lasts
         tracking = self.cfg.tracking if self.main else TrackingConfig(wandb="disabled")
         self.tracker = Tracker(tracking, self.record, self.folder)
+        self._resources.callback(self.tracker.abandon)
         self.context = Context(
             cfg=self.cfg,
             data=self.data,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PHASES = ("import", "data", "model", "method", "train", "eval", "save")
+PHASES = ("import", "data", "model", "method", "probe", "train", "eval", "save")
 
 
 class PhaseClock:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,13 +37,21 @@ def environment(dist: Dist | None = None, precision: str | None = None) -> dict[
         "device": dist.device.type if dist else "cpu",
         "n_devices": dist.world if dist else 1,
         "precision": precision,
+        **copy.deepcopy(_of_process()),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        **_torch_facts(dist),
+    }
+
+
+@cache
+def _of_process() -> dict[str, Any]:
+    """What stays the same while a process lives, however many runs it does: the code that it has loaded and where."""
+    return {
         "versions": versions(),
         **code_version(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        **_torch_facts(dist),
     }
 
 

@@ -66,6 +66,16 @@ class Tracker:
             _within(FINISH_SECONDS + 10, close)
         self._run = None
 
+    def abandon(self) -> None:
+        """Close the W&B run, if it is still open, of a run that turned out to be a mistake and has no record.
+
+        Left open it would take in the points of the next run of this process.
+        """
+        if self._run is not None:
+            with self._warn("cannot finish"):
+                _within(FINISH_SECONDS + 10, lambda run=self._run: run.finish(exit_code=1))
+            self._run = None
+
     @contextmanager
     def _warn(self, what: str) -> Iterator[None]:
         """Any error of W&B ends the tracking, not the run."""

@@ -84,7 +84,8 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     items = predictor.encode(context.draw.train)
     report = StageReport("supervised", lr=learning_rates(context, learner))
     if cfg.trainer.probe:
-        measure_step(context, learner, items, report)
+        with context.clock("probe"):
+            measure_step(context, learner, items, report)
     use_dev = bool(context.draw.dev) and context.draw.select == "best"
     if use_dev:
         predictor.encode(context.draw.dev)

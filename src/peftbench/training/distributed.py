@@ -19,6 +19,8 @@ from peftbench.config.schema import TrainerConfig
 from peftbench.errors import UsageError
 from peftbench.training.launch import Place, find_place
 
+OWN_THREADS = torch.get_num_threads()
+"""What torch takes by itself, from the cores or OMP_NUM_THREADS."""
 TIMEOUT = timedelta(minutes=30)
 """How long ranks wait for one another, for example while rank 0 writes. A rank that *died* is noticed at once."""
 
@@ -76,8 +78,7 @@ def join(cfg: TrainerConfig) -> Dist:
 
     gloo connects CPUs, nccl GPUs. Raises UsageError when `trainer.device` asks for a GPU that is not there.
     """
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(cfg.threads or OWN_THREADS)  # the run before may have had another number
     place = find_place(os.environ)
     device = choose_device(cfg.device, place.local_rank if place else 0)
     if place is None:
