@@ -6,6 +6,7 @@ launchers by `hydra_plugins.peftbench_launchers`.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ SHOWN = 5
 
 @dataclass
 class Launch:
-    """What a launcher is given, and the two things that it tells beside the records."""
+    """What a launcher is given, and what it tells beside the records."""
 
     sweep: Sweep
     store: Store
@@ -43,6 +44,8 @@ class Launch:
     """False if the runs go on elsewhere after the launcher has come back."""
     saved: str = ""
     """Work that was not done twice, in words."""
+    why: dict[str, str] = field(default_factory=dict)
+    """Why runs did not come to their end, by run id, where their records cannot know."""
 
 
 def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence[Sequence[str]]) -> int:
@@ -63,6 +66,9 @@ def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence
     launch.mistakes |= tell_mistakes(jobs)
     try:
         start(launch)
+    except UsageError:  # the launcher could not begin
+        shutil.rmtree(launch.sweep.folder, ignore_errors=True)
+        raise
     except KeyboardInterrupt:
         left = sum(record is None or record.status != "done" for _, record in launch.sweep.outcomes(store))
         print(f"peftbench: interrupted with {left} runs left; the same command goes on.", file=sys.stderr)
@@ -120,7 +126,7 @@ def tell_end(launch: Launch) -> int:
     if launch.saved:
         say(launch.saved)
     say(f"{len(done)} of {len(outcomes)} runs are done; sweep {launch.sweep.sweep_id}")
-    for line in report(outcomes).splitlines():
+    for line in report(outcomes, launch.why).splitlines():
         say(line)
     for line in of_mistakes(launch.mistakes, labels(launch.jobs)):
         say(line)
@@ -166,7 +172,8 @@ def _arrays(launch: Launch, queue: Any) -> None:
     from peftbench.sweeps.slurm import ArrayLauncher
 
     launch.waited = launch.options.wait
-    ArrayLauncher(launch.sweep.folder, launch.store.out_dir, launch.options, queue).launch(launch.jobs)
+    runs = ArrayLauncher(launch.sweep.folder, launch.store.out_dir, launch.options, queue).launch(launch.jobs)
+    launch.why = {run.run_id: run.why for run in runs if run.why}
     if launch.waited:
         rebuild(launch.store)
 

@@ -15,7 +15,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -148,26 +148,27 @@ def _new_folder(sweeps: Path) -> Path:
             return folder
 
 
-def report(outcomes: Iterable[Outcome]) -> str:
-    """The end of a sweep in words: counts, then the failures by cause with the file that says more. "" if all is well.
+def report(outcomes: Iterable[Outcome], why: Mapping[str, str] | None = None) -> str:
+    """The end of a sweep in words: the failures by cause with the file that says more. "" if all is well.
 
     Runs that share a cause stand together, the most frequent cause first.
+
+    Args:
+        why: what is known, beside their records, of runs that did not come to their end, by run id.
     """
-    outcomes = list(outcomes)
-    unfinished = [job for job, record in outcomes if record is None]
-    causes: dict[str, list[tuple[SweepJob, Record]]] = {}
+    why = why or {}
+    causes: dict[str, list[tuple[SweepJob, str]]] = {}
     for job, record in outcomes:
-        if record is not None and record.status != "done":
-            causes.setdefault(f"{record.status}: {cause(record.reason)}", []).append((job, record))
+        if record is None or record.status != "done":
+            state = "not finished" if record is None else record.status
+            reason = "; ".join(filter(None, ["" if record is None else record.reason, why.get(str(job.run_id), "")]))
+            causes.setdefault(f"{state}: {cause(reason)}" if reason else state, []).append((job, reason))
     lines = []
     for words, members in sorted(causes.items(), key=lambda item: -len(item[1])):
         lines.append(f"{_runs(len(members))} {words}")
-        lines += _named(members, lambda member: f"{member[0]}   [{member[1].run_id}]")
-        details = detail_file(members[0][1].reason)
+        lines += _named(members, lambda member: f"{member[0]}   [{member[0].run_id}]")
+        details = detail_file(members[0][1])
         lines += [f"    details: {details}"] if details else []
-    if unfinished:
-        lines.append(f"{_runs(len(unfinished))} not finished")
-        lines += _named(unfinished, str)
     return "\n".join(lines)
 
 
@@ -195,7 +196,7 @@ def cause(reason: str) -> str:
     first = next(iter(_DETAILS.sub("", reason).strip().splitlines()), "") or "no reason was recorded"
     first = re.sub(r"\b[0-9a-f]{16}\b", "RUN", first)
     first = re.sub(r"\b0x[0-9a-f]+\b", "0x...", first)
-    return re.sub(r"\b(step|process|rank|pid) \d+", r"\1 N", first)
+    return re.sub(r"\b(step|process|rank|pid|job) \d+(_\d+)?", r"\1 N", first)
 
 
 def detail_file(reason: str) -> str | None:

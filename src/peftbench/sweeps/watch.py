@@ -45,6 +45,13 @@ class WatchedRun:
     """Looks in a row at which nothing was left to wait for."""
 
     @property
+    def why(self) -> str:
+        """What became of it, if the records cannot tell."""
+        if self.state not in ("interrupted", "unfinished"):
+            return ""
+        return self.note + (f" (log: {self.log})" if self.log else "")
+
+    @property
     def log(self) -> Path | None:
         """What its process or else its job printed."""
         if self.sweep is None or self.task is None:
@@ -76,9 +83,7 @@ def look(run: WatchedRun, task: TaskState | None, record: Record | None, held: b
         reason = "the process that had it let it go"
     else:
         reason = f"job {run.job_id} ended: {task.reason}" if task else f"job {run.job_id} has left the queue".strip()
-    if fresh is not None and fresh.status == "interrupted":
-        return "interrupted", f"{fresh.reason}; {reason}" if fresh.reason else reason
-    return "unfinished", reason
+    return "unfinished" if fresh is None else fresh.status, reason
 
 
 class Watch:

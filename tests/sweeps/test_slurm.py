@@ -1,0 +1,198 @@
+"""The slurm launcher on a real SLURM, as a user types it. `make slurm-test` starts one on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from peftbench.results.leaderboard import rows_of
+from peftbench.results.store import Store
+from peftbench.sweeps.arrays import remembered
+
+pytestmark = [pytest.mark.slurm]
+BASE = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=1"]
+
+
+def asked(*command: str) -> str:
+    """What a command of the cluster says."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """A living SLURM. Requeued jobs start at once here, where SLURM would let them rest for two minutes."""
+    if shutil.which("sbatch") is None:
+        pytest.skip("needs SLURM: `make slurm-test` installs one on a Debian machine")
+    if subprocess.run(["sinfo"], capture_output=True, timeout=60, check=False).returncode:
+        pytest.skip("SLURM does not answer: start one with scripts/slurm_dev_cluster.sh start")
+    over = threading.Event()
+
+    def hurry() -> None:
+        while not over.wait(1.0):
+            for line in asked("squeue", "--noheader", "--array", "--format=%i|%r|%j").splitlines():
+                job, reason, name = line.split("|")
+                if reason == "BeginTime" and name.startswith("peftbench-"):
+                    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+
+    threading.Thread(target=hurry, daemon=True).start()
+    yield
+    over.set()
+
+
+class Front:
+    """One `peftbench -m ...` of a user."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        self.log = folder / f"front-{time.monotonic_ns()}.txt"
+        with self.log.open("w") as output:
+            command = [sys.executable, "-m", "peftbench", "-m", *BASE, *SLURM, *words]
+            self.process = subprocess.Popen(
+                command, cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    def wait(self, seconds: float = 300) -> int:
+        """Its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            pytest.fail(f"the front did not end in {seconds} s. It said:\n{self.said}\n{asked('squeue')}")
+
+
+def until(what: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for something to come true."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.2)
+
+
+def submitted(folder: Path) -> list[str]:
+    """Ids of all array jobs that were submitted for a folder's sweeps."""
+    return [array.job_id for _, array in remembered(folder / "results" / "sweeps")]
+
+
+def training(store: Store, run_ids: list[str]) -> int | None:
+    """Process id of whoever trains one of these runs."""
+    for run_id in run_ids:
+        holder = store.holders().get(run_id)
+        if holder and holder.alive and (store.folder(run_id) / "progress.json").exists():
+            return holder.pid
+    return None
+
+
+def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: Path) -> None:
+    """The promise of the launcher: typed twice again, a sweep that was maltreated is complete."""
+    words = [f"seed={','.join(map(str, range(1, 13)))}", "trainer.steps=600", "trainer.eval_every=300"]
+    words += ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10", "hydra.launcher.runs_per_job=3"]
+    store = Store(tmp_path / "results")
+    first = Front(tmp_path, *words)
+    until(lambda: submitted(tmp_path) not in ([], [""]))
+    (_, array), *_ = remembered(tmp_path / "results" / "sweeps")
+    assert [len(task) for task in array.tasks] == [3, 3, 3, 3]
+
+    until(lambda: training(store, array.tasks[0]) and training(store, array.tasks[1]))
+    victim = training(store, array.tasks[1])
+    assert victim
+    os.kill(victim, signal.SIGKILL)
+    asked("scancel", f"{array.job_id}_0")
+    assert first.wait() == 1, first.said
+    assert "killed by SIGKILL" in first.said
+    assert "CANCELLED" in first.said
+
+    second = Front(tmp_path, *words)
+    assert second.wait() == 0, second.said
+    assert re.search(r"12 runs: \d+ done already, \d submitted", second.said)
+    third = Front(tmp_path, *words)
+    assert third.wait() == 0
+    assert "12 runs: 12 done already" in third.said
+    assert len(submitted(tmp_path)) == 2
+
+    records = store.all()
+    assert sorted(r.seed for r in records) == list(range(1, 13))
+    assert {r.status for r in records} == {"done"}
+    assert len(rows_of(store, [r.run_id for r in records])) == 12
+    assert not (store.out_dir / "superseded").exists()
+    assert not (store.out_dir / "quarantine").exists()
+    logs = "".join(p.read_text() for p in store.out_dir.glob("sweeps/*/logs/*.out"))
+    assert "the job goes back into the queue" in logs, "no time limit cut anything: too little work for this machine"
+    for record in records:
+        assert len(re.findall(rf"^{record.run_id}  f1_weighted", logs, re.MULTILINE)) == 1
+
+    cut = next(r for r in records if (r.compute.get("attempts") or 0) > 1)
+    alone = [*BASE, f"seed={cut.seed}", "trainer.steps=600", "trainer.eval_every=300", "out_dir=alone"]
+    subprocess.run([sys.executable, "-m", "peftbench", *alone], cwd=tmp_path, check=True, capture_output=True)
+    (uncut,) = Store(tmp_path / "alone").all()
+    assert uncut.run_id == cut.run_id
+    assert uncut.curves["loss"] == cut.curves["loss"]
+    assert uncut.predictions["sha256"] == cut.predictions["sha256"]
+
+
+def test_ctrl_c_leaves_the_jobs_and_the_same_command_finds_them(tmp_path: Path) -> None:
+    words = ["seed=1,2", "trainer.steps=5", "hydra.launcher.timeout_min=5", "hydra.launcher.sbatch={hold: true}"]
+    first = Front(tmp_path, *words)
+    until(lambda: "pending" in first.said)
+    os.killpg(first.process.pid, signal.SIGINT)
+    assert first.wait(20) == 130
+    (job,) = submitted(tmp_path)
+    assert "the jobs go on" in first.said
+    assert f"scancel {job}" in first.said
+    second = Front(tmp_path, *words)
+    until(lambda: "2 runs: 2 in the queue already" in second.said)
+    asked("scontrol", "release", job)
+    assert second.wait() == 0, second.said
+    assert submitted(tmp_path) == [job]
+    assert {r.status for r in Store(tmp_path / "results").all()} == {"done"}
+
+
+def test_two_processes_through_srun_equal_one(tmp_path: Path) -> None:
+    words = ["trainer.steps=12", "trainer.eval_every=6", "trainer.precision=fp32"]
+    both = ["hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=5"]
+    front = Front(tmp_path, *words, *both)
+    assert front.wait() == 0, front.said
+    (together,) = Store(tmp_path / "results").all()
+    alone = [sys.executable, "-m", "peftbench", *BASE, *words, "out_dir=alone"]
+    subprocess.run(alone, cwd=tmp_path, check=True, capture_output=True)
+    (one,) = Store(tmp_path / "alone").all()
+    assert (together.environment["n_devices"], one.environment["n_devices"]) == (2, 1)
+    assert together.curves["loss"] == pytest.approx(one.curves["loss"], abs=1e-5)
+    assert together.score == one.score
+
+
+def test_a_job_that_sbatch_refuses_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    front = Front(tmp_path, "hydra.launcher.partition=nowhere")
+    assert front.wait(60) == 2
+    assert re.search(r"^peftbench: hydra/launcher=slurm: sbatch refused: .*partition", front.said, re.MULTILINE)
+    assert "Traceback" not in front.said
+    assert not list((tmp_path / "results").glob("sweeps/[0-9]*"))
+
+
+def test_what_is_asked_of_the_cluster_arrives_there_and_nobody_has_to_wait(tmp_path: Path) -> None:
+    knobs = {"mem_gb": "1.5", "timeout_min": "7", "cpus_per_task": "2", "wait": "false", "max_parallel": "1"}
+    knobs["sbatch"] = "{hold: true}"
+    front = Front(tmp_path, "seed=1,2", *(f"hydra.launcher.{knob}={value}" for knob, value in knobs.items()))
+    assert front.wait(60) == 0, front.said
+    (job,) = submitted(tmp_path)
+    shown = asked("scontrol", "show", "job", job)
+    asked("scancel", job)
+    for words in ("TimeLimit=00:07:00", "MinMemoryNode=1.50G", "CPUs/Task=2", "ArrayTaskThrottle=1"):
+        assert words in shown
+    (folder, _), *_ = remembered(tmp_path / "results" / "sweeps")
+    assert json.loads((folder / "manifest.json").read_text())["launcher"] == "slurm"
