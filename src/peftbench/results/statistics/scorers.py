@@ -263,8 +263,9 @@ def _scores(items: Items, predictions: Sequence[Any]) -> tuple[Floats, Floats]:
 
 
 def _pearson(items: Items, predictions: Sequence[Any]) -> Scorer:
-    """The sums are the moments, of centred values so that nothing cancels."""
-    truth, guess = (x - x.mean() for x in _scores(items, predictions))
+    """The sums are the moments about the mean target, which all runs share, so that little cancels."""
+    truth, guess = _scores(items, predictions)
+    truth, guess = truth - np.mean(items.targets), guess - np.mean(items.targets)
     moments = np.stack([np.ones_like(truth), truth, guess, truth**2, guess**2, truth * guess], axis=1)
     return LinearScorer(_by_unit(moments, items), _correlation)
 
