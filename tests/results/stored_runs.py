@@ -28,7 +28,7 @@ def task(problem: str = "classification", metric: str = "f1_weighted", labels: S
 
 
 def file_run(store: Store, data: TaskData, rows: Sequence[Row], answers: Sequence[Any], **facts: Any) -> Record:
-    """Write predictions and record of one run; `facts` are fields of the record, with `draw` and `sha` as short cuts."""
+    """Write predictions and record of one run; `facts` are fields of the record and some short cuts."""
     draw, sha = facts.pop("draw_sha", f"draw {facts.get('data_seed', 1)}"), facts.pop("data_sha", "a" * 64)
     method = facts.get("method", "dept")
     tuner, extra = facts.pop("tuner", {}), facts.pop("extra", ((), ()))
