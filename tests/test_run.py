@@ -14,6 +14,7 @@ import pytest
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.run import run
+from peftbench.training.launch import Outcome
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 
@@ -252,11 +253,13 @@ def test_two_processes_give_what_one_gives(here):
 def test_processes_that_die_without_a_record_leave_a_failed_one(here, monkeypatch, capsys):
     import peftbench.run as module
 
-    monkeypatch.setattr(module, "launch", lambda config, devices: 137)
+    monkeypatch.setattr(
+        module, "launch", lambda config, devices: Outcome(137, "rank 1 was killed by SIGKILL", killed=True)
+    )
     assert call(*FAST, "method=lora", "trainer.devices=2") == 1
     (record,) = records(here)
     assert record["status"] == "failed"
-    assert "137" in record["reason"]
+    assert "rank 1 was killed by SIGKILL" in record["reason"]
 
 
 def test_the_python_api_equals_the_command_line(here):

@@ -34,7 +34,6 @@ usage:
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
-  peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
 the four axes ({axes_hint}):
@@ -93,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UsageError as error:
         print(f"peftbench: {error}", file=sys.stderr)
         code = USAGE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("peftbench: interrupted; what was finished is kept, the same command goes on.", file=sys.stderr)
-        code = INTERRUPTED
+        code = getattr(error, "code", INTERRUPTED)
     except BrokenPipeError:  # `peftbench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE

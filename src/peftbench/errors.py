@@ -7,11 +7,21 @@ to carry everything: the key or file and line, what was found, the nearest valid
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
 class UsageError(Exception):
     """The command, the config or the data is wrong; nothing was run. Exit code 2."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was told to stop. A run that was in training has saved a checkpoint. Exit code 128 + signal:
+    130 for SIGINT, 143 for SIGTERM, 138 and 140 for SIGUSR1 and SIGUSR2."""
+
+    def __init__(self, number: int, during: str = "") -> None:
+        super().__init__(signal.Signals(number).name + (f" {during}" if during else ""))
+        self.code = 128 + number
 
 
 class Diverged(Exception):

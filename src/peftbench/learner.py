@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HEAD = "head"
 """Name of the parameter group of the formulation's own parameters, and of its file."""
+KEPT = "tuner state/"
+"""In front of the names of a tuner's own tensors in a checkpoint."""
 
 
 class Learner(nn.Module):
@@ -81,7 +83,7 @@ class Learner(nn.Module):
         }
 
     def trainable_state(self) -> dict[str, Tensor]:
-        """Name -> CPU copy of every trainable tensor: what a checkpoint holds."""
+        """Name -> CPU copy of every trainable tensor."""
         return {n: p.detach().to("cpu", copy=True) for n, p in self.named_parameters() if p.requires_grad}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
@@ -92,6 +94,18 @@ class Learner(nn.Module):
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(state[name])
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: `trainable_state`, and what the tuner keeps from step to step."""
+        kept = {f"{KEPT}{name}": tensor for name, tensor in self.tuner.step_state(self.model).items()}
+        return {**self.trainable_state(), **kept}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave. Raises ValueError if names differ."""
+        self.load_trainable_state({n: t for n, t in state.items() if not n.startswith(KEPT)})
+        self.tuner.load_step_state(
+            self.model, {n.removeprefix(KEPT): t for n, t in state.items() if n.startswith(KEPT)}
+        )
 
     def save(self, folder: Path) -> None:
         """Write the tuner's own files and the head (`head.safetensors`)."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
-from peftbench.errors import UsageError
+from peftbench.errors import Interrupted, UsageError
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.results.leaderboard import rebuild
 from peftbench.results.store import Store
 from peftbench.session import Session, base_record
-from peftbench.training.launch import find_place, launch
+from peftbench.training.launch import Outcome, find_place, launch
 
 if TYPE_CHECKING:
     from peftbench.results.record import Record
@@ -55,6 +55,8 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
         return run_on_devices(cfg, store, base_record(cfg, data, drawn, identity)), True
 
     with Session(cfg, data, drawn, identity, store, clock) as session:
+        if session.is_known:
+            return session.known, False
         predictor = session.train()
         predictions = session.evaluate(predictor)
         session.save(predictor, predictions)
@@ -77,16 +79,28 @@ def run_on_devices(cfg: RunConfig, store: Store, expected: Record) -> Record:
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(asdict(cfg)), encoding="utf-8")
-        code = launch(config, cfg.trainer.devices)
+        outcome = launch(config, cfg.trainer.devices)
     record = store.load(expected.run_id)
-    if record is not None and (earlier is None or record.created != earlier.created):
-        return record
-    if code == 2:
+    if record is not None and earlier is not None and record.created == earlier.created:
+        record = None  # it is not theirs
+    if outcome.code == 2 and record is None:
         raise SystemExit(2)  # the first process has said what is wrong
-    expected.reason = f"the {cfg.trainer.devices} processes ended with exit code {code} before they filed a record"
-    store.save(expected)
+    if record is None or (record.status == "failed" and outcome.killed):
+        record = file_for_the_dead(outcome, store, record or expected)
+    if outcome.signal is not None:
+        raise Interrupted(outcome.signal)
+    return record
+
+
+def file_for_the_dead(outcome: Outcome, store: Store, record: Record) -> Record:
+    """Say in the record what the processes could not say any more."""
+    reasons = [outcome.reason, record.reason] if outcome.reason else [f"exit code {outcome.code}"]
+    record.reason = "; ".join(filter(None, reasons))
+    record.status = "failed" if outcome.signal is None else "interrupted"
+    with store.claim(record.run_id):
+        store.save(record)
     rebuild(store)
-    return expected
+    return record
 
 
 def run_in_process(config: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ without a backbone never loads torch.
 from __future__ import annotations
 
 import json
+import shutil
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from peftbench.attempt import ATTEMPTS, Attempt, Progress, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.stages.base import Predictor
 
+TRACEBACK = "traceback.txt"
+"""In the folder of a run that crashed."""
 NO_MODEL = "none"
 """What stands for the model of a method without a backbone."""
 
@@ -48,10 +52,17 @@ class Session:
         self.main = True
         """Whether this process prints and writes; the others only compute."""
         self.folder = store.folder(run_id)
+        self.attempt = Attempt(clock)
+        self.known: Record | None = None
+        self.is_known = False
+        """Whether another process has finished the run just before this one claimed it; `known` is its record then,
+        on the main process."""
+        self._filed = False
         self._resources = ExitStack()
 
     def __enter__(self) -> Session:
         try:
+            self._resources.enter_context(self.attempt.signals())
             self._open()
         except BaseException:
             self._resources.close()
@@ -82,27 +93,47 @@ class Session:
 
                 self.clock.synchronize = torch.cuda.synchronize
         if self.main:
-            self._resources.enter_context(self.store.claim(self.record.run_id))
-            if self.cfg.rerun:
-                self.store.supersede(self.record.run_id)
-            drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
-            write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
+            self._claim()
+        self.is_known = dist.broadcast(self.known is not None) if dist else self.known is not None
+        if self.is_known:
+            return
         self.record.environment = environment(dist, precision)  # now: the checkout may be edited while the run lasts
         tracking = self.cfg.tracking if self.main else TrackingConfig(wandb="disabled")
         self.tracker = Tracker(tracking, self.record, self.folder)
         self._resources.callback(self.tracker.abandon)
+        self.attempt.meter = meter = MemoryMeter(dist.device if dist else None)
         self.context = Context(
             cfg=self.cfg,
             data=self.data,
             draw=self.drawn,
             clock=self.clock,
-            meter=MemoryMeter(dist.device if dist else None),
+            meter=meter,
             folder=self.folder,
             new_learner=self._new_learner if self.cfg.method.needs_model else None,
             dist=dist,
             precision=precision,
             log=lambda values: self.tracker.log(int(values["step"]), values),
+            attempt=self.attempt,
         )
+
+    def _claim(self) -> None:
+        """Take the run's folder. Unless it is finished, make room for what this attempt will write."""
+        run_id = self.record.run_id
+        self._resources.enter_context(self.store.claim(run_id))
+        known = self.store.load(run_id)
+        if known is not None and known.status == "done" and not self.cfg.rerun:
+            self.known = known
+            return
+        if self.cfg.rerun:
+            self.store.supersede(run_id)
+        (self.folder / TRACEBACK).unlink(missing_ok=True)
+        self.record.compute["attempts"] = count_attempt(self.folder)
+        self.attempt.check = lambda: self.store.check_claim(run_id)
+        self.attempt.progress = Progress(self.folder / "progress.json")
+        self._resources.callback(self.attempt.progress.remove)
+        self.attempt.progress.show("load")
+        drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
+        write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
 
     def _new_learner(self) -> Learner:
         """A fresh learner on this process's device; the same seed gives the same initial values."""
@@ -115,7 +146,8 @@ class Session:
     def train(self) -> Predictor:
         """The method's stages, in order."""
         predictor: Predictor | None = None
-        for name in self.cfg.method.stages:
+        for number, name in enumerate(self.cfg.method.stages):
+            self.context.enter_stage(number, name)
             predictor = get_stage(name)(self.context, predictor)
         if predictor is None:
             raise UsageError("method.stages: empty; a method needs at least one stage (`none` trains nothing).")
@@ -126,6 +158,7 @@ class Session:
         from peftbench.tasks.metrics import score
 
         answered: list[Prediction] = []
+        self.attempt.progress.show("eval")
         if self.cfg.evaluate == "dev":
             self._score_dev(predictor)
             return answered
@@ -155,6 +188,7 @@ class Session:
         from peftbench.results.diagnosis import diagnose
         from peftbench.results.predictions import write_predictions
 
+        self.attempt.progress.show("save")
         self._fill_measures(predictor)
         if not self.main:
             return
@@ -188,7 +222,7 @@ class Session:
         record.parameters = predictor.counts()
         record.memory = {name: max(p[name] for p in peaks) for name in peaks[0]}
         record.memory["saved_bytes"] = max((r.saved_bytes for r in reports if r.saved_bytes is not None), default=None)
-        record.compute = {
+        record.compute |= {
             "steps": sum(r.steps for r in reports),
             "tokens": tokens,
             "tokens_per_second": tokens / seconds if tokens and seconds else None,
@@ -202,24 +236,25 @@ class Session:
         from peftbench.results.leaderboard import rebuild
 
         record = self.record
-        total = self.clock.total()
-        record.seconds = {**self.clock.wall, "total": total}
-        record.cpu_seconds = dict(self.clock.cpu)
-        self.store.save(record)
-        if self.cfg.evaluate == "test":
-            rebuild(self.store)
-        if self.context.dist is not None and record.status != "interrupted":
-            from peftbench.training.checkpoint import clear
-
-            clear(self.folder)  # an interrupted run goes on from its checkpoints; this one will not
-        self.tracker.finish(record)
+        with self.attempt.held():
+            total = self.clock.total()
+            record.seconds = {**self.clock.wall, "total": total}
+            record.cpu_seconds = dict(self.clock.cpu)
+            self.store.save(record)
+            self._filed = True
+            if self.cfg.evaluate == "test":
+                rebuild(self.store)
+            if record.status in ("done", "diverged"):  # any other goes on from what it left there
+                shutil.rmtree(self.folder / "stages", ignore_errors=True)
+                (self.folder / ATTEMPTS).unlink(missing_ok=True)
+            self.tracker.finish(record)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         """File a crash or an interruption. A crash of a run in one process ends here; its record says why."""
         try:
-            if error is None or isinstance(error, (UsageError, SystemExit)):
+            if error is None or self._filed or isinstance(error, (UsageError, SystemExit)):
                 return False
             if self.main:
                 self._file_failure(error)
@@ -228,15 +263,17 @@ class Session:
             self._resources.close()
 
     def _file_failure(self, error: BaseException) -> None:
-        """A record with the reason, and the traceback in the run's folder."""
+        """A record with the reason, and the traceback in the run's folder. What is finished of it is kept."""
         record = self.record
         record.status = "failed" if isinstance(error, Exception) else "interrupted"
         record.score, record.scores = None, {}
         record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
         if isinstance(error, Exception):
-            report = self.folder / "traceback.txt"
+            report = self.folder / TRACEBACK
             report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
             record.reason += f" (traceback: {report})"
+        elif self.context.finish_if_stopped is not None:
+            self.context.finish_if_stopped()
         self._file()
 
 

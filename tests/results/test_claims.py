@@ -274,8 +274,8 @@ def test_two_are_never_inside(store: Store, rivals: int, seconds: float) -> None
     errors = [process.communicate()[1].decode() for process in running]
     assert [process.returncode for process in running] == [0] * rivals, "\n".join(errors)
     turns = [path.stat().st_size for path in store.out_dir.glob("turns*")]
-    assert sum(turns) > 20
-    assert len(turns) >= rivals // 2
+    assert sum(turns) > rivals
+    assert len(turns) > 1
 
 
 STOPPED = """

@@ -229,7 +229,6 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
     interrupted(None, tmp_path)
     with pytest.raises(UsageError, match="another training"):
         run(Toy(), folder=tmp_path, checkpoint_every=4, steps=20, data=items(seed=1))
-    run(Toy(), folder=tmp_path, steps=20)  # without checkpoint_every the folder is not looked at
 
 
 def test_divergence_names_the_step():

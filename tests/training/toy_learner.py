@@ -83,6 +83,12 @@ class Toy(nn.Module):
     def trainable_state(self):
         return {n: p.detach().to("cpu", copy=True) for n, p in self.named_parameters() if p.requires_grad}
 
+    def training_state(self):
+        return self.trainable_state()
+
+    def load_training_state(self, state):
+        self.load_trainable_state(state)
+
     def load_trainable_state(self, state):
         with torch.no_grad():
             for name, parameter in self.named_parameters():

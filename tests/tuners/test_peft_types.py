@@ -237,13 +237,6 @@ def test_distance_from_orthogonality_is_zero_for_orthonormal_sides_of_either_ori
         assert float(distance_from_orthogonality(2 * factor)) == pytest.approx(3 * 3**0.5, rel=1e-5)
 
 
-def test_adalora_is_not_taken_up_in_the_middle() -> None:
-    tuner = adalora()
-    model = tuner.build(tiny_backbone("bert"), CONTEXT)
-    with pytest.raises(UsageError, match=r"cannot go on from a checkpoint.*checkpoint_every=null"):
-        train(tuner, model, 10, start=4)
-
-
 @pytest.mark.parametrize("changes", [{"target_rank": 4}, {"warmup": 0.5, "final": 0.5}])
 def test_adalora_needs_something_to_choose(changes: dict) -> None:
     with pytest.raises(UsageError, match=r"method\.tuner"):

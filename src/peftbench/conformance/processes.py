@@ -34,7 +34,7 @@ def two_processes(bench: Bench, subject: Subject) -> Verdict:
         job, out = Path(folder) / "job.json", Path(folder) / "out.json"
         facts = {"subject": subject.name, "overrides": subject.overrides, "case": bench.case.name, "out": str(out)}
         job.write_text(json.dumps(facts), encoding="utf-8")
-        code = launch(job, 2, worker=__name__)
+        code = launch(job, 2, worker=__name__).code
         if code:
             return failed(f"the processes ended with exit code {code}; what they said stands above")
         together = json.loads(out.read_text(encoding="utf-8"))

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Account = dict[str, dict[str, float]]
+
 PHASES = ("import", "data", "model", "method", "probe", "train", "eval", "save")
 
 
@@ -23,6 +25,7 @@ class PhaseClock:
         self.cpu: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.synchronize: Callable[[], None] = lambda: None
         self._stack: list[str] = []
+        self._earlier: Account = {"wall": {}, "cpu": {}}
         self._start = self._last = self._now()
 
     @staticmethod
@@ -53,6 +56,23 @@ class PhaseClock:
         self.wall[phase] += wall
         self.cpu[phase] += cpu
         self._start = (self._start[0] - wall, self._start[1] - cpu)
+
+    def account(self) -> Account:
+        """What was booked so far: `wall` and `cpu` seconds by phase, as plain data for a checkpoint."""
+        self._settle()
+        return {"wall": dict(self.wall), "cpu": dict(self.cpu)}
+
+    def resume(self, account: Account) -> None:
+        """Go on from the `account` of an earlier process, in place of any that was taken over before."""
+        shift = []
+        for own, kind in ((self.wall, "wall"), (self.cpu, "cpu")):
+            before, now = self._earlier[kind], account[kind]
+            gain = {phase: now.get(phase, 0.0) - before.get(phase, 0.0) for phase in {*now, *before}}
+            for phase, seconds in gain.items():
+                own[phase] = own.get(phase, 0.0) + seconds
+            shift.append(sum(gain.values()))
+        self._start = (self._start[0] - shift[0], self._start[1] - shift[1])
+        self._earlier = account
 
     def total(self) -> float:
         """Wall seconds from the first reading to now; equals the sum of all phases."""

@@ -70,6 +70,11 @@ class MemoryMeter:
         """
         return dict(self._peaks)
 
+    def resume(self, peaks: dict[str, float]) -> None:
+        """Take over the `peaks` of an earlier process of the same run."""
+        for name, mib in peaks.items():
+            self._peaks[name] = max(self._peaks.get(name, 0.0), mib)
+
     def _settle(self) -> None:
         """Book the mark on the phase that is running."""
         marks = self._gauge.peak()

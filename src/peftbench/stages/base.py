@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.attempt import Attempt
 from peftbench.tasks.metrics import score
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ class Context:
         folder: the run's own folder; only the main process writes to it.
         log: called with `step` and values, for curves while training.
         reports: one entry a stage that ran.
+        attempt: this attempt at the run; told to stop, it ends at the next step.
+        stage: the present stage's folder below `folder`, "1-supervised"; `last_stage` if none follows.
+        finish_if_stopped: writes what the last stage has trained; see `peftbench.stages.ledger`.
     """
 
     cfg: RunConfig
@@ -100,6 +104,19 @@ class Context:
     precision: str = "fp32"
     log: Callable[[dict[str, float]], None] | None = None
     reports: list[StageReport] = field(default_factory=list)
+    attempt: Attempt = field(default_factory=Attempt)
+    stage: str = ""
+    last_stage: bool = True
+    finish_if_stopped: Callable[[], None] | None = None
+
+    def enter_stage(self, number: int, name: str) -> None:
+        """The stage of that 0-based number begins."""
+        self.stage, self.last_stage = f"{number + 1}-{name}", number + 1 == len(self.cfg.method.stages)
+        self.attempt.progress.show("train", stage=name, step=0)
+
+    def stage_folder(self, part: str | None = None) -> Path:
+        """Where the present stage, or a part of it, may keep what a later attempt at the run goes on from."""
+        return self.folder / "stages" / self.stage / (part or "")
 
     def processes(self) -> Dist:
         """The processes of a run that has a backbone."""

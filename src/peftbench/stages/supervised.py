@@ -12,6 +12,7 @@ from peftbench.formulations.base import Encoded, Prediction
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
 from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
 from peftbench.training.loop import train
 from peftbench.training.precision import autocast
@@ -80,15 +81,22 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     if not context.draw.train:
         return untrained(context, incoming)
     predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
+    predictor.encode(context.draw.train)
+    if uses_dev(context):
+        predictor.encode(context.draw.dev)
+    report = once(context, predictor.learner, lambda folder: fit(context, predictor, folder))
+    context.reports.append(report)
+    return predictor
+
+
+def fit(context: Context, predictor: LearnerPredictor, folder: Path) -> StageReport:
+    """Measure a step and train; checkpoints go to `folder`."""
     learner, cfg = predictor.learner, context.cfg
     items = predictor.encode(context.draw.train)
     report = StageReport("supervised", lr=learning_rates(context, learner))
     if cfg.trainer.probe:
         with context.clock("probe"):
             measure_step(context, learner, items, report)
-    use_dev = bool(context.draw.dev) and context.draw.select == "best"
-    if use_dev:
-        predictor.encode(context.draw.dev)
     with context.clock("train"), context.meter.phase("train"):
         result = train(
             learner,
@@ -98,17 +106,22 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
             weight_decay=cfg.method.weight_decay,
             seed=cfg.seed,
             select=context.draw.select,
-            evaluate=(lambda: context.dev_score(predictor)) if use_dev else None,
+            evaluate=(lambda: context.dev_score(predictor)) if uses_dev(context) else None,
             clock=context.clock,
             dist=context.processes(),
-            folder=context.folder,
+            folder=folder,
             on_log=context.log,
+            attempt=context.attempt,
         )
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
     report.dev_score = result.dev_score
-    context.reports.append(report)
-    return predictor
+    return report
+
+
+def uses_dev(context: Context) -> bool:
+    """Whether a dev set chooses the state that is kept."""
+    return bool(context.draw.dev) and context.draw.select == "best"
 
 
 def learning_rates(context: Context, learner: Learner) -> dict[str, float]:

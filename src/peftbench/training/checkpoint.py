@@ -1,22 +1,28 @@
-"""Checkpoints of a training in progress: safetensors and JSON in a folder that appears whole or not at all.
+"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all.
 
-`checkpoint-<step>/` holds `tensors.safetensors`, `state.json` and `SHA256SUMS` (the format of `sha256sum -c`). The
-newest two are kept: a machine may die while it writes, and a disk may damage what was written.
+A checkpoint holds `tensors.safetensors`, `state.json` and `SHA256SUMS` (the format of `sha256sum -c`). Those of a
+training in progress are `checkpoint-<step>/`; the newest two are kept: a machine may die while it writes, and a disk
+may damage what was written.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from peftbench.results.files import readable_errors
 
 log = logging.getLogger(__name__)
 
@@ -25,41 +31,54 @@ KEEP = 2
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Write the checkpoint of `step`, durably and at once, and drop all but the newest `KEEP`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"checkpoint-{step:08d}"
-    draft = folder / f"draft-{step:08d}"
-    for stale in (draft, final):
-        shutil.rmtree(stale, ignore_errors=True)
-    draft.mkdir()
-    save_file(dict(tensors), draft / TENSORS)
-    (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
-    (draft / SUMS).write_text("".join(f"{_sha256(draft / n)}  {n}\n" for n in (TENSORS, STATE)), encoding="utf-8")
-    for path in (draft / TENSORS, draft / STATE, draft / SUMS, draft):
-        _fsync(path)
-    draft.rename(final)
-    _fsync(folder)
+    """Write the checkpoint of `step` and drop all but the newest `KEEP`. Raises what `write` does."""
+    write(folder / f"checkpoint-{step:08d}", tensors, state)
     for old in _checkpoints(folder)[KEEP:]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def load(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and state of the checkpoint `name` (from `newest`)."""
-    return load_file(folder / name / TENSORS), json.loads((folder / name / STATE).read_text(encoding="utf-8"))
+def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write a checkpoint, durably and at once.
+
+    Raises:
+        UsageError: the folder cannot be written or the disk is full; earlier checkpoints are intact.
+    """
+    draft = path.with_name(f"draft-{path.name}")
+    with readable_errors("write the checkpoint", path), _removed_on_error(draft):
+        for stale in (draft, path):
+            shutil.rmtree(stale, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_file(dict(tensors), draft / TENSORS)
+        (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
+        (draft / SUMS).write_text("".join(f"{_sha256(draft / n)}  {n}\n" for n in (TENSORS, STATE)), encoding="utf-8")
+        for each in (draft / TENSORS, draft / STATE, draft / SUMS, draft):
+            _fsync(each)
+        draft.rename(path)
+        _fsync(path.parent)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of the checkpoint at `path`, one that is `sound`."""
+    return load_file(path / TENSORS), json.loads((path / STATE).read_text(encoding="utf-8"))
 
 
 def newest(folder: Path) -> str | None:
-    """Name of the newest checkpoint whose bytes are those that were written, or None. Damaged ones are reported."""
-    for path in _checkpoints(folder):
-        problem = _damage(path)
-        if problem is None:
-            return path.name
+    """Name of the newest sound checkpoint of a training in progress, or None."""
+    return next((path.name for path in _checkpoints(folder) if sound(path)), None)
+
+
+def sound(path: Path) -> bool:
+    """Whether there is a checkpoint whose bytes are those that were written. A damaged one is reported."""
+    if not path.is_dir():
+        return False
+    problem = _damage(path)
+    if problem is not None:
         log.warning("checkpoint %s is damaged (%s); falling back to the one before", path, problem)
-    return None
+    return problem is None
 
 
 def clear(folder: Path) -> None:
-    """Remove the checkpoints in `folder`, and the folder if nothing else is in it: the training's result is safe."""
+    """Remove the checkpoints of a training, and the folder if nothing else is in it."""
     if not folder.is_dir():
         return
     for path in [*folder.glob("checkpoint-*"), *folder.glob("draft-*")]:
@@ -82,6 +101,19 @@ def _damage(path: Path) -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     return f"{', '.join(wrong)}: wrong checksum" if wrong else None
+
+
+@contextmanager
+def _removed_on_error(draft: Path) -> Iterator[None]:
+    """Leave no part of a checkpoint behind on a disk that may be full."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # it has the system's error as text only: "... (os error 28)"
+            full = f"(os error {errno.ENOSPC})" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        raise
 
 
 def _sha256(path: Path) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,14 +105,15 @@ def choose_device(device: str, local_rank: int) -> torch.device:
 
 
 def _connect(place: Place, device: torch.device) -> None:
-    # srun leaves these unset; torchrun's own store is reached through the environment, hence env://.
-    os.environ.setdefault("MASTER_ADDR", place.address)
-    os.environ.setdefault("MASTER_PORT", str(place.port))
+    if not place.rendezvous:
+        # srun leaves these unset; torchrun's own store is reached through the environment, hence env://.
+        os.environ.setdefault("MASTER_ADDR", place.address)
+        os.environ.setdefault("MASTER_PORT", str(place.port))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     torch_dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        init_method="env://",
+        init_method=Path(place.rendezvous).as_uri() if place.rendezvous else "env://",
         rank=place.rank,
         world_size=place.world,
         timeout=TIMEOUT,

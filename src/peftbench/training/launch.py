@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from peftbench.attempt import STOP_SIGNALS
+
+RENDEZVOUS = "PEFTBENCH_RENDEZVOUS"
+"""Set for the workers of one machine: the file where they meet. A port that was free may be taken a moment later."""
 LEASH = "PEFTBENCH_LEASH"
 """Set for a worker whose standard input is a pipe from its launcher: the end of that pipe is the launcher's death."""
 
@@ -30,6 +33,8 @@ SETTLE_SECONDS = 2.0
 """How long the others may take to fail of the same cause (a wrong config) before they are told to stop."""
 GRACE_SECONDS = 15.0
 """From the polite signal to SIGKILL."""
+SAVING_SECONDS = 120.0
+"""How long the workers may take to end the step, save a checkpoint and file a record when the run was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,25 @@ class Place:
     local_rank: int
     address: str
     port: int
+    rendezvous: str = ""
+    """The file where the processes meet, instead of address and port."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the workers ended.
+
+    Attributes:
+        code: exit code for the whole.
+        reason: which of them failed first and how, in words.
+        killed: whether that one was killed, so that what the others say is but what they suffered from it.
+        signal: the stop signal that the launcher was sent and passed on.
+    """
+
+    code: int
+    reason: str = ""
+    killed: bool = False
+    signal: int | None = None
 
 
 def find_place(environ: Mapping[str, str]) -> Place | None:
@@ -49,12 +73,11 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
     Under srun only the *step* counts: a batch script outside of any step sees the job's number of tasks too, but it
     is one process and waiting for the others would last for ever.
     """
-    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= environ.keys():
+    if {"RANK", "WORLD_SIZE"} <= environ.keys() and (RENDEZVOUS in environ or "MASTER_PORT" in environ):
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        address, port = environ.get("MASTER_ADDR", "127.0.0.1"), int(environ.get("MASTER_PORT", 0))
         local_rank = int(environ.get("LOCAL_RANK", rank))
-        return (
-            Place(rank, world, local_rank, environ["MASTER_ADDR"], int(environ["MASTER_PORT"])) if world > 1 else None
-        )
+        return Place(rank, world, local_rank, address, port, environ.get(RENDEZVOUS, "")) if world > 1 else None
     if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         nodes = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
         return Place(
@@ -82,30 +105,30 @@ def slurm_port(job_id: str, step_id: str) -> int:
     return 20000 + (int(job_id) * 7 + int(step_id)) % 20000
 
 
-def launch(config_path: Path, devices: int, worker: str | None = None) -> int:
-    """Run `python -m peftbench.training.worker CONFIG_PATH` in `devices` processes; return their exit code.
+def launch(config_path: Path, devices: int, worker: str | None = None) -> Outcome:
+    """Run `python -m peftbench.training.worker CONFIG_PATH` in `devices` processes and wait for their end.
 
     `worker` is another module to run in its place.
 
-    0 when all ended well; else the code of rank 0 if it failed by itself, or of the first rank that failed. SIGINT
-    and SIGTERM are passed on; the workers get `GRACE_SECONDS` to leave and are then killed. They die as well when
-    this process is killed.
+    The exit code is 0 when all ended well; else that of rank 0 if it failed by itself, or of the rank to blame. Stop
+    signals are passed on; the workers then get `SAVING_SECONDS` to leave in good order. They leave as well when this
+    process is killed.
     """
     with (
-        tempfile.TemporaryDirectory(prefix="peftbench-ranks-") as logs,
-        _workers([worker or WORKER, str(config_path)], devices, logs) as workers,
+        tempfile.TemporaryDirectory(prefix="peftbench-ranks-") as folder,
+        _workers([worker or WORKER, str(config_path)], devices, folder) as workers,
     ):
         with _signals_to(workers) as caught:
             failed = _watch(workers, caught)
         if failed is None:
-            return 0
+            return Outcome(0)
         if caught:
-            return 128 + caught[0]
+            return Outcome(128 + caught[0], signal=caught[0])
         main_code = workers[0].process.returncode
         if failed.rank != 0 and not (failed.code == main_code == 2):
             sys.stderr.write(failed.last_words())
         code = main_code if main_code > 0 else failed.code
-        return code if code > 0 else 128 - code
+        return Outcome(code if code > 0 else 128 - code, failed.fate(), killed=failed.code < 0)
 
 
 @dataclass
@@ -122,23 +145,27 @@ class _Worker:
             return ""
         self.log.seek(0)
         tail = self.log.readlines()[-lines:]
-        return f"rank {self.rank} ended with exit code {self.code}:\n" + "".join(tail)
+        return f"{self.fate()}:\n" + "".join(tail)
+
+    def fate(self) -> str:
+        """How it ended, in words."""
+        if self.code >= 0:
+            return f"rank {self.rank} ended with exit code {self.code}"
+        hint = ", perhaps by the system for want of memory" if self.code == -signal.SIGKILL else ""
+        return f"rank {self.rank} was killed by {signal.Signals(-self.code).name}{hint}"
 
 
 @contextmanager
-def _workers(program: list[str], count: int, logs: str) -> Iterator[list[_Worker]]:
+def _workers(program: list[str], count: int, folder: str) -> Iterator[list[_Worker]]:
     """Started workers, all of them gone on exit. Each is in a session of its own: signals come from us alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": str(count), RENDEZVOUS: str(Path(folder) / "rendezvous")}
     common |= {"OMP_NUM_THREADS": threads, LEASH: "1"}
     command = [sys.executable, "-m", *program]
     workers: list[_Worker] = []
     try:
         for rank in range(count):
-            log = open(Path(logs) / f"rank{rank}.log", "w+", errors="replace") if rank else None  # noqa: SIM115
+            log = open(Path(folder) / f"rank{rank}.log", "w+", errors="replace") if rank else None  # noqa: SIM115
             environ = {**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             process = subprocess.Popen(
                 command,
@@ -161,7 +188,7 @@ def _workers(program: list[str], count: int, logs: str) -> Iterator[list[_Worker
 
 @contextmanager
 def _signals_to(workers: list[_Worker]) -> Iterator[list[int]]:
-    """Pass SIGINT and SIGTERM on to the workers; the list holds those that came."""
+    """Pass stop signals on to the workers; the list holds those that came."""
     caught: list[int] = []
 
     def forward(number: int, _frame: object) -> None:
@@ -171,7 +198,7 @@ def _signals_to(workers: list[_Worker]) -> Iterator[list[int]]:
                 worker.process.send_signal(number)
 
     try:
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     except ValueError:  # not the main thread: whoever is there handles signals
         before = {}
     try:
@@ -182,22 +209,29 @@ def _signals_to(workers: list[_Worker]) -> Iterator[list[int]]:
 
 
 def _watch(workers: list[_Worker], caught: list[int]) -> _Worker | None:
-    """Wait for the end of all; return the first that failed by itself. Stops the others soon after a failure."""
-    failed: _Worker | None = None
+    """Wait for the end of all; return the one to blame if not all ended well. Stops the others soon after a failure."""
     deadline = float("inf")
     while running := [w for w in workers if w.process.poll() is None]:
         for worker in workers:
             worker.code = worker.process.returncode or 0
-        failed = failed or next((w for w in workers if w.code), None)
-        if failed or caught:
-            deadline = min(deadline, time.monotonic() + (GRACE_SECONDS if caught else SETTLE_SECONDS))
+        if caught:
+            deadline = min(deadline, time.monotonic() + (SAVING_SECONDS if len(caught) == 1 else GRACE_SECONDS))
+        elif _to_blame(workers):
+            deadline = min(deadline, time.monotonic() + SETTLE_SECONDS)
         if time.monotonic() > deadline:
+            failed = _to_blame(workers) or running[0]
             _stop(running, signal.SIGTERM)
             return failed
         time.sleep(POLL_SECONDS)
     for worker in workers:
         worker.code = worker.process.returncode or 0
-    return failed or next((w for w in workers if w.code), None)
+    return _to_blame(workers)
+
+
+def _to_blame(workers: list[_Worker]) -> _Worker | None:
+    """One that was killed rather than one that failed, perhaps of missing the other."""
+    failed = [w for w in workers if w.code]
+    return min(failed, key=lambda w: (w.code > 0, w.rank), default=None)
 
 
 def _stop(workers: list[_Worker], number: int) -> None:

@@ -24,6 +24,7 @@ import torch.distributed as torch_dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from peftbench.attempt import Attempt
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.measure.clock import PhaseClock
@@ -85,6 +86,7 @@ def train(
     dist: Dist,
     folder: Path | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
+    attempt: Attempt | None = None,
 ) -> TrainResult:
     """Train `learner`, which lies on `dist.device`, on `items`.
 
@@ -92,34 +94,40 @@ def train(
         lr: group name -> peak learning rate, for every group of `learner.param_groups()`.
         select: "best" keeps the state with the highest dev score, if there is an `evaluate`; "last" the final one.
         evaluate: returns the dev score, higher is better; called on every rank, books its own time on `clock`.
-        folder: where checkpoints go every `cfg.checkpoint_every` steps, and where one to go on from is looked for.
-            They stay until `checkpoint.clear(folder)`, to be called once the result of the run is safe.
+        folder: where a checkpoint to go on from is looked for, and where they go every `cfg.checkpoint_every` steps
+            and when the process is told to stop. They stay until `checkpoint.clear(folder)`.
         on_log: called on rank 0 with `step`, `loss`, `lr/<group>`, or with `step`, `dev`.
+        attempt: the run's, which is told to stop and whose costs go into a checkpoint.
 
-    Raises UsageError for learning rates that do not fit, or for checkpoints of another training in `folder`.
+    Raises:
+        UsageError: learning rates do not fit; `folder` holds checkpoints of another training, or cannot be written.
+        Interrupted: some process was told to stop, and what was done by then is in a checkpoint.
     """
-    folder = folder if cfg.checkpoint_every else None
     evaluate = evaluate if select == "best" else None
     log = on_log if on_log and dist.main else lambda entry: None
+    attempt = attempt or Attempt(clock)
     unread: list[Tensor] = []
 
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
-        started = clock.wall["train"]
         engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist)
-        progress, best = _resume(folder, engine) if folder else (_Progress(), None)
-        started -= progress.seconds
+        progress, best = _resume(folder, engine, attempt) if folder else (_Progress(), None)
+        started = clock.wall["train"] - progress.seconds
         with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
             while progress.step < engine.steps:
                 unread.append(engine.step(progress.step))
                 progress.step += 1
-                evaluates = engine.due(progress.step, engine.eval_every)
-                saves = engine.due(progress.step, cfg.checkpoint_every)
-                if evaluates or saves or engine.due(progress.step, engine.read_every):
-                    for step, loss in progress.read(dist.sum(torch.stack(unread)).tolist()):
+                evaluates, told = engine.due(progress.step, engine.eval_every), attempt.received is not None
+                saves = bool(cfg.checkpoint_every) and engine.due(progress.step, cfg.checkpoint_every)
+                if evaluates or saves or engine.due(progress.step, engine.read_every) or (told and dist.world == 1):
+                    losses, told = _exchange(unread, told, dist)
+                    for step, loss in progress.read(losses):
                         log({"step": step, "loss": loss, **engine.rates(step)})
                     unread.clear()
                     engine.norms.read(progress.norms)
                     shown.step(progress.step, progress.losses[-1])
+                    attempt.progress.show(step=progress.step, steps=engine.steps, loss=progress.losses[-1])
+                else:
+                    told = False  # the others cannot know yet
                 if progress.reason:
                     break
                 if evaluate and evaluates:
@@ -130,10 +138,12 @@ def train(
                     log({"step": progress.step, "dev": score})
                     if cfg.patience and progress.stale >= cfg.patience:
                         break
-                if folder and saves:
+                if folder and (saves or told):
                     with clock("save"):
                         progress.seconds = clock.wall["train"] - started
-                        _save(folder, engine, progress, best)
+                        _save(folder, engine, progress, best, attempt)
+                if told:
+                    attempt.end()
         if best is not None and not progress.reason:
             learner.load_trainable_state(best)
         progress.reason = progress.reason or engine.damage(progress.step)
@@ -326,6 +336,12 @@ class _Participant(nn.Module):
         return self.learner(batch)
 
 
+def _exchange(unread: Sequence[Tensor], told: bool, dist: Dist) -> tuple[list[float], bool]:
+    """The losses of the steps since the last reading, over all ranks, and whether any rank was told to stop."""
+    *losses, stops = dist.sum(torch.stack([*unread, unread[0].new_tensor(float(told))])).tolist()
+    return losses, stops > 0
+
+
 def _seed_everything(seed: int, step: int, rank: int, device: torch.device) -> None:
     """Every generator that a module may use, as a function of the step."""
     state = int(np.random.SeedSequence([seed % 2**32, step, rank]).generate_state(1)[0])
@@ -355,32 +371,36 @@ def _gradient_checkpointing(learner: Learner, wanted: bool) -> Iterator[None]:
         model.gradient_checkpointing_disable()
 
 
-def _save(folder: Path, engine: _Engine, progress: _Progress, best: Mapping[str, Tensor] | None) -> None:
+def _save(
+    folder: Path, engine: _Engine, progress: _Progress, best: Mapping[str, Tensor] | None, attempt: Attempt
+) -> None:
     """Write the checkpoint of this step (rank 0)."""
     if not engine.dist.main:
         return
-    tensors = {f"model/{name}": t for name, t in engine.learner.trainable_state().items()}
+    attempt.check()
+    tensors = {f"learner/{name}": t for name, t in engine.learner.training_state().items()}
     tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
     tensors |= {f"optimizer/{name}": t for name, t in optim.optimizer_tensors(engine.optimizer, engine.names).items()}
-    state = {"fingerprint": engine.fingerprint(), "progress": asdict(progress)}
+    state = {"fingerprint": engine.fingerprint(), "progress": asdict(progress), "attempt": attempt.account()}
     checkpoint.save(folder, progress.step, tensors, state)
 
 
-def _resume(folder: Path, engine: _Engine) -> tuple[_Progress, dict[str, Tensor] | None]:
+def _resume(folder: Path, engine: _Engine, attempt: Attempt) -> tuple[_Progress, dict[str, Tensor] | None]:
     """Put the newest sound checkpoint into the engine; its progress and best state, or those of a beginning."""
     name = engine.dist.broadcast(checkpoint.newest(folder) if engine.dist.main else None)
     if name is None:
         return _Progress(), None
-    tensors, state = checkpoint.load(folder, name)
+    tensors, state = checkpoint.load(folder / name)
     if state["fingerprint"] != engine.fingerprint():
         raise UsageError(
-            f"{folder / name} belongs to another training (other items, rates or trainer settings); remove {folder} "
-            "to train from the first step."
+            f"{folder / name} belongs to another training (other items, rates, trainer settings or precision); remove "
+            f"{folder} to train from the first step."
         )
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
-    engine.learner.load_trainable_state(part("model/"))
+    engine.learner.load_training_state(part("learner/"))
     optim.load_optimizer_tensors(engine.optimizer, engine.names, part("optimizer/"))
+    attempt.resume(state["attempt"])
     return _Progress(**state["progress"]), part("best/") or None

@@ -10,10 +10,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from peftbench.errors import UsageError
-from peftbench.training.launch import LEASH
+from peftbench.training.launch import GRACE_SECONDS, LEASH
 
 
 def main(argv: list[str]) -> int:
@@ -27,17 +28,20 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as error:
+        return getattr(error, "code", 128 + signal.SIGINT)
 
 
 def hold_leash() -> None:
-    """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run."""
+    """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run: with a
+    checkpoint if this process can still be talked to, without one if it waits for another that is gone as well."""
 
     def wait() -> None:
         while os.read(0, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
 
     if os.environ.get(LEASH):
         threading.Thread(target=wait, daemon=True).start()

@@ -17,6 +17,9 @@ from peftbench.tuners.lora import has_transposed, matrix_names, matrix_shapes
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
 
+RATINGS = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""Of peft's allocator: importance of each entry, its smoothed value and its smoothed uncertainty."""
+
 
 class AdaLoraTuner(PeftTuner):
     """y = W x + alpha / r P diag(e) Q x: the update as a singular value decomposition whose values can be switched off.
@@ -26,8 +29,6 @@ class AdaLoraTuner(PeftTuner):
     schedule, until `target_rank` is left on average; then the choice is kept. A penalty holds P and Q near
     orthogonality: the mean over them of the Frobenius norm of P'P - I, as in the authors' code (the paper squares it).
     Group `adalora`; trainable: init_rank (in + out + 1) for each matrix, switched off or not.
-
-    The state of the allocator is not part of a checkpoint, so a run cannot be taken up in the middle.
     """
 
     group = "adalora"
@@ -46,7 +47,6 @@ class AdaLoraTuner(PeftTuner):
                 "method.tuner.warmup and method.tuner.final: together below 1, the rest is for the choice."
             )
         self.kept: dict[str, list[bool]] = {}
-        self.next_step = 0
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         targets = matrix_names(backbone, self.cfg.target_modules)
@@ -77,12 +77,6 @@ class AdaLoraTuner(PeftTuner):
 
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Add the gradient of the penalty, which depends on P and Q alone."""
-        if step != self.next_step:
-            raise UsageError(
-                f"method={self.cfg.name} cannot go on from a checkpoint, which does not hold how important each rank "
-                "was so far. Remove the run's checkpoints, and set trainer.checkpoint_every=null."
-            )
-        self.next_step = (step + 1) % steps
         factors = [p for n, p in model.named_parameters() if ".lora_A." in n or ".lora_B." in n]
         if not self.cfg.orthogonality:
             return
@@ -107,6 +101,28 @@ class AdaLoraTuner(PeftTuner):
             self.kept = kept or self.kept
         else:
             allocator.mask_using_rank_pattern(model.base_model.model, self.kept)
+
+    def step_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """How important each entry was so far, and the last choice of triplets."""
+        allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
+        state = {
+            f"{part}/{name}": value.detach().to("cpu", copy=True)
+            for part in RATINGS
+            for name, value in getattr(allocator, part).items()
+        }
+        return state | {f"kept/{name}": torch.tensor(kept) for name, kept in self.kept.items()}
+
+    def load_step_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        allocator: Any = model.base_model.rankallocator  # type: ignore[union-attr]
+        allocator.reset_ipt()
+        device = next(model.parameters()).device
+        self.kept = {}
+        for key, value in state.items():
+            part, _, name = key.partition("/")
+            if part == "kept":
+                self.kept[name] = value.tolist()
+            else:
+                getattr(allocator, part)[name] = value.to(device, copy=True)
 
 
 def distance_from_orthogonality(factor: Tensor) -> Tensor:

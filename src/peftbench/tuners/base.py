@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftbench.tuners.budget import knob_for_budget
 
@@ -113,6 +113,14 @@ class Tuner(ABC):
 
     def after_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027
         """Called after the optimiser has moved the parameters; the gradients are still there."""
+
+    def step_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What `before_step` and `after_step` remember from step to step beside the trainable parameters: tensors by
+        name, on the CPU. Part of every checkpoint; with it, a resumed training equals an uninterrupted one."""
+        return {}
+
+    def load_step_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:  # noqa: B027
+        """Put back what `step_state` gave."""
 
     def on_round(self, model: nn.Module, round: int) -> None:  # noqa: B027
         """Called when another round of training begins (`round` 0 was that of `build`), before its optimiser is made:

@@ -1,0 +1,154 @@
+"""One attempt at a run, from its start or resumption to its end. Free of torch.
+
+A run that is killed, told to stop or cut off by a time limit takes several attempts. This is what they share: how one
+is told to stop, what it has cost together with those before it, and what others may see of it while it lasts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from peftbench.errors import Interrupted, UsageError
+from peftbench.measure.clock import PhaseClock
+from peftbench.measure.memory import MemoryMeter
+from peftbench.results.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, a polite kill, and what clusters send some time before a time limit (`sbatch --signal`)."""
+PROGRESS_SECONDS = 2.0
+ATTEMPTS = "attempts.json"
+
+
+class Attempt:
+    """Attributes:
+    received: the stop signal that came while the work was not to be cut short, or None.
+    progress: what `peftbench status` shows of the run.
+    """
+
+    def __init__(
+        self,
+        clock: PhaseClock | None = None,
+        meter: MemoryMeter | None = None,
+        check: Callable[[], None] = lambda: None,
+        progress: Progress | None = None,
+    ) -> None:
+        """`check` raises if the run is not this process's any more."""
+        self.clock, self.meter, self.check = clock or PhaseClock(), meter, check
+        self.progress = progress or Progress(None)
+        self.received: int | None = None
+        self._holds = 0
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Be told to stop by `STOP_SIGNALS` for the time of the block. One that is ignored (`nohup`) stays ignored;
+        outside the main thread nothing changes."""
+        before: dict[int, Any] = {}
+        heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        with suppress(ValueError):
+            before = {number: signal.signal(number, self._stop) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number != signal.SIGINT:
+            return  # it is ending already; only a second Ctrl-C is more urgent
+        again, self.received = self.received is not None, self.received or number
+        if again or not self._holds:
+            raise Interrupted(number, self.progress.where())
+        if self.progress.path is not None:
+            words = f"peftbench: {signal.Signals(number).name}: ending after this step (Ctrl-C ends at once)\n"
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, words.encode())
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Do not cut the block short: it looks at `received` itself, and what came too late for it is raised behind it.
+
+        Raises:
+            Interrupted: the block went to its end, and a signal had come.
+        """
+        before = self.received
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+        if not self._holds and self.received != before:
+            self.end()
+
+    def end(self) -> NoReturn:
+        """Stop here: a signal has come, to this process of the run or to another."""
+        raise Interrupted(self.received or signal.SIGTERM, self.progress.where())
+
+    def account(self) -> dict[str, Any]:
+        """What the run has cost so far, as plain data for a checkpoint."""
+        return {"clock": self.clock.account(), "peaks": self.meter.peaks() if self.meter else {}}
+
+    def resume(self, account: dict[str, Any]) -> None:
+        """Go on from the `account` in a checkpoint of an earlier attempt."""
+        self.clock.resume(account["clock"])
+        if self.meter:
+            self.meter.resume(account["peaks"])
+
+
+class Progress:
+    """`progress.json` in a run's folder: where the run is, for other processes to read. Nothing depends on it."""
+
+    def __init__(self, path: Path | None) -> None:
+        """`path` None keeps quiet: the other ranks."""
+        self.path = path
+        self._facts: dict[str, Any] = {}
+        self._written = -PROGRESS_SECONDS
+
+    def show(self, phase: str | None = None, **facts: Any) -> None:
+        """Note `stage`, `step`, `steps`, `loss`; written when a `phase` begins and else every `PROGRESS_SECONDS`."""
+        self._facts |= facts if phase is None else {"phase": phase, **facts}
+        now = time.monotonic()
+        if self.path is None or (phase is None and now - self._written < PROGRESS_SECONDS):
+            return
+        self._written = now
+        try:
+            facts = {**self._facts, "updated": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+            write_atomic(self.path, json.dumps(facts).encode(), durable=False)
+        except UsageError as error:  # a full disk ends a run when something is lost by it, and here nothing is
+            log.warning("%s", error)
+            self.path = None
+
+    def where(self) -> str:
+        """In words, for the reason of an interruption."""
+        phase, stage, step = (self._facts.get(name) for name in ("phase", "stage", "step"))
+        if phase == "train" and step:
+            return f"at step {step} of {self._facts.get('steps')}, stage {stage}"
+        return f"during `{phase}`" if phase else ""
+
+    def remove(self) -> None:
+        """The attempt is over."""
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+
+
+def count_attempt(folder: Path) -> int:
+    """The number of this attempt at the run in `folder`, from 1; noted there until it is done."""
+    path = folder / ATTEMPTS
+    try:
+        number = int(json.loads(path.read_bytes())["attempts"]) + 1
+    except (OSError, ValueError, KeyError, TypeError):
+        number = 1
+    write_atomic(path, json.dumps({"attempts": number}).encode(), durable=False)
+    return number

@@ -1,0 +1,79 @@
+"""What is finished of a run that was cut off: the parts of its stages, each with what it trained and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.errors import UsageError
+from peftbench.stages.base import Context, StageReport
+from peftbench.training import checkpoint
+
+if TYPE_CHECKING:
+    from peftbench.learner import Learner
+
+FINISHED = "finished"
+
+
+def once(
+    context: Context, learner: Learner, work: Callable[[Path], StageReport], part: str | None = None
+) -> StageReport:
+    """Do a part of the present stage, or put its result into `learner` if an earlier attempt at the run has done it.
+
+    Args:
+        learner: as it is before the part; `work` trains it.
+        work: called with the folder where `training.loop.train` may keep its checkpoints.
+        part: its name, in a stage that has several; None if the whole stage is one.
+
+    A part's result is written when more of the method follows it. That of the last stage is written only if the run is
+    then told to stop: with trainer.checkpoint_every its last checkpoint is there anyway.
+
+    Raises:
+        UsageError: the earlier attempt computed in another precision.
+        Interrupted: the process was told to stop; training has saved a checkpoint.
+    """
+    folder = context.stage_folder(part)
+    report = _finished(context, learner, folder)
+    if report is not None:
+        return report
+    with context.attempt.held():
+        report = work(folder)
+        if report.status == "done":
+            finish = _finisher(context, learner, folder, report)
+            if context.last_stage and part is None:
+                context.finish_if_stopped = finish
+            else:
+                finish()
+    return report
+
+
+def _finisher(context: Context, learner: Learner, folder: Path, report: StageReport) -> Callable[[], None]:
+    """Writes the result as it then is; the checkpoints on the way to it are needed no more."""
+
+    def finish() -> None:
+        if context.processes().main:
+            context.attempt.check()
+            facts = {"precision": context.precision, "report": asdict(report), "attempt": context.attempt.account()}
+            with context.clock("save"):
+                checkpoint.write(folder / FINISHED, learner.training_state(), facts)
+                checkpoint.clear(folder)
+
+    return finish
+
+
+def _finished(context: Context, learner: Learner, folder: Path) -> StageReport | None:
+    dist = context.processes()
+    if not dist.broadcast(checkpoint.sound(folder / FINISHED) if dist.main else None):
+        return None
+    facts: dict[str, Any]
+    tensors, facts = checkpoint.load(folder / FINISHED)
+    if facts["precision"] != context.precision:
+        raise UsageError(
+            f"{folder / FINISHED} was trained in {facts['precision']}, and this machine computes in "
+            f"{context.precision}. Go on where it began, or remove {context.folder} to start anew."
+        )
+    learner.load_training_state(tensors)
+    context.attempt.resume(facts["attempt"])
+    return StageReport(**facts["report"])
