@@ -75,13 +75,13 @@ def test_batch_file_says_what_the_options_say(tmp_path: Path) -> None:
     options = ArrayOptions(
         partition="gpu", account="me", qos="low", constraint="a100", timeout_min=90, mem_gb=7.5, cpus_per_task=4,
         gpus_per_node=2, nodes=2, tasks_per_node=2, max_parallel=3, signal_delay_s=200, setup=["module load cuda"],
-        sbatch={"exclude": "node7"},
+        sbatch=["--exclude=node7", "exclusive"],
     )  # fmt: skip
     lines = batch_file(options, 12, tmp_path)
     wanted = {
         "partition=gpu", "account=me", "qos=low", "constraint=a100", "time=90", "mem=7680MB", "cpus-per-task=4",
         "gpus-per-node=2", "nodes=2", "ntasks-per-node=2", "array=0-11%3", "signal=B:USR2@200", "requeue",
-        "exclude=node7", "job-name=peftbench-x-0", "open-mode=append",
+        "exclude=node7", "exclusive", "job-name=peftbench-x-0", "open-mode=append",
     }  # fmt: skip
     flags = {line.removeprefix("#SBATCH --") for line in lines if line.startswith("#SBATCH")}
     assert wanted <= flags

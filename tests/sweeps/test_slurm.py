@@ -146,7 +146,7 @@ def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: 
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_finds_them(tmp_path: Path) -> None:
-    words = ["seed=1,2", "trainer.steps=5", "hydra.launcher.timeout_min=5", "hydra.launcher.sbatch={hold: true}"]
+    words = ["seed=1,2", "trainer.steps=5", "hydra.launcher.timeout_min=5", "hydra.launcher.sbatch=[hold]"]
     first = Front(tmp_path, *words)
     until(lambda: "pending" in first.said)
     os.killpg(first.process.pid, signal.SIGINT)
@@ -186,7 +186,7 @@ def test_a_job_that_sbatch_refuses_is_told_in_one_line_and_leaves_nothing(tmp_pa
 
 def test_what_is_asked_of_the_cluster_arrives_there_and_nobody_has_to_wait(tmp_path: Path) -> None:
     knobs = {"mem_gb": "1.5", "timeout_min": "7", "cpus_per_task": "2", "wait": "false", "max_parallel": "1"}
-    knobs["sbatch"] = "{hold: true}"
+    knobs["sbatch"] = "[hold]"
     front = Front(tmp_path, "seed=1,2", *(f"hydra.launcher.{knob}={value}" for knob, value in knobs.items()))
     assert front.wait(60) == 0, front.said
     (job,) = submitted(tmp_path)

@@ -43,7 +43,7 @@ class ArrayOptions:
     requeue: bool = True
     max_requeue: int = number(20, ge=0)
     setup: list[str] = field(default_factory=list)
-    sbatch: dict[str, Any] = field(default_factory=dict)
+    sbatch: list[str] = field(default_factory=list)
     wait: bool = True
     poll_s: float = number(5.0, gt=0)
     on_failure: str = one_of("continue", "stop", default="continue")

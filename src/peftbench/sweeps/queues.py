@@ -140,9 +140,15 @@ def sbatch_parameters(name: str, options: ArrayOptions) -> dict[str, Any]:
         "additional_parameters": {
             "signal": f"B:USR2@{options.signal_delay_s}",
             ("requeue" if options.requeue else "no-requeue"): True,
-            **options.sbatch,
+            **dict(map(_flag, options.sbatch)),
         },
     }
+
+
+def _flag(text: str) -> tuple[str, str | bool]:
+    """A flag of sbatch as a name and a value, `--exclude=node7` or `hold`."""
+    name, equals, value = text.lstrip("-").partition("=")
+    return name, value if equals else True
 
 
 def array_command(commands: Sequence[Sequence[str]]) -> str:
