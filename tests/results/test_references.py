@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from peftbench.errors import UsageError
 from peftbench.results import references
+from peftbench.results.tables import coverage, spec
 
 HEADER = "paper,source,method,model,task,shots,metric,value,sd\n"
 
@@ -52,3 +55,31 @@ def test_a_wrong_name_gets_the_nearest():
 def test_a_bad_line_is_named(text, message):
     with pytest.raises(UsageError, match=message):
         references.parse("x", text)
+
+
+# Coverage
+
+
+def test_every_number_is_printed_or_has_a_reason():
+    for one in coverage.account():
+        assert one.unaccounted == [], one.name
+        assert one.twice == [], one.name
+        assert sum(one.unprinted.values()) + len(_printed(one.name)) == one.cells
+
+
+def _printed(name):
+    return {number for cells in coverage.printed_by_table().values() for number in cells if number.file == name}
+
+
+def test_a_number_without_a_place_is_found(monkeypatch):
+    """The account itself can fail: without its table, a file's numbers have no place."""
+    names = [name for name in spec.names() if name != "iapt"]
+    monkeypatch.setattr(spec, "names", lambda: names)
+    found = {one.name: len(one.unaccounted) for one in coverage.account()}
+    assert found["iapt"] == 48
+    assert found["dept"] == 0
+
+
+def test_the_page_is_up_to_date():
+    page = Path(__file__).parents[2] / "docs" / "references.md"
+    assert page.read_text(encoding="utf-8") == coverage.to_markdown(), "give `make references`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 from peftbench.config.many import Composer
@@ -74,18 +75,23 @@ class Cell:
         return self.value is not None and self.done == self.asked
 
 
+@cache
+def _composer() -> Composer:
+    """One for the process: what it composed for one table serves the next."""
+    return Composer()
+
+
 class RunFinder:
     """The leaderboard's rows, found by the config that made them."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._composer = Composer()
         self._by_names: dict[tuple, list[Row]] = {}
         for row in rows:
             self._by_names.setdefault(tuple(str(row[k]) for k in ("method", "task", "subset", "shots")), []).append(row)
 
     def compose(self, spec: CellSpec) -> RunConfig:
         """The config of a cell's runs, but for their seeds."""
-        return self._composer.compose([f"{key}={value(v)}" for key, v in spec.run.items()])
+        return _composer().compose([f"{key}={value(v)}" for key, v in spec.run.items()])
 
     def find(self, config: RunConfig, seeds: Sequence[tuple[int, int]]) -> list[Row]:
         """One row for each (data seed, seed) that was run with this very config; a finished one, if there is one.

@@ -46,10 +46,8 @@ def _evaluate(
     found = Claim(claim, paper, problem=claim.missing)
     if claim.missing:
         return found
-    ours = _cells(claim, claim.row, cells)
+    ours = _best_row(claim, cells) if claim.kind == "best" else _cells(claim, claim.row, cells)
     others = _cells(claim, claim.of, cells) if claim.of else []
-    if claim.kind == "best":
-        ours = _best_row(claim, cells)
     empty = [c for c in (*ours, *others) if c.value is None]
     if empty or not ours:
         found.problem = empty[0].problem if empty else "no row is complete"
