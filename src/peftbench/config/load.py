@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
+from peftbench.config.catalogue import names
 from peftbench.config.space import read_space
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.config.user_files import UserFiles
@@ -218,7 +219,16 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         cause = error.__cause__
         detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)
         return UsageError(detail)
-    return UsageError(first_line(error))
+    return _number_for_a_file(overrides) or UsageError(first_line(error))
+
+
+def _number_for_a_file(overrides: Sequence[str]) -> UsageError | None:
+    """What to say to `task=3`, where the name of a file is wanted and Hydra reads a number."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group in GROUPS and re.fullmatch(r"-?[\d.]+|true|false|null", value):
+            return UsageError(f"{override}: no such {group}. {did_you_mean(value, names(group))}")
+    return None
 
 
 def _unknown_key(error: Exception) -> str | None:

@@ -71,7 +71,7 @@ def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence
         raise
     except KeyboardInterrupt:
         left = sum(record is None or record.status != "done" for _, record in launch.sweep.outcomes(store))
-        print(f"peftbench: interrupted with {left} runs left; the same command goes on.", file=sys.stderr)
+        print(f"peftbench: {left} runs left.", file=sys.stderr)
         raise
     return tell_end(launch) if launch.waited else DONE
 
