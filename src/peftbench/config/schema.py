@@ -87,7 +87,7 @@ class MethodConfig:
     budget: int | None = number(None, ge=1)
     init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
-    space: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] | None = field(default_factory=dict)
     """What a search tries for this method; laid out like the method itself, see `peftbench.config.space`."""
 
 
@@ -198,7 +198,7 @@ class SearchConfig:
     trials: int | None = number(20, ge=1)
     seconds: float | None = number(None, gt=0)
     seeds: int = number(1, ge=1)
-    space: dict[str, Any] = field(default_factory=dict)
+    space: dict[str, Any] | None = field(default_factory=dict)
 
 
 @dataclass

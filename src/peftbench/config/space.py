@@ -13,9 +13,8 @@ null takes a key, or all keys below it, out of the space.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError, did_you_mean
@@ -51,7 +50,7 @@ def declared(config: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Whole key -> its list, from a plain config: the method's space with the search's laid over it."""
     found: dict[str, list[Any]] = {}
     _collect(found, "method", (config.get("method") or {}).get("space"))
-    _collect(found, "", (config.get("search") or {}).get("space"))
+    _collect(found, "", (config.get("search") or {}).get("space") or {})
     return dict(sorted(found.items()))
 
 
@@ -79,7 +78,7 @@ def read_space(cfg: RunConfig) -> list[Dimension]:
         UsageError: it is empty; a key does not exist, or may not be searched; a list is no range and no choice; or an
             end of a range or a choice is no valid value of its key.
     """
-    plain = asdict(cfg)
+    plain = {"method": asdict(cfg.method), "trainer": asdict(cfg.trainer), "search": asdict(cfg.search)}
     space = [_dimension(key, values) for key, values in declared(plain).items()]
     if not space:
         raise UsageError(
@@ -138,17 +137,17 @@ def with_values(cfg: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a value has the wrong type or range.
     """
-    from peftbench.config.load import from_plain
+    from peftbench.config.load import build_section
+    from peftbench.config.schema import SearchConfig
 
-    plain = copy.deepcopy(asdict(cfg))
-    plain["search"] = {}
+    plain = {root: asdict(getattr(cfg, root)) for root in ROOTS}
     for key, value in values.items():
         *parents, name = key.split(".")
         node = plain
         for part in parents:
             node = node[part]
         node[name] = value
-    return from_plain(plain)
+    return replace(cfg, **{root: build_section(root, plain[root]) for root in ROOTS}, search=SearchConfig())
 
 
 def value_at(cfg: RunConfig, key: str) -> Any:
