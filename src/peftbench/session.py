@@ -270,7 +270,7 @@ class Session:
         record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
         if isinstance(error, Exception):
             report = self.folder / TRACEBACK
-            report.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+            write_atomic(report, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
             record.reason += f" (traceback: {report})"
         elif self.context.finish_if_stopped is not None:
             self.context.finish_if_stopped()

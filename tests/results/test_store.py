@@ -386,6 +386,7 @@ def test_many_writers_and_a_reader(store: Store, writers: int, each: int) -> Non
     path, seen, reads = store.out_dir / "leaderboard.csv", 0, 0
     while any(p.poll() is None for p in running):
         assert all(r.status == "done" for r in store.all())
+        assert all(holder.alive and holder.host != "unknown" for holder in store.holders().values())
         if path.exists():
             lines = path.read_bytes().split(b"\r\n")
             assert lines[-1] == b""
@@ -399,4 +400,5 @@ def test_many_writers_and_a_reader(store: Store, writers: int, each: int) -> Non
     assert sorted(r.run_id for r in records) == sorted(f"{w:04x}{i:04x}" for w in range(writers) for i in range(each))
     assert path.read_bytes() == leaderboard.to_csv(leaderboard.rows(records))
     assert leftovers(store) == []
+    assert list(store.claims.iterdir()) == []
     assert not (store.out_dir / "quarantine").exists()

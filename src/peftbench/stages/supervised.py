@@ -14,6 +14,7 @@ from peftbench.measure.probe import probe_step
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
+from peftbench.training.checkpoint import disk_errors
 from peftbench.training.loop import train
 from peftbench.training.precision import autocast
 from peftbench.training.predict import predict_all, to_device
@@ -58,7 +59,8 @@ class LearnerPredictor(Predictor):
         return {"max_length": formulation.max_length, "cut": cut, "label_tokens": formulation.label_tokens()}
 
     def save(self, folder: Path) -> None:
-        self.learner.save(folder)
+        with disk_errors("write what was trained to", folder):
+            self.learner.save(folder)
 
 
 def untrained(context: Context, incoming: Predictor | None) -> Predictor:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -
         UsageError: the folder cannot be written or the disk is full; earlier checkpoints are intact.
     """
     draft = path.with_name(f"draft-{path.name}")
-    with readable_errors("write the checkpoint", path), _removed_on_error(draft):
+    with disk_errors("write the checkpoint", path), _removed_on_error(draft):
         for stale in (draft, path):
             shutil.rmtree(stale, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -104,15 +105,23 @@ def _damage(path: Path) -> str | None:
 
 
 @contextmanager
+def disk_errors(doing: str, path: Path) -> Iterator[None]:
+    """`readable_errors` for a block that writes safetensors, whose errors have the system's as text only."""
+    with readable_errors(doing, path):
+        try:
+            yield
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+
+
+@contextmanager
 def _removed_on_error(draft: Path) -> Iterator[None]:
     """Leave no part of a checkpoint behind on a disk that may be full."""
     try:
         yield
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # it has the system's error as text only: "... (os error 28)"
-            full = f"(os error {errno.ENOSPC})" in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
         raise
 
 
