@@ -175,6 +175,30 @@ def test_a_lock_held_elsewhere_costs_a_warning_not_the_run(
     assert len(table_of(store)) == 2
 
 
+def test_without_locks_it_is_looked_at_again(
+    store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system that knows no locks, a record that comes while the table is written is in it all the same."""
+    import filelock
+
+    def unsupported(*_: object, **__: object) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
+    store.save(make_record())
+    real = leaderboard.write_atomic
+
+    def late(path: Path, content: bytes, durable: bool = True) -> None:
+        monkeypatch.setattr(leaderboard, "write_atomic", real)
+        store.save(make_record("feed"))
+        real(path, content, durable)
+
+    monkeypatch.setattr(leaderboard, "write_atomic", late)
+    path = leaderboard.rebuild(store)
+    assert path.read_bytes() == leaderboard.to_csv(leaderboard.rows(store.all()))
+    assert b"feed" in path.read_bytes()
+
+
 def test_in_a_sweep_few_of_the_rebuilds_are_done_and_the_last_always(
     store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,12 +161,18 @@ def rebuild(store: Store) -> Path:
         except Timeout:
             log.warning("%s is held by another process and was not brought up to date; the next run will do it.", path)
             return path
+        except NotImplementedError:
+            pass  # no locks on this file system: others may write too, so look again after each writing
     try:
-        stamps = row_cache.stamps(store)
-        if not path.exists() or row_cache.seen(store) != row_cache.signature(stamps):
+        while True:
+            stamps = row_cache.stamps(store)
+            if path.exists() and row_cache.seen(store) == row_cache.signature(stamps):
+                break
             lines = row_cache.lines(store, stamps, row)
             write_atomic(path, to_csv(_parsed(lines)), durable=False)
             row_cache.write(store, lines)
+            if lock.is_locked:
+                break
     finally:
         lock.release()
     if _due is not None:
