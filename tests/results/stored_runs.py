@@ -58,14 +58,19 @@ def rows_of(targets: Sequence[Any], groups: Sequence[str | None] | None = None) 
 
 
 def sweep(
-    store: Store, methods: dict[str, float], draws: Sequence[int] = (1, 2, 3), n: int = 200, **facts: Any
+    store: Store,
+    methods: dict[str, float],
+    draws: Sequence[int] = (1, 2, 3),
+    n: int = 200,
+    spread: float = 0.0,
+    **facts: Any,
 ) -> None:
-    """Runs of several methods, given with their accuracy, on the same items and draws."""
+    """Runs of several methods, given with their accuracy, on the same items and draws; `spread` between the draws."""
     rng = np.random.default_rng(5)
     targets = [LABELS[i] for i in rng.integers(0, 3, n)]
     rows, data = rows_of(targets), task()
     for method, accuracy in methods.items():
         for draw in draws:
-            wrong = rng.random(n) > accuracy
+            wrong = rng.random(n) > accuracy + rng.normal(0, spread)
             answers = [LABELS[rng.integers(0, 3)] if w else t for w, t in zip(wrong, targets, strict=True)]
             file_run(store, data, rows, answers, method=method, data_seed=draw, **facts)

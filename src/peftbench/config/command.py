@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from importlib.resources import files as files_of
 from typing import Any
 
-from peftbench.config.load import GROUPS, compose
-from peftbench.errors import UsageError
+from omegaconf import OmegaConf
+
+from peftbench.config.catalogue import names
+from peftbench.config.load import CONFIG_MODULE, GROUPS, compose, compose_raw
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
 _PLAIN = re.compile(r"[\w./:+@%-]+")
 
 
-def overrides_of(config: dict[str, Any], keep: Sequence[str] = ()) -> list[str]:
+def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Sequence[str] = ()) -> list[str]:
     """The fewest overrides with which peftbench composes this config; empty for the defaults.
 
     Args:
         config: a resolved config, as a record holds it. A key that this version does not have is left out, so the
             result is right for records of this version.
         keep: dotted keys among those of how and where (`data_dir`) that are wanted too.
+        always: groups (`method`) that are named even if they are the default.
 
     Raises:
         UsageError: a file that the config was made from (a method, a task) is not there any more.
     """
-    default = asdict(compose())
-    choices = [
-        f"{group}={config[group]['name']}"
-        for group in GROUPS
-        if group not in _HOW and (config.get(group) or {}).get("name") not in (None, default[group].get("name"))
-    ]
-    wanted, base = _flat(config), _flat(asdict(compose(choices)))
-    left_out = [key for key in _HOW if key not in keep]
-    changed = {
-        key: value
-        for key, value in wanted.items()
-        if key in base and base[key] != value and not any(key == how or key.startswith(f"{how}.") for how in left_out)
-    }
-    return [*choices, *(f"{key}={hydra_value(value)}" for key, value in _independent(choices, changed).items())]
+    named = [(group, _choice(group, config.get(group) or {})) for group in GROUPS if group not in _HOW]
+    choices = [f"{group}={name}" for group, name in named if group in always or name != _default_names()[group]]
+    raw = _flat(_plain_tree(choices))
+    wanted = {key: value for key, value in _flat(config).items() if not _is_left_out(key, keep)}
+    needed = {key: wanted[key] for key, value in raw.items() if value == "???" and key in wanted}
+    base = _composed(choices, needed)
+    changed = {k: v for k, v in wanted.items() if k in base and base[k] != v}
+    own = {k: v for k, v in changed.items() if "${" not in str(raw.get(k))}  # the others may follow (subset: ${.lang})
+    made = _composed(choices, {**needed, **own})
+    rest = {k: v for k, v in changed.items() if made.get(k) != v}
+    return [*choices, *(f"{key}={hydra_value(value)}" for key, value in {**needed, **own, **rest}.items())]
 
 
-def command_of(config: dict[str, Any], extra: Sequence[str] = ()) -> str:
-    """The command line that makes this config, ready for a shell. `extra` overrides replace those of the same key."""
-    return command([*overrides_of(config), *extra])
+def _choice(group: str, section: dict[str, Any]) -> str:
+    """The file that a section was made from; files named after one of their values (`model=hub`) are told by likeness."""
+    name, files = section.get("name", _default_names()[group]), names(group)
+    if name in files:
+        return name
+    templates = {file: _flat(_section(group, file)) for file in files}
+    found = _flat(section)
+
+    def likeness(file: str) -> int:
+        return sum(found.get(key) == value for key, value in templates[file].items())
+
+    return max((file for file in files if "${" in str(templates[file].get("name"))), key=likeness, default=name)
+
+
+@functools.cache
+def _default_names() -> dict[str, str]:
+    tree = _plain_tree([])
+    return {group: str((tree.get(group) or {}).get("name")) for group in GROUPS}
+
+
+def _section(group: str, file: str) -> dict[str, Any]:
+    loaded = OmegaConf.load(str(files_of(CONFIG_MODULE).joinpath(group, f"{file}.yaml")))
+    return OmegaConf.to_container(loaded, resolve=False)  # type: ignore[return-value]
+
+
+def _plain_tree(choices: Sequence[str]) -> dict[str, Any]:
+    """What the files say, with `${...}` and `???` as they stand there."""
+    return OmegaConf.to_container(compose_raw(choices), resolve=False)  # type: ignore[return-value]
+
+
+def _composed(choices: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
+    return _flat(asdict(compose([*choices, *(f"{key}={hydra_value(value)}" for key, value in values.items())])))
+
+
+def _is_left_out(key: str, keep: Sequence[str]) -> bool:
+    return any(key == how or key.startswith(f"{how}.") for how in _HOW if how not in keep)
 
 
 def command(overrides: Sequence[str], multirun: bool = False) -> str:
@@ -76,22 +111,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _independent(choices: Sequence[str], changed: dict[str, Any]) -> dict[str, Any]:
-    """Without the keys that follow others (`task.subset` follows `task.lang`)."""
-    for key in [*changed]:
-        twins = [other for other, value in changed.items() if other != key and value == changed[key]]
-        if not twins:
-            continue
-        rest = {other: value for other, value in changed.items() if other != key}
-        try:
-            made = _flat(asdict(compose([*choices, *(f"{k}={hydra_value(v)}" for k, v in rest.items())])))
-        except UsageError:
-            continue
-        if all(made.get(k) == v for k, v in changed.items()):
-            changed = rest
-    return changed
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -116,9 +116,9 @@ def _find(store: Store, given: str) -> Record:
 
 
 def _command(record: Record) -> str:
-    from peftbench.config.command import command_of
+    from peftbench.config.command import command, overrides_of
 
-    return command_of(record.config)
+    return command(overrides_of(record.config, always=["method"]))
 
 
 def _refuse(old: Record, cfg: RunConfig, inputs: InputCache, force: bool) -> None:

@@ -115,7 +115,7 @@ def _command(runs: Sequence[Any], values: Sequence[int]) -> str:
     """One command for all runs if they differ in one choice only (method=dept,lora), else one each."""
     from peftbench.config.command import command, overrides_of
 
-    own = [overrides_of(run.config) for run in runs]
+    own = [overrides_of(run.config, always=["method"]) for run in runs]
     seeds = [f"{_seed_key(run.config)}={','.join(map(str, values))}" for run in runs]
     keys = [{o.partition("=")[0]: o.partition("=")[2] for o in overrides} for overrides in own]
     differ = {k for k in set().union(*keys) if len({named.get(k) for named in keys}) > 1} - {"seed", "data_seed"}
