@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peftbench.errors import UsageError
+from peftbench.results.cli_views import leaderboard_command
 from peftbench.results.pscp import PAPER, Constants, of_rows, pscp, read_constants
+from peftbench.results.store import Store
 
 costs = st.floats(0, 1e12)
 
@@ -60,20 +62,34 @@ def test_rows_of_the_leaderboard():
         {**shared, "method": "full", "task": "other", "eval_seconds": 9.0, "train_peak_mib": None},
         {**shared, "method": "dept", "score": None},
     ]
-    full, prompt, alone, failed = of_rows(rows, Constants(inference=0.5, memory=1.073741824))
+    full, prompt, alone, failed = of_rows(rows, Constants(inference=0.5, memory=1.073741824), timed=True)
     assert full.inference == 1
     assert full.memory == pytest.approx(0.5)
     assert prompt.inference == pytest.approx(0.5)  # half as slow again, and C_i is a half
     assert alone.inference is None
     assert alone.memory is None
     assert failed is None
+    assert all(found.inference is None for found in of_rows(rows)[:3])
+    floors = [{**row, "model": "none"} for row in rows[:2]]  # no backbone, so none to compare with
+    assert all(found.inference is None for found in of_rows(floors, timed=True))
 
 
 def test_constants_from_text():
     assert read_constants("") == PAPER
     assert read_constants("params=2e7, memory=2,beta=2") == Constants(2e7, PAPER.inference, 2, 2, 2, 2)
-    assert "C_p 2e+07 parameters" in str(read_constants("params=2e7"))
-    assert "beta 1, 1, 3" in str(read_constants("beta_memory=3"))
+    assert "C_p 2e+07 parameters" in read_constants("params=2e7").describe()
+    assert "beta 1, 1, 3" in read_constants("beta_memory=3").describe()
+    assert "inference not counted" in PAPER.describe(timed=False)
+
+
+def test_leaderboard_shows_it_with_its_constants(tmp_path, capsys, make_record):
+    store = Store(tmp_path)
+    store.save(make_record("a" * 16, score=80.0))
+    store.save(make_record("b" * 16, score=81.0, parameters={"module": 10**9, "head": 0, "total": 10**9}))
+    leaderboard_command(["--out-dir", str(tmp_path), "--pscp", "memory=0.4,beta=2", "--sort", "pscp:desc"])
+    text = capsys.readouterr().out
+    assert text.index("a" * 16) < text.index("b" * 16)
+    assert "PSCP with C_p 5e+08 parameters, C_m 0.4 GB, inference not counted, beta 2" in text
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
 
 
 def _choice(group: str, section: dict[str, Any]) -> str:
-    """The file that a section was made from; files named after one of their values (`model=hub`) are told by likeness."""
+    """The file that a section was made from. Those that take their name from a value (`model=hub`) are told by
+    likeness.
+    """
     name, files = section.get("name", _default_names()[group]), names(group)
     if name in files:
         return name

@@ -11,6 +11,7 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.results import leaderboard
 from peftbench.results.filters import ViewParser, choose, every_row
 from peftbench.results.leaderboard import Row
+from peftbench.results.pscp import of_rows, read_constants
 from peftbench.results.summary import printable
 
 TABLE_ROWS = 100
@@ -51,6 +52,14 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     chosen = choose(every, options)
     if options.group:
         chosen = leaderboard.group(chosen)
+    constants, timed = (
+        None if options.pscp is None else read_constants(options.pscp),
+        "inference" in (options.pscp or ""),
+    )
+    if constants is not None:
+        chosen = [
+            {**r, "pscp": found and found.value} for r, found in zip(chosen, of_rows(chosen, constants), strict=True)
+        ]
     if options.sort:
         chosen = _sorted(chosen, options.sort)
     if options.json:
@@ -60,8 +69,12 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     elif not chosen:
         print("No run matches all of these filters together.")
     else:
-        columns = _GROUP_COLUMNS if options.group else _RUN_COLUMNS
+        columns = list(_GROUP_COLUMNS if options.group else _RUN_COLUMNS)
+        if constants is not None:
+            columns.insert(columns.index("score") + 1, "pscp")
         _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown)
+        if constants is not None:
+            print(constants.describe(timed))
     return 0
 
 
@@ -77,6 +90,14 @@ def _parser() -> argparse.ArgumentParser:
         "Example: peftbench leaderboard --task masakhanews --method dept,lora --group --sort score:desc",
     )
     parser.add_argument("--group", action="store_true", help="mean and spread over data and training seeds")
+    parser.add_argument(
+        "--pscp",
+        nargs="?",
+        const="",
+        metavar="CONSTANTS",
+        help="a column with the PEFT-Bench score, which pays for parameters and memory, and with inference=1.2 for "
+        "inference time; CONSTANTS as in params=22e6,memory=2,beta=1",
+    )
     parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
     parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table, for a page or an issue")

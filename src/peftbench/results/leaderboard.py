@@ -228,6 +228,7 @@ AVERAGED = (
     "score",
     "train_seconds",
     "train_cpu_seconds",
+    "eval_seconds",
     "total_seconds",
     "train_peak_mib",
     "eval_peak_mib",

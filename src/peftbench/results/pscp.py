@@ -15,7 +15,7 @@ the score; choose others then, and show them: two PSCPs compare only under the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -42,14 +42,12 @@ class Constants:
     beta_inference: float = 1.0
     beta_memory: float = 1.0
 
-    def __str__(self) -> str:
-        """For the line above a table."""
+    def describe(self, timed: bool = True) -> str:
+        """For the line at a table. `timed`: whether inference was counted."""
         betas = (self.beta_params, self.beta_inference, self.beta_memory)
         shown = f"{betas[0]:g}" if len(set(betas)) == 1 else ", ".join(f"{b:g}" for b in betas)
-        return (
-            f"PSCP with C_p {self.params:.3g} parameters, C_i {self.inference:.3g} x the bare backbone's inference, "
-            f"C_m {self.memory:.3g} GB, beta {shown}"
-        )
+        inference = f"C_i {self.inference:.3g} x the fastest method's inference" if timed else "inference not counted"
+        return f"PSCP with C_p {self.params:.3g} parameters, C_m {self.memory:.3g} GB, {inference}, beta {shown}"
 
 
 PAPER = Constants()
@@ -99,28 +97,27 @@ def _factor(name: str, cost: float | None, constants: Constants) -> float | None
     return (1 + cost / getattr(constants, name)) ** -getattr(constants, f"beta_{name}")
 
 
-def of_rows(rows: Sequence[Mapping[str, Any]], constants: Constants = PAPER) -> list[Pscp | None]:
+def of_rows(rows: Sequence[Mapping[str, Any]], constants: Constants = PAPER, timed: bool = False) -> list[Pscp | None]:
     """PSCP of leaderboard rows (of runs or of groups); None for a row without a score.
 
-    Memory is `train_peak_mib`: on a GPU all that was allocated, on a CPU the growth in training. Inference is
-    `eval_seconds` beyond the fastest method's on the same backbone, data and device; it is not measured where there is
-    no other method to compare with.
+    Memory is `train_peak_mib`: on a GPU all that was allocated, on a CPU the growth in training.
+
+    Args:
+        timed: count inference too, as `eval_seconds` beyond those of the fastest method on the same backbone, data and
+            device. Off unless asked for: the paper counts FLOPs, and times on a busy machine vary more than methods do.
     """
-    fastest: dict[tuple, list[tuple[Any, float]]] = {}
+    times: dict[tuple, list[float]] = {}
     for row in rows:
-        if row.get("eval_seconds"):
-            fastest.setdefault(_place(row), []).append((row.get("method"), row["eval_seconds"]))
-    return [_of_row(row, fastest.get(_place(row), []), constants) for row in rows]
+        if timed and row.get("eval_seconds") and row.get("model") != "none":
+            times.setdefault(_place(row), []).append(row["eval_seconds"])
+    return [_of_row(row, times.get(_place(row), []), constants) for row in rows]
 
 
-def _of_row(row: Mapping[str, Any], times: Iterable[tuple[Any, float]], constants: Constants) -> Pscp | None:
+def _of_row(row: Mapping[str, Any], times: Sequence[float], constants: Constants) -> Pscp | None:
     if row.get("score") is None:
         return None
     memory = row.get("train_peak_mib")
-    times = list(times)
-    inference = None
-    if row.get("eval_seconds") and len({method for method, _ in times}) > 1:
-        inference = row["eval_seconds"] / min(seconds for _, seconds in times) - 1
+    inference = row["eval_seconds"] / min(times) - 1 if len(times) > 1 and row.get("eval_seconds") else None
     return pscp(
         row["score"], row.get("trainable_params"), None if memory is None else memory * MIB, inference, constants
     )
