@@ -13,16 +13,28 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
+import hydra
+import omegaconf
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from peftbench.config.load import CONFIG_MODULE, GROUPS, build_section, compose_raw, explain, from_plain, resolve
+from peftbench.config.load import (
+    CONFIG_MODULE,
+    GROUPS,
+    build_section,
+    compose_raw,
+    explain,
+    from_plain,
+    resolve,
+    to_run_config,
+)
 from peftbench.config.schema import RunConfig
 from peftbench.config.user_files import user_folder
 from peftbench.errors import UsageError
+from peftbench.memory import Memory, code_stamp, tree_stamp
 
 T = TypeVar("T")
 Plain = dict[str, Any]
@@ -55,8 +67,8 @@ class Composer:
         if len(values) + len(choices) < len(parsed):
             choices, values = parsed, []
         base = self._base(tuple(str(o.input_line) for o in choices))
-        if values and base.linked:
-            base, values = self._base(tuple(overrides)), []
+        if base.linked:
+            return to_run_config(compose_raw(overrides))
         return from_plain(self._plain(base, values, overrides), self._section)
 
     def _kind(self, override: Override) -> str:
@@ -121,7 +133,7 @@ class _Base:
 
     def __init__(self, choices: tuple[str, ...]) -> None:
         self.choices = choices
-        self._cfg = compose_raw(choices)
+        self._cfg = composed(choices)
         unresolved = OmegaConf.to_container(self._cfg, resolve=False)
         assert isinstance(unresolved, dict)
         self.sections = [str(name) for name, value in unresolved.items() if isinstance(value, dict)]
@@ -139,6 +151,19 @@ class _Base:
         except HydraException as error:
             raise explain(error, overrides) from None
         return part
+
+
+def composed(choices: tuple[str, ...]) -> DictConfig:
+    """`compose_raw`, or what an earlier command got from it, if neither Hydra nor a config file has changed since."""
+    user, memory = user_folder(), Memory("composed")
+    files_of = [code_stamp("conf", "config"), tree_stamp(user) if user else ""]
+    key = [hydra.__version__, omegaconf.__version__, *files_of, *choices]
+    known = memory.get(*key)
+    if known is not None:
+        return OmegaConf.create(known)
+    made = compose_raw(choices)
+    memory.put(OmegaConf.to_container(made, resolve=False), *key)
+    return made
 
 
 @functools.lru_cache(maxsize=100_000)

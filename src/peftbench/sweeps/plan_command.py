@@ -22,6 +22,7 @@ from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.launchers import LAUNCHERS
 from peftbench.sweeps.machine import this_machine
 from peftbench.sweeps.plan import Options, Plan, PlannedJob, as_json, make_plan
+from peftbench.sweeps.remembered import RememberedInputs
 
 SHOWN = 20
 NOTE = 80
@@ -64,7 +65,7 @@ def plan_command(argv: Sequence[str]) -> int:
         raise UsageError(f"plan {unknown[0]}: no such option. {did_you_mean(unknown[0], ['--all', '--json', '-m'])}")
     overrides = [a for a in argv if not a.startswith("-")]
     launcher, options = chosen_launcher(overrides)
-    jobs = compose_jobs(expand([o for o in overrides if not _for_hydra(o)]))
+    jobs = compose_jobs(expand([o for o in overrides if not _for_hydra(o)]), RememberedInputs())
     plan = make_plan(jobs, launcher, options, this_machine())
     if "--json" in flags:
         print(json.dumps(as_json(plan), indent=1))
