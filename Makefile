@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-dept bench-tuners bench-multitenant torture tuner-table readme-table
+        bench-loop bench-sweep bench-dept bench-tuners bench-multitenant torture tuner-table readme-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,9 @@ tuner-table: install-dev ## the suite on every tuner -> docs/tuners.md, and what
 
 bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py
+
+bench-sweep: install-dev ## 20 runs in one command against 20 commands and 20 runs of a plain script (10 minutes and more)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep.py
 
 bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py

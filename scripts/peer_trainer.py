@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", type=Path, required=True, help="draw.json of a peftbench run on MasakhaNEWS")
     parser.add_argument("--lang", default="eng")
+    parser.add_argument("--data", type=Path, help="folder with train.tsv and test.tsv; default: MasakhaNEWS of --lang")
     parser.add_argument("--method", choices=sorted(LEARNING_RATES), default="lora")
     parser.add_argument("--lr", type=float, help="default: by method")
     parser.add_argument("--steps", type=int, default=160)
@@ -58,7 +59,7 @@ def main() -> None:
 
     imported = time.perf_counter()
     set_seed(args.seed)
-    folder = Path(os.environ["PEFTBENCH_DATA"]) / "masakhanews" / args.lang
+    folder = args.data or Path(os.environ["PEFTBENCH_DATA"]) / "masakhanews" / args.lang
     train, test = read_rows(folder / "train.tsv"), read_rows(folder / "test.tsv")
     drawn = [train[int(i.split(":")[1])] for i in json.loads(args.draw.read_text())["ids"]["train"]]
     labels = sorted({label for _, label in test})
