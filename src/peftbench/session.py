@@ -131,7 +131,8 @@ class Session:
         self.attempt.check = lambda: self.store.check_claim(run_id)
         self.attempt.progress = Progress(self.folder / "progress.json")
         self._resources.callback(self.attempt.progress.remove)
-        self.attempt.progress.show("load")
+        who = {name: getattr(self.record, name) for name in ("model", "method", "task", "subset", "seed")}
+        self.attempt.progress.show("load", **who)
         drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
         write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
 

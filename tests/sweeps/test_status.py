@@ -18,7 +18,7 @@ from peftbench.sweeps.states import STATES, at_work, run_states
 from peftbench.sweeps.status import look, status_command
 
 DONE, FAILED, LOST, BUSY, NEW = "d" * 16, "f" * 16, "a" * 16, "b" * 16, "e" * 16
-PROGRESS = {"stage": "supervised", "phase": "train", "step": 40, "steps": 160, "loss": 0.7}
+PROGRESS = {"model": "tiny-bert", "stage": "supervised", "phase": "train", "step": 40, "steps": 160, "loss": 0.7}
 
 
 @pytest.fixture
@@ -145,7 +145,8 @@ def test_ls_runs(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         text = call(ls_runs, store, capsys)
         every = {e["run_id"]: e for e in json.loads(call(ls_runs, store, capsys, "--json"))}
     assert every.keys() == {DONE, FAILED, LOST, BUSY}
-    assert (every[LOST]["status"], every[LOST]["method"], every[LOST]["shots"]) == ("unfinished", "dept", 5)
+    lost = every[LOST]
+    assert (lost["status"], lost["method"], lost["shots"], lost["model"]) == ("unfinished", "dept", 5, "tiny-bert")
     assert every[LOST]["owner"] == "process 4711 on host node7 (dead)"
     assert every[BUSY]["status"] == "running"
     assert every[DONE]["score"] == 80.0

@@ -12,7 +12,7 @@ from peftbench.results.leaderboard import current_rows
 from peftbench.results.store import Store
 from peftbench.sweeps.arguments import CommandParser, existing_store
 from peftbench.sweeps.display import duration, print_table, say
-from peftbench.sweeps.states import STATES, RunState, age_seconds, at_work, run_states
+from peftbench.sweeps.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states
 from peftbench.sweeps.sweep import Sweep
 
 Entry = dict[str, Any]
@@ -81,7 +81,7 @@ def _entry(known: Mapping[str, Any], state: RunState) -> Entry:
 
 
 def facts(store: Store, run_ids: Sequence[str]) -> dict[str, Entry]:
-    """What is known of runs without a record: their overrides in the newest sweep that has them, and their draw."""
+    """What is known of runs without a record: from the newest sweep that has them, their draw, and what they say."""
     missing, found = set(run_ids), {}
     for sweep in reversed(Sweep.all(store.out_dir)) if missing else ():
         for job in sweep.jobs:
@@ -89,11 +89,9 @@ def facts(store: Store, run_ids: Sequence[str]) -> dict[str, Entry]:
                 missing.discard(job.run_id)
                 found[job.run_id] = of_overrides(job.overrides)
     for run_id in run_ids:
-        try:
-            draw = json.loads((store.folder(run_id) / "draw.json").read_bytes())
-        except (OSError, ValueError):
-            continue
-        found[run_id] = {**found.get(run_id, {}), **{name: draw[name] for name in FACTS if name in draw}}
+        for name in ("draw.json", PROGRESS):
+            told = read_json(store.folder(run_id) / name) or {}
+            found[run_id] = {**found.get(run_id, {}), **{fact: told[fact] for fact in FACTS if fact in told}}
     return found
 
 

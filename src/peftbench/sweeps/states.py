@@ -79,8 +79,13 @@ def at_work(store: Store) -> list[str]:
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
     """What the process that works in a run's folder last said of itself."""
+    return read_json(folder / PROGRESS)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, as far as can be seen now."""
     try:
-        found = json.loads((folder / PROGRESS).read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
