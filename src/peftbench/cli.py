@@ -33,6 +33,8 @@ usage:
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
+  peftbench plot [KIND] [--help]         a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
+  peftbench report [--help]              one HTML file: leaderboard, plots, a page a run; needs no network
   peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
 
@@ -73,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "leaderboard": leaderboard_command,
         "table": table_command,
         "compare": compare_command,
+        "plot": plot_command,
+        "report": report_command,
         "reproduce": reproduce_command,
         "check-method": check_method_command,
     }
@@ -217,6 +221,20 @@ def compare_command(args: list[str]) -> int:
     from peftbench.results.compare.command import compare_command as show
 
     return show(args)
+
+
+def plot_command(args: list[str]) -> int:
+    """`peftbench plot [KIND]`."""
+    from peftbench.results.plots.command import plot_command as plot
+
+    return plot(args)
+
+
+def report_command(args: list[str]) -> int:
+    """`peftbench report`."""
+    from peftbench.results.report.command import report_command as report
+
+    return report(args)
 
 
 def reproduce_command(args: list[str]) -> int:

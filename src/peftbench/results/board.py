@@ -7,6 +7,7 @@ two methods may be compared. A method without a backbone (a floor) stands in the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -114,6 +115,12 @@ class Board:
         from peftbench.results import statistics
 
         return asdict(statistics.summarise([_scores_only(runs, metric) for runs in groups]))
+
+    def only(self, metric: str) -> Board:
+        """The same board without the cells of other metrics."""
+        part = copy(self)
+        part.cells = [cell for cell in self.cells if cell.block.metric == metric]
+        return part
 
     def save(self) -> None:
         """Keep the intervals for the next view."""

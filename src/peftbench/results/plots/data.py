@@ -21,8 +21,11 @@ COSTS = {
 }
 
 
-def make(kind: str, board: Board, store: Store) -> Data:
+def make(kind: str, board: Board, store: Store, all_panels: bool = False) -> Data:
     """The data of one plot: `kind`, `title`, `notes` and what the kind's own function adds.
+
+    Args:
+        all_panels: also more panels than fit on one page, for a reader who can choose one.
 
     Raises:
         UsageError: there is no such kind, or the runs cannot be shown in one plot of it; the message says which filter
@@ -36,16 +39,16 @@ def make(kind: str, board: Board, store: Store) -> Data:
     if not any(cell.runs for cell in board.cells):
         raise UsageError("None of these runs is finished, so there is nothing to draw.")
     made = makers[kind](board, store)
+    if not all_panels and len(made.get("panels", ())) > MOST_PANELS:
+        raise _too_many([panel["title"] for panel in made["panels"]])
     return {"kind": kind, **made, "notes": [*made.get("notes", []), *board.notes]}
 
 
 def shots(board: Board, store: Store) -> Data:
     """A panel a task, subset, protocol and model; a line a method; a point a number of shots."""
     panels: dict[Block, dict[Block, list[Cell]]] = {}
-    for block, cells in by_block(board.cells).items():
+    for block, cells in by_block(_finished(board)).items():
         panels.setdefault(block._replace(shots=0), {})[block] = cells
-    if len(panels) > MOST_PANELS:
-        raise _too_many(panels, "panels", MOST_PANELS)
     return {
         "title": "Score by number of shots",
         "panels": [
@@ -60,19 +63,22 @@ def shots(board: Board, store: Store) -> Data:
     }
 
 
+def _finished(board: Board) -> list[Cell]:
+    return [cell for cell in board.cells if cell.mean is not None]
+
+
 def _lines(blocks: dict[Block, list[Cell]]) -> list[Data]:
     lines: dict[str, list[Data]] = {}
     for block, cells in blocks.items():
         for cell in cells:
-            if cell.mean is not None:
-                lines.setdefault(cell.label, []).append({"shots": str(block.shots), **_estimate(cell)})
+            lines.setdefault(cell.label, []).append({"shots": str(block.shots), **_estimate(cell)})
     return [{"method": name, "points": lines[name]} for name in sorted(lines)]
 
 
 def pareto(board: Board, store: Store) -> Data:
     """Mean score over the blocks that all methods have, against mean costs; each with its 95 % interval."""
     metric = _one_metric(board)
-    blocks = by_block(board.cells)
+    blocks = by_block(_finished(board))
     chosen, methods, notes = complete(blocks)
     points = []
     for method in methods:
@@ -118,7 +124,7 @@ def ranks(board: Board, store: Store) -> Data:
     """Average ranks over blocks, with the groups of methods that pairwise tests do not tell apart."""
     from peftbench.results import statistics
 
-    blocks = by_block(board.cells)
+    blocks = by_block(_finished(board))
     chosen, methods, notes = complete(blocks)
     if len(chosen) < 2 or len(methods) < 2:
         raise UsageError(
@@ -141,10 +147,8 @@ def ranks(board: Board, store: Store) -> Data:
 def languages(board: Board, store: Store) -> Data:
     """A panel a task, protocol, shots and model; rows are methods, columns subsets."""
     panels: dict[Block, dict[str, list[Cell]]] = {}
-    for block, cells in by_block(board.cells).items():
+    for block, cells in by_block(_finished(board)).items():
         panels.setdefault(block._replace(subset=""), {})[block.subset] = cells
-    if len(panels) > MOST_PANELS:
-        raise _too_many(panels, "panels", MOST_PANELS)
     return {
         "title": "Score by language or subset",
         "panels": [_heat(panel, panels[panel]) for panel in sorted(panels, key=order)],
@@ -155,9 +159,8 @@ def _heat(panel: Block, columns: dict[str, list[Cell]]) -> Data:
     scores: dict[str, dict[str, float]] = {}
     for subset, cells in columns.items():
         for cell in cells:
-            if cell.mean is not None:
-                scores.setdefault(cell.label, {})[subset] = cell.mean
-    subsets = [s for s in columns if any(s in row for row in scores.values())]
+            scores.setdefault(cell.label, {})[subset] = cell.mean or 0.0
+    subsets = list(columns)
     methods = sorted(scores, key=lambda m: (-sum(scores[m].values()) / len(scores[m]), m))
     return {
         **_names(panel),
@@ -240,7 +243,8 @@ def _one_metric(board: Board) -> str:
     return metrics[0]
 
 
-def _too_many(panels: Sequence[Block] | dict[Block, Any], what: str, most: int) -> UsageError:
-    some = "; ".join(block.words(leave_out=("shots",)) for block in list(panels)[:3])
-    return UsageError(f"{len(panels)} {what} ({some} ...) are more than the {most} that fit. Use --task, --subset, "
-                      "--model, --protocol or --shots to choose.")  # fmt: skip
+def _too_many(titles: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"{len(titles)} panels ({'; '.join(titles[:3])} ...) are more than the {MOST_PANELS} that fit. Use --task, "
+        "--subset, --model, --protocol or --shots to choose."
+    )

@@ -222,4 +222,4 @@ def short_number(value: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+    return f"{value:.4g}"

@@ -1,0 +1,263 @@
+// The views of the report. Addresses: #cells, #runs, #plots, #cell=NUMBER, #run=RUN_ID.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const MAIN = document.getElementById("main");
+const PLACE = {
+  cells: new Map(DATA.cells.columns.map((name, i) => [name, i])),
+  runs: new Map(DATA.runs.columns.map((name, i) => [name, i])),
+};
+const ofCell = (row, name) => row[PLACE.cells.get(name)] ?? null;
+const ofRun = (row, name) => row[PLACE.runs.get(name)] ?? null;
+const NUMBER = new Map(DATA.cells.rows.map((row, i) => [row, i]));
+const RUN = new Map(DATA.runs.rows.map((row) => [ofRun(row, "run_id"), row]));
+const made = {};  // tables keep their filters while one looks at a run
+
+// --- the leaderboard
+
+function interval(row) {
+  const [score, low, high] = ["score", "low", "high"].map((n) => ofCell(row, n));
+  if (score === null) return "";
+  const words = low === null ? "" : ` [${number(low, 1)}, ${number(high, 1)}]`;
+  const text = el("span", {class: ofCell(row, "best") ? "best" : null}, number(score, 1));
+  const bar = low === null ? null : el("span", {class: "bar", "aria-hidden": "true"},
+    el("i", {style: `left:${clamp(low)}%;width:${clamp(high) - clamp(low)}%`}), el("b", {style: `left:${clamp(score)}%`}));
+  return el("span", {title: "interval over " + (ofCell(row, "covers") || "nothing: a single run")},
+    text, el("span", {class: "quiet"}, words), bar);
+}
+
+const clamp = (value) => Math.max(0, Math.min(100, value));
+
+const CELLS = [
+  {name: "method", label: "method", choice: true, show: (row, v) => el("a", {href: "#cell=" + NUMBER.get(row)}, v)},
+  {name: "score", label: "score", digits: 1, show: interval, csv: ["score", "low", "high"],
+    title: "mean over draws and seeds in percent, with its 95 % interval; bold: best, or not told apart from the best"},
+  {name: "ties", label: "ties", title: "methods of one setting that share a letter are not told apart; a is the best"},
+  {name: "task", label: "task", choice: true}, {name: "subset", label: "subset", choice: true},
+  {name: "shots", label: "shots", choice: true}, {name: "model", label: "model", choice: true},
+  {name: "protocol", label: "protocol", choice: true}, {name: "metric", label: "metric", choice: true},
+  {name: "runs", label: "runs", digits: 0, show: (row, v) => runsOf(row, v), title: "finished runs; in brackets failed ones"},
+  {name: "draws", label: "draws", digits: 0}, {name: "seeds", label: "seeds", digits: 0},
+  {name: "trainable_params", label: "trained", digits: 0, title: "trainable parameters, the head included"},
+  {name: "train_seconds", label: "train s", digits: 1, title: "seconds of training, mean"},
+  {name: "train_peak_mib", label: "peak MiB", digits: 0, title: "peak memory of training, mean"},
+];
+
+function runsOf(row, count) {
+  const failed = ofCell(row, "failed"), odd = ofCell(row, "outliers").length;
+  return el("span", {}, String(count), failed ? el("span", {class: "warn"}, ` (${failed})`) : null,
+    odd ? el("span", {class: "warn", title: "runs that lie far from the others"}, ` !${odd}`) : null);
+}
+
+const runLink = (id) => el("a", {href: "#run=" + encodeURIComponent(id)}, id);
+
+const RUNS = [
+  {name: "method", label: "method", choice: true,
+    show: (row, v) => el("a", {href: "#run=" + encodeURIComponent(ofRun(row, "run_id"))}, v)},
+  {name: "score", label: "score", digits: 2}, {name: "status", label: "status", choice: true,
+    show: (row, v) => el("span", {class: v === "done" ? null : "warn", title: ofRun(row, "reason")}, v)},
+  {name: "warnings", label: "warnings", digits: 0, show: (row, v) => v ? el("span", {class: "warn"}, String(v)) : ""},
+  {name: "task", label: "task", choice: true}, {name: "subset", label: "subset", choice: true},
+  {name: "shots", label: "shots", choice: true}, {name: "model", label: "model", choice: true},
+  {name: "data_seed", label: "data seed", digits: 0, choice: true}, {name: "seed", label: "seed", digits: 0, choice: true},
+  {name: "protocol", label: "protocol", choice: true}, {name: "metric", label: "metric", choice: true},
+  {name: "trainable_params", label: "trained", digits: 0}, {name: "train_seconds", label: "train s", digits: 1},
+  {name: "total_seconds", label: "total s", digits: 1}, {name: "train_peak_mib", label: "peak MiB", digits: 0},
+  {name: "device", label: "device"}, {name: "precision", label: "precision"}, {name: "created", label: "started"},
+  {name: "run_id", label: "run", show: (row, v) => runLink(v)},
+];
+
+// --- parts of pages
+
+function facts(pairs) {
+  const shown = Object.entries(pairs).filter(([, v]) => v !== null && v !== undefined && v !== "");
+  return el("dl", {}, shown.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v instanceof Node ? v : plain(v))]));
+}
+
+function plain(value) {
+  if (typeof value === "number") return Number.isInteger(value) ? number(value, 0) : String(+value.toPrecision(6));
+  if (Array.isArray(value)) return value.map(plain).join(", ") || "none";
+  if (value === null) return "none";
+  return typeof value === "object" ? Object.entries(value).map(([k, v]) => `${k} ${plain(v)}`).join(", ") : String(value);
+}
+
+const part = (title, ...nodes) => el("section", {}, el("h3", {}, title), nodes);
+const folded = (title, ...nodes) => el("details", {}, el("summary", {}, title), nodes);
+
+function simpleTable(head, rows, numeric) {
+  const cls = (i) => ({class: numeric && numeric.includes(i) ? "number" : "text"});
+  return el("div", {class: "scroll"}, el("table", {}, el("thead", {}, el("tr", {}, head.map((h, i) => el("th", cls(i), h)))),
+    el("tbody", {}, rows.map((r) => el("tr", {}, r.map((v, i) =>
+      el("td", cls(i), v === null || v === undefined ? "" : typeof v === "number" ? plain(v) : v)))))));
+}
+
+function phases(seconds) {
+  const spent = Object.entries(seconds).filter(([name]) => name !== "total").sort((a, b) => b[1] - a[1]);
+  const most = Math.max(...spent.map(([, s]) => s), 1e-9);
+  return el("div", {class: "phases"}, spent.flatMap(([name, s]) =>
+    [el("span", {}, name), el("span", {class: "quiet"}, number(s, 1) + " s"), el("i", {style: `width:${100 * s / most}%`})]));
+}
+
+function matrix(confusion) {
+  const {labels, columns, counts} = confusion;
+  const rows = labels.map((label, i) => {
+    const all = counts[i].reduce((a, b) => a + b, 0) || 1;
+    return el("tr", {}, el("th", {scope: "row"}, label), counts[i].map((n, j) => el("td", {
+      class: columns[j] === label ? "right" : null, title: `${label} answered as ${columns[j]}: ${n}`,
+      style: `background:rgba(var(--shade),${(0.75 * n / all).toFixed(2)})`}, n ? String(n) : "")));
+  });
+  return el("div", {class: "scroll"}, el("table", {class: "matrix"},
+    el("thead", {}, el("tr", {}, el("td", {class: "quiet"}, "target \\ answer"), columns.map((c) => el("th", {scope: "col"}, c)))),
+    el("tbody", {}, rows)));
+}
+
+// --- charts
+
+function dark() {
+  const wanted = document.documentElement.dataset.theme;
+  return wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function draw(node, spec, rows) {
+  const text = dark() ? "#e8e8e8" : "#1b1b1b", line = dark() ? "#3a3e43" : "#e0e0e0";
+  const painted = dark() ? JSON.parse(JSON.stringify(spec).replaceAll('"#000000"', '"#ffffff"')) : spec;
+  const config = {...painted.config, background: null, view: {stroke: null}, font: "system-ui, 'DejaVu Sans', sans-serif",
+    axis: {labelColor: text, titleColor: text, gridColor: line, domainColor: text, tickColor: text, labelLimit: 220},
+    legend: {labelColor: text, titleColor: text, labelLimit: 180, columns: Math.max(1, Math.floor(node.clientWidth / 150))}};
+  const options = {renderer: "svg", actions: {export: true, source: false, compiled: false, editor: false}};
+  const whole = {...painted, config, datasets: {...painted.datasets, ...rows}};
+  return vegaEmbed(node, whole, options).catch((error) => { node.textContent = "This plot cannot be drawn: " + error.message; });
+}
+
+function chart(views) {
+  const node = el("div", {class: "chart"});
+  let current = 0;
+  const again = () => draw(node, views[current].spec, views[current].rows);
+  const select = views.length < 2 ? null : el("select", {"aria-label": "which part", onchange: (e) => {
+    current = +e.target.value;
+    again();
+  }}, views.map((v, i) => el("option", {value: i}, v.name)));
+  queueMicrotask(again);  // once it has a width
+  return el("div", {}, select || (views[0].name ? el("p", {class: "quiet"}, views[0].name) : null), node);
+}
+
+function curves(found) {
+  const line = (x, y, name) => (found[x] || []).map((step, i) => ({step, value: found[y][i], name}));
+  const nodes = [];
+  const add = (kind, points) => points.length && nodes.push(chart([{name: "", spec: DATA.curves[kind], rows: {points}}]));
+  add("loss", line("step", "loss"));
+  add("dev", line("dev_step", "dev"));
+  const norms = Object.keys(found).filter((n) => /^(gradient|update)\//.test(n));
+  const points = norms.flatMap((n) => line("norm_step", n, n)).filter((p) => p.value > 0);
+  add("norms", points);
+  return nodes;
+}
+
+// --- views
+
+function cellsView() {
+  made.cells ??= new Table("leaderboard", CELLS, DATA.cells.rows, ofCell);
+  const notes = DATA.notes.map((note) => el("li", {}, note));
+  return [made.cells.node, notes.length ? el("footer", {}, el("ul", {}, notes)) : null];
+}
+
+function runsView() {
+  made.runs ??= new Table("runs", RUNS, DATA.runs.rows, ofRun);
+  return [made.runs.node];
+}
+
+function plotsView() {
+  if (!DATA.plots.length) return [el("p", {}, "No plot can be made of these runs.")];
+  return DATA.plots.map((plot) => el("section", {class: "plot"}, el("h2", {}, plot.title), chart(plot.views),
+    plot.notes.map((note) => el("p", {class: "quiet"}, note))));
+}
+
+function cellView(index) {
+  const row = DATA.cells.rows[index];
+  if (!row) return [el("p", {}, "There is no such line in the leaderboard.")];
+  const odd = ofCell(row, "outliers");
+  const names = odd.map((i) => ofRun(DATA.runs.rows[i], "run_id"));
+  const runs = ofCell(row, "ids").map((i) => DATA.runs.rows[i]);
+  return [el("h2", {}, `${ofCell(row, "method")} on ${setting(row, ofCell)}`), el("p", {}, ofCell(row, "metric") + " ", interval(row)),
+    odd.length ? el("ul", {class: "warnings"}, names.map((id) => el("li", {}, "far from the others of this cell, look at its seed: ",
+      runLink(id)))) : null,
+    new Table("runs", RUNS, runs, ofRun).node];
+}
+
+function setting(row, of) {
+  const subset = of(row, "subset"), model = of(row, "model"), shots = of(row, "shots");
+  return of(row, "task") + (subset ? "/" + subset : "") + (model && model !== "none" ? " with " + model : "")
+    + (shots === "full" ? ", all rows" : `, ${shots} shots`);
+}
+
+function runView(id) {
+  const row = RUN.get(id);
+  if (!row) return [el("p", {}, "There is no run of this name in the report.")];
+  const more = DATA.details[id], score = ofRun(row, "score");
+  const head = [el("h2", {}, `${ofRun(row, "method")} on ${setting(row, ofRun)}`), facts({
+    "run": el("code", {}, id), "status": ofRun(row, "status"), "reason": ofRun(row, "reason"),
+    [ofRun(row, "metric")]: score === null ? null : number(score, 2), "dev": more && more.dev_score !== null ? number(more.dev_score, 2) : null,
+    "protocol": ofRun(row, "protocol"), "data seed": ofRun(row, "data_seed"), "training seed": ofRun(row, "seed"),
+    "started": ofRun(row, "created")})];
+  const command = `peftbench reproduce ${id}`;
+  const copy = el("button", {type: "button", onclick: () => navigator.clipboard?.writeText(command)}, "copy");
+  const again = part("The command that runs it again", el("div", {class: "command"}, el("code", {}, command), copy));
+  if (!more) return [...head, again, el("p", {class: "quiet"}, "More about this run is not in this file; --details N makes room for it.")];
+  const warnings = (more.diagnosis.warnings || []).map((w) => el("li", {}, w));
+  return [...head, warnings.length ? el("ul", {class: "warnings"}, warnings) : null, again,
+    el("div", {class: "columns"},
+      part("Seconds by phase", phases(more.seconds)),
+      part("Cost", facts({...more.parameters, ...more.memory, ...more.compute})),
+      part("Scores", facts(more.scores)), part("Draw", drawn(more.draw))),
+    part("Curves", el("div", {class: "columns"}, curves(more.curves))),
+    more.confusion ? part("Confusion matrix", matrix(more.confusion)) : null,
+    more.items ? part(`Errors (${number(more.wrong, 0)} of ${number(more.items, 0)} test items)`, wrongAnswers(more)) : null,
+    part("Details", folded("config", facts(more.config)), folded("diagnosis", facts({...more.diagnosis, warnings: null})),
+      folded("environment", facts(more.environment))),
+    more.notes.length ? part("Notes", el("ul", {}, more.notes.map((n) => el("li", {}, n)))) : null];
+}
+
+function drawn(draw) {
+  const {counts, ...rest} = draw;
+  const names = Object.keys(counts || {});
+  const labels = [...new Set(names.flatMap((n) => Object.keys(counts[n])))];
+  return [facts(rest), labels.length
+    ? simpleTable(["class", ...names], labels.map((l) => [l, ...names.map((n) => counts[n][l] ?? null)]), names.map((_, i) => i + 1)) : null];
+}
+
+function wrongAnswers(more) {
+  const written = more.errors.some((e) => e[4] !== null);
+  const note = more.errors.length < more.wrong ? el("p", {class: "quiet"}, `the ${more.errors.length} surest`) : null;
+  return [note, simpleTable(["item", "target", "answer", "margin", ...(written ? ["text written"] : [])],
+    more.errors.map((e) => written ? e : e.slice(0, 4)), [3])];
+}
+
+// --- addresses, theme
+
+function address() {
+  try {
+    return decodeURIComponent(location.hash.slice(1)) || "cells";
+  } catch {
+    return "cells";
+  }
+}
+
+function show() {
+  const [view, ...rest] = address().split("=");
+  const views = {cells: cellsView, runs: runsView, plots: plotsView, cell: cellView, run: runView};
+  MAIN.replaceChildren(...(views[view] || cellsView)(rest.join("=")).flat(Infinity).filter(Boolean));
+  document.querySelectorAll("nav a").forEach((a) => {
+    if (a.getAttribute("href") === "#" + view) a.setAttribute("aria-current", "page");
+    else a.removeAttribute("aria-current");
+  });
+  scrollTo(0, 0);
+}
+
+document.getElementById("counts").textContent =
+  `${number(DATA.runs.rows.length, 0)} runs up to ${DATA.newest.slice(0, 10)}, peftbench ${DATA.version}`;
+document.getElementById("theme").addEventListener("click", () => {
+  document.documentElement.dataset.theme = dark() ? "light" : "dark";
+  show();
+});
+addEventListener("hashchange", show);
+show();
+window.report = {data: DATA, tables: made};  // for those who look at the page with a program
