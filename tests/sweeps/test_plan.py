@@ -194,6 +194,8 @@ def test_mistakes_are_named_once_each_with_an_example(store: Store, capsys: pyte
     text = call(store, capsys, "method=lora,lorra", "seed=1,2", code=2)
     assert "mistake: 2 x method=lorra: no such method. Did you mean `lora`?" in text
     assert "for example model=tiny-bert" in text
+    assert "the whole command would be refused" in text
+    assert "would be refused" not in call(store, capsys, "method=lora", "shots=5,5000", code=2)
 
 
 def test_json(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ What the same command without `plan` would run: which runs there are, which are 
   --all     a line for every combination, not only for the first {shown}
   --json    machine-readable
 
-Exit codes: 0; 2 if the command would be refused.
+Exit codes: 0; 2 if a combination cannot be a run.
 """
 WORDS = {
     "pending": "to do",
@@ -71,7 +71,7 @@ def plan_command(argv: Sequence[str]) -> int:
         print(json.dumps(as_json(plan), indent=1))
     else:
         show(plan, len(jobs) if "--all" in flags else SHOWN)
-    return 2 if plan.refused else 0
+    return 2 if plan.counts["mistake"] else 0
 
 
 def _for_hydra(override: str) -> bool:
@@ -136,6 +136,8 @@ def _facts(plan: Plan) -> Iterator[str]:
     for words, group in _grouped((p, p.job.error) for p in plan.jobs if p.job.error):
         yield f"mistake: {len(group):,} x {words}"
         yield f"  for example {' '.join(group[0].job.overrides)}"
+    if plan.refused:
+        yield "so the whole command would be refused, and nothing be run"
     for owner, group in _grouped((p, str(p.run.holder)) for p in plan.jobs if p.state == "running" and p.run):
         yield f"claimed: {len(group):,} by {owner}"
     yield from (f"would submit an {spec}" for spec in plan.arrays)
