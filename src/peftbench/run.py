@@ -48,9 +48,9 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     if finished is not None and finished.status == "done" and not cfg.rerun:
         return (finished if place is None or place.rank == 0 else None), False
     if cfg.search.name != "none" and cfg.tuning.get("study") != identity:
-        from peftbench.sweeps.search import tune
+        from peftbench.sweeps.search import tuned_run
 
-        return run(tune(cfg, inputs), inputs)
+        return tuned_run(cfg, inputs)
     if cfg.trainer.devices > 1 and place is None:
         return run_on_devices(cfg, store, base_record(cfg, data, drawn, identity)), True
 

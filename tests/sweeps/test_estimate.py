@@ -134,3 +134,19 @@ def test_many_configs_of_a_kind_are_estimated_once(monkeypatch: pytest.MonkeyPat
     first = estimator.estimate(wanted())
     monkeypatch.setattr(estimator, "_search", lambda *_: pytest.fail("searched again"))
     assert estimator.estimate(wanted("seed=5")) is first
+
+
+@pytest.mark.parametrize(
+    ("search", "runs"),
+    [
+        (["search.trials=4"], 5),
+        (["search.trials=4", "search.seeds=3"], 13),
+        (["search.trials=null", "search.seconds=50"], 5),  # a trial that has begun is finished
+        (["search.trials=2", "search.seconds=50"], 3),
+    ],
+)
+def test_trials_cost_what_runs_cost(search: list[str], runs: int) -> None:
+    found = estimate(wanted("search=tpe", *search), [ran()])
+    assert (found.seconds, found.cpu_seconds) == (15.0 * runs, 12.0 * runs)
+    assert found.basis.endswith(" trials")
+    assert estimate(wanted("search=tpe"), []) == NO_BASIS

@@ -7,11 +7,12 @@ as they were.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from peftbench.config.schema import RunConfig
+from peftbench.config.schema import RunConfig, SearchConfig
 from peftbench.results.leaderboard import Row
 
 LEVELS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -84,7 +85,7 @@ class Estimator:
         key = (*wanted.values(), device)
         if key not in self._known:
             self._known[key] = self._search(wanted, device)
-        return self._known[key]
+        return with_trials(self._known[key], cfg.search)
 
     def _search(self, wanted: Row, device: str) -> Estimate:
         for same_device in (True, False):
@@ -98,6 +99,20 @@ class Estimator:
                     found = _from(wanted, usable, words)
                     return found if same_device else replace(found, basis=f"{found.basis}; on another device")
         return NO_BASIS
+
+
+def with_trials(run: Estimate, search: SearchConfig) -> Estimate:
+    """The run and the trials of its search before it, each taken to cost what the run does."""
+    if search.name == "none" or run.seconds is None:
+        return run
+    trial = max(run.seconds * search.seeds, 1e-9)
+    most = search.trials if search.trials is not None else math.inf
+    if search.seconds is not None:
+        most = min(most, math.ceil(search.seconds / trial))
+    times = 1 + most * search.seeds
+    cpu_seconds = None if run.cpu_seconds is None else run.cpu_seconds * times
+    basis = f"{run.basis}; {most} trials"
+    return replace(run, seconds=run.seconds * times, cpu_seconds=cpu_seconds, basis=basis)
 
 
 def training_scale(wanted: Row, earlier: Row) -> float | None:

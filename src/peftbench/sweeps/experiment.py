@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def choice(cfg: RunConfig, group: str) -> str:
 def settings(cfg: RunConfig, choices: Mapping[str, str]) -> dict[str, Any]:
     """What has to be set beside the choices, nested as in a config file."""
     raw = compose_raw([f"{group}={chosen}" for group, chosen in choices.items()])
-    needed = {key: value_at(cfg, key) for key in OmegaConf.missing_keys(raw) if value_at(cfg, key) is not None}
+    needed = {key: value_at(cfg, key) for key in missing(OmegaConf.to_container(raw, resolve=False))}
     for key, value in needed.items():
         OmegaConf.update(raw, key, value)
     plain = {key: value for key, value in asdict(cfg).items() if key not in NOT_SETTINGS}
@@ -103,6 +103,15 @@ def settings(cfg: RunConfig, choices: Mapping[str, str]) -> dict[str, Any]:
             node = node.setdefault(part, {})
         node[name] = value
     return {key: value for key, value in found.items() if value != {}}
+
+
+def missing(tree: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a config that have to be given (`???`)."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from missing(value, f"{prefix}{key}.")
+        elif value == "???":
+            yield f"{prefix}{key}"
 
 
 def difference(wanted: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:

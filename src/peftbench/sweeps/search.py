@@ -57,6 +57,14 @@ class Trial:
         return statistics.fmean(self.scores) if self.scores and not self.reason else None
 
 
+def tuned_run(cfg: RunConfig, inputs: InputCache) -> tuple[Record | None, bool]:
+    """Search, then the run with what was chosen; the backbone is loaded once for all. Returns and raises as `run`."""
+    from peftbench.models.kept import keep_loaded
+
+    with keep_loaded():
+        return run(tune(cfg, inputs), inputs)
+
+
 def tune(cfg: RunConfig, inputs: InputCache) -> RunConfig:
     """`cfg` with the values that did best on dev, and what it took to find them in `tuning`.
 
