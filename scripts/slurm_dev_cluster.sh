@@ -18,8 +18,10 @@ cannot() { say "cannot: $*" >&2; exit 3; }
 failed() {
   say "failed: $*" >&2
   tail -n 5 "$LOGS"/slurmctld.log "$LOGS"/slurmd.log >&2 2>/dev/null || true
+  stop >/dev/null 2>&1 || true
   exit 1
 }
+ours() { grep -qsF "$MARK" "$CONF"; }
 
 alive() { # NAME: is the daemon that wrote this pid file running?
   local pid
@@ -55,7 +57,7 @@ install_packages() {
 }
 
 write_conf() {
-  if [ -s "$CONF" ] && ! grep -qF "$MARK" "$CONF"; then
+  if [ -s "$CONF" ] && ! ours; then
     cannot "$CONF is there and is not ours: this machine has a SLURM of its own"
   fi
   local host cpus memory
@@ -82,6 +84,7 @@ SelectTypeParameters=CR_Core_Memory
 SwitchType=switch/none
 ReturnToService=2
 KillWait=15
+PropagatePrioProcess=1
 SlurmUser=slurm
 SlurmdUser=root
 SlurmctldPort=6817
@@ -124,6 +127,7 @@ start() {
 
 stop() {
   [ "$(id -u)" = 0 ] || cannot "only root can stop the daemons"
+  ours || cannot "$CONF is not ours: whatever SLURM runs here is not this script's"
   if node_up; then
     squeue --noheader --format=%A | sort -u | xargs --no-run-if-empty scancel 2>/dev/null || true
     wait_for 25 eval '[ -z "$(squeue --noheader 2>/dev/null)" ]' || say "some jobs did not end in time"

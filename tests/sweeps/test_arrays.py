@@ -182,6 +182,10 @@ class FakeStore:
     def load(self, run_id: str) -> Record | None:
         return self.records.get(run_id)
 
+    def rows(self, run_ids: list[str]) -> dict[str, dict]:
+        return {r: {"status": self.records[r].status, "created": self.records[r].created}
+                for r in run_ids if r in self.records}  # fmt: skip
+
     def holders(self) -> dict[str, Holder]:
         return {run_id: Holder("here", 1, "now", 0.0, alive=True) for run_id in self.held}
 
@@ -204,6 +208,11 @@ class FakeQueue:
 
     def cancel(self, job_ids: set) -> None:
         self.cancelled |= set(job_ids)
+
+
+@pytest.fixture(autouse=True)
+def _rows_of_fake_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "rows_of", lambda store, run_ids: store.rows(run_ids))
 
 
 def launcher(tmp_path: Path, sweep: str, queue: FakeQueue, store: FakeStore, **options: object) -> slurm.ArrayLauncher:
@@ -249,6 +258,20 @@ def test_typed_again_queued_runs_are_watched_not_submitted(tmp_path: Path) -> No
     queue.now = {task: TaskState("ended", "CANCELLED", s.job_id) for task, s in queue.now.items()}
     assert len(launcher(tmp_path, "third", queue, store).launch(jobs)) == 3
     assert len(queue.submitted) == 3
+
+
+def test_a_refusal_after_the_first_array_leaves_that_one_its_files(tmp_path: Path) -> None:
+    class Full(FakeQueue):
+        def submit(self, *words: object) -> str:
+            if self.submitted:
+                raise UsageError("sbatch refused: too many jobs.")
+            return super().submit(*words)  # type: ignore[arg-type]
+
+    jobs, queue = [job(i) for i in range(5)], Full({})
+    runs = launcher(tmp_path, "first", queue, FakeStore(), max_array=2).launch(jobs)
+    assert [run.run_id for run in runs] == [jobs[0].run_id, jobs[1].run_id]
+    (_, array), refused = remembered(tmp_path / "sweeps")
+    assert (array.job_id, refused[1].job_id) == ("7", "")
 
 
 def test_nothing_is_submitted_while_the_queue_is_silent(tmp_path: Path) -> None:

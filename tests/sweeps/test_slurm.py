@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from peftbench.results.leaderboard import rows_of
 from peftbench.results.store import Store
 from peftbench.sweeps.arrays import remembered
+from peftbench.sweeps.states import read_progress
 
 pytestmark = [pytest.mark.slurm]
 BASE = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]
@@ -32,7 +34,8 @@ def asked(*command: str) -> str:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    """A living SLURM. Requeued jobs start at once here, where SLURM would let them rest for two minutes."""
+    """A living SLURM. Requeued jobs start at once here, where SLURM would let them rest for two minutes, and with a
+    fresh time limit."""
     if shutil.which("sbatch") is None:
         pytest.skip("needs SLURM: `make slurm-test` installs one on a Debian machine")
     if subprocess.run(["sinfo"], capture_output=True, timeout=60, check=False).returncode:
@@ -44,15 +47,29 @@ def cluster() -> Iterator[None]:
             for line in asked("squeue", "--noheader", "--array", "--format=%i|%r|%j").splitlines():
                 job, reason, name = line.split("|")
                 if reason == "BeginTime" and name.startswith("peftbench-"):
-                    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+                    change = [f"JobId={job}", "StartTime=now", "TimeLimit=60"]
+                    subprocess.run(["scontrol", "update", *change], check=False)
 
     threading.Thread(target=hurry, daemon=True).start()
     yield
     over.set()
 
 
+@pytest.fixture(autouse=True)
+def _clean_up(tmp_path: Path) -> Iterator[None]:
+    """A failed test leaves neither commands nor jobs."""
+    yield
+    for front in Front.started:
+        if front.poll() is None:
+            front.kill()
+    if jobs := [job for job in submitted(tmp_path) if job]:
+        subprocess.run(["scancel", *jobs], check=False)
+
+
 class Front:
     """One `peftbench -m ...` of a user."""
+
+    started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, folder: Path, *words: str) -> None:
         environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -62,26 +79,27 @@ class Front:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+        Front.started.append(self.process)
 
     @property
     def said(self) -> str:
         return self.log.read_text(encoding="utf-8")
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 400) -> int:
         """Its exit code."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self.process.kill()
             pytest.fail(f"the front did not end in {seconds} s. It said:\n{self.said}\n{asked('squeue')}")
 
 
-def until(what: Callable[[], object], seconds: float = 120) -> None:
-    """Wait for something to come true."""
+def until(what: Callable[[], Any], seconds: float = 240) -> Any:
+    """Wait for something to come true; what it came to."""
     deadline = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.2)
+    return found
 
 
 def submitted(folder: Path) -> list[str]:
@@ -89,60 +107,69 @@ def submitted(folder: Path) -> list[str]:
     return [array.job_id for _, array in remembered(folder / "results" / "sweeps")]
 
 
-def training(store: Store, run_ids: list[str]) -> int | None:
-    """Process id of whoever trains one of these runs."""
+def at_work(store: Store, run_ids: list[str], steps: int = 0) -> int | None:
+    """Process id of whoever works on one of these runs and has done so many steps of it."""
     for run_id in run_ids:
         holder = store.holders().get(run_id)
-        if holder and holder.alive and (store.folder(run_id) / "progress.json").exists():
+        if holder and holder.alive and ((read_progress(store.folder(run_id)) or {}).get("step") or 0) >= steps:
             return holder.pid
     return None
 
 
 def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: Path) -> None:
     """The promise of the launcher: typed twice again, a sweep that was maltreated is complete."""
-    words = [f"seed={','.join(map(str, range(1, 13)))}", "trainer.steps=600", "trainer.eval_every=300"]
-    words += ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10", "hydra.launcher.runs_per_job=3"]
+    words = ["trainer.steps=100,1000", "seed=1,2,3,4,5,6", "trainer.eval_every=500", "hydra.launcher.runs_per_job=3"]
+    words += ["hydra.launcher.timeout_min=60", "hydra.launcher.signal_delay_s=100"]
     store = Store(tmp_path / "results")
     first = Front(tmp_path, *words)
     until(lambda: submitted(tmp_path) not in ([], [""]))
     (_, array), *_ = remembered(tmp_path / "results" / "sweeps")
     assert [len(task) for task in array.tasks] == [3, 3, 3, 3]
-
-    until(lambda: training(store, array.tasks[0]) and training(store, array.tasks[1]))
-    victim = training(store, array.tasks[1])
-    assert victim
-    os.kill(victim, signal.SIGKILL)
+    until(lambda: at_work(store, array.tasks[0]))
     asked("scancel", f"{array.job_id}_0")
+    os.kill(until(lambda: at_work(store, array.tasks[1])), signal.SIGKILL)
+    for task in (2, 3):
+        until(lambda task=task: at_work(store, array.tasks[task], steps=20))
+        shorten(f"{array.job_id}_{task}")
     assert first.wait() == 1, first.said
     assert "killed by SIGKILL" in first.said
     assert "CANCELLED" in first.said
 
     second = Front(tmp_path, *words)
     assert second.wait() == 0, second.said
-    assert re.search(r"12 runs: \d+ done already, \d submitted", second.said)
+    assert re.search(r"12 runs: \d+ done already, [1-6] submitted", second.said)
     third = Front(tmp_path, *words)
     assert third.wait() == 0
     assert "12 runs: 12 done already" in third.said
     assert len(submitted(tmp_path)) == 2
+    check_complete(store)
 
+    cut = [r for r in store.all() if r.run_id in (*array.tasks[2], *array.tasks[3]) and r.compute["attempts"] > 1]
+    assert cut, "no time limit cut anything"
+    alone = [*BASE, f"seed={cut[0].seed}", "trainer.steps=1000", "trainer.eval_every=500", "out_dir=alone"]
+    subprocess.run([sys.executable, "-m", "peftbench", *alone], cwd=tmp_path, check=True, capture_output=True)
+    (uncut,) = Store(tmp_path / "alone").all()
+    assert uncut.run_id == cut[0].run_id
+    assert uncut.curves["loss"] == cut[0].curves["loss"]
+    assert uncut.predictions["sha256"] == cut[0].predictions["sha256"]
+
+
+def shorten(job: str) -> None:
+    """Give a running job the least time limit in whole minutes, so that SLURM finds it (nearly) used up."""
+    hours, minutes = re.search(r"RunTime=(\d+):(\d+)", asked("scontrol", "show", "job", job)).groups()  # type: ignore[union-attr]
+    asked("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * int(hours) + int(minutes) + 1}")
+
+
+def check_complete(store: Store) -> None:
+    """12 records of 12 runs, each of which came to its end once."""
     records = store.all()
-    assert sorted(r.seed for r in records) == list(range(1, 13))
+    assert len(records) == len({r.run_id for r in records}) == len(rows_of(store, [r.run_id for r in records])) == 12
     assert {r.status for r in records} == {"done"}
-    assert len(rows_of(store, [r.run_id for r in records])) == 12
     assert not (store.out_dir / "superseded").exists()
     assert not (store.out_dir / "quarantine").exists()
     logs = "".join(p.read_text() for p in store.out_dir.glob("sweeps/*/logs/*.out"))
-    assert "the job goes back into the queue" in logs, "no time limit cut anything: too little work for this machine"
     for record in records:
         assert len(re.findall(rf"^{record.run_id}  f1_weighted", logs, re.MULTILINE)) == 1
-
-    cut = next(r for r in records if (r.compute.get("attempts") or 0) > 1)
-    alone = [*BASE, f"seed={cut.seed}", "trainer.steps=600", "trainer.eval_every=300", "out_dir=alone"]
-    subprocess.run([sys.executable, "-m", "peftbench", *alone], cwd=tmp_path, check=True, capture_output=True)
-    (uncut,) = Store(tmp_path / "alone").all()
-    assert uncut.run_id == cut.run_id
-    assert uncut.curves["loss"] == cut.curves["loss"]
-    assert uncut.predictions["sha256"] == cut.predictions["sha256"]
 
 
 def test_ctrl_c_leaves_the_jobs_and_the_same_command_finds_them(tmp_path: Path) -> None:

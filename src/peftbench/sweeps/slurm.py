@@ -7,12 +7,14 @@ what is done in the records, what is queued in the sweeps' folders and the queue
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from peftbench.errors import UsageError
 from peftbench.results.files import readable_errors
+from peftbench.results.leaderboard import rows_of
 from peftbench.results.store import Store
 from peftbench.sweeps.arrays import (
     ArrayOptions,
@@ -46,21 +48,23 @@ class Stock:
     claimed: list[WatchedRun] = field(default_factory=list)
     """In the hands of a living process outside of any array."""
     missing: list[Job] = field(default_factory=list)
+    earlier: dict[str, str] = field(default_factory=dict)
+    """`created` of the records there are, by run id."""
 
 
 def take_stock(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun]) -> Stock:
     """Sort the runs of `jobs`; wrong and repeated jobs are left out. `active`: the runs of living tasks, by run id."""
-    stock, holders = Stock(), store.holders()
-    for job in jobs:
-        if job.config is None or job.run_id is None or job.same_as is not None:
-            continue
-        record = store.load(job.run_id)
-        if record is not None and record.status == "done" and not job.config.rerun:
-            stock.done.append(job.run_id)
-        elif job.run_id in active:
-            stock.queued.append(active[job.run_id])
-        elif job.run_id in holders and holders[job.run_id].alive:
-            stock.claimed.append(WatchedRun(job.run_id, None, record.created if record else None))
+    runs = [job for job in jobs if job.config is not None and job.run_id is not None and job.same_as is None]
+    rows, holders = rows_of(store, [str(job.run_id) for job in runs]), store.holders()
+    stock = Stock(earlier={run_id: row["created"] for run_id, row in rows.items()})
+    for job in runs:
+        run_id = str(job.run_id)
+        if run_id in rows and rows[run_id]["status"] == "done" and not (job.config and job.config.rerun):
+            stock.done.append(run_id)
+        elif run_id in active:
+            stock.queued.append(active[run_id])
+        elif run_id in holders and holders[run_id].alive:
+            stock.claimed.append(WatchedRun(run_id, None, stock.earlier.get(run_id)))
         else:
             stock.missing.append(job)
     return stock
@@ -86,6 +90,7 @@ class ArrayLauncher:
         self.folder, self.out_dir, self.options, self.queue = folder, out_dir, options, queue
         self.store = Store(out_dir)
         self.job_ids: list[str] = []
+        self.cancelled: set[str] = set()
 
     def launch(self, jobs: Sequence[Job]) -> list[WatchedRun]:
         """Submit what is missing and, with `wait`, watch to the end; the runs that were not done at the start.
@@ -106,31 +111,43 @@ class ArrayLauncher:
 
     def submit(self, jobs: Sequence[Job]) -> list[WatchedRun]:
         """Submit what neither is done nor queued nor being worked on; the runs to watch."""
-        from filelock import FileLock
-
         sweeps = self.out_dir / "sweeps"
-        with readable_errors("write to", sweeps):
-            sweeps.mkdir(parents=True, exist_ok=True)
-        with FileLock(sweeps / ".submit.lock"):  # two commands at once do not submit the same run
+        with one_at_a_time(sweeps):
             states = self.queue.states()
             if states is None:
                 raise UsageError("squeue does not answer, so nothing was submitted. `sinfo` shows how the cluster is.")
             stock = take_stock(jobs, self.store, active_runs(sweeps, states))
-            by_number = {job.number: job for job in jobs}
             specs = arrays(stock.missing, self.options)
-            submitted = [run for i, spec in enumerate(specs) for run in self._submit_array(i, spec, by_number)]
+            submitted = self._submit_arrays(specs, {job.number: job for job in jobs}, stock.earlier)
         self._announce(jobs, stock, specs, states)
         runs, names = [*stock.queued, *stock.claimed, *submitted], labels(jobs)
         label_of = {job.run_id: names[job.number] for job in jobs if job.same_as is None}
         return [replace(run, label=label_of[run.run_id]) for run in runs]
 
-    def _submit_array(self, index: int, spec: ArraySpec, by_number: dict[int, Job]) -> list[WatchedRun]:
+    def _submit_arrays(
+        self, specs: Sequence[ArraySpec], by_number: dict[int, Job], earlier: dict[str, str]
+    ) -> list[WatchedRun]:
+        """The runs of the arrays that the queue took. After the first, a refusal is told and ends the submitting."""
+        runs = []
+        for index, spec in enumerate(specs):
+            tasks = [
+                ArrayTask([_task_run(by_number[number], earlier) for number in task], self.options)
+                for task in spec.tasks
+            ]
+            try:
+                runs += self._submit_array(index, tasks)
+            except UsageError as error:
+                if not self.job_ids:
+                    raise
+                say(f"{error} What was submitted goes on; the same command submits the rest.")
+                break
+        return runs
+
+    def _submit_array(self, index: int, tasks: Sequence[ArrayTask]) -> list[WatchedRun]:
         """Write what the tasks will read, submit them, and remember the job's id."""
         name = f"peftbench-{self.folder.name}-{index}"
-        tasks = [self._task([by_number[number] for number in task]) for task in spec.tasks]
         path = write_tasks(self.folder, index, tasks).resolve()
-        runs = [run for task in tasks for run in task.runs]
-        earlier = {run.run_id: run.earlier for run in runs if run.earlier is not None}
+        earlier = {run.run_id: run.earlier for task in tasks for run in task.runs if run.earlier is not None}
         array = SubmittedArray(name, "", now(), [[run.run_id for run in task.runs] for task in tasks], earlier)
         remember(self.folder, index, array)  # its name alone finds it in the queue, should this process die now
         logs = (self.folder / "logs").resolve()
@@ -144,16 +161,6 @@ class ArrayLauncher:
             for number, task in enumerate(tasks)
             for run in task.runs
         ]
-
-    def _task(self, jobs: Sequence[Job]) -> ArrayTask:
-        """What the worker of one task will read."""
-        runs = []
-        for job in jobs:
-            assert job.config is not None
-            assert job.run_id is not None
-            record = self.store.load(job.run_id)
-            runs.append(TaskRun(job.run_id, asdict(job.config), record.created if record else None))
-        return ArrayTask(runs, self.options)
 
     def _announce(
         self, jobs: Sequence[Job], stock: Stock, specs: Sequence[ArraySpec], states: dict[Task, TaskState]
@@ -169,23 +176,24 @@ class ArrayLauncher:
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
         say(f"{len(jobs)} runs: {words}")
-        for job_id, spec in zip(self.job_ids, specs, strict=True):
-            say(f"job {job_id}: {spec}")
+        for job_id, spec in zip(self.job_ids, specs, strict=False):
+            say(f"job {job_id}: {spec}; logs in {self.folder / 'logs'}")
         earlier = {states[run.task].job_id.partition("_")[0] for run in stock.queued if run.task}
         self.job_ids += sorted(earlier - set(self.job_ids))
         if self.job_ids:
-            say(f"logs: {self.folder / 'logs'}   look: peftbench status {self.folder.name}   {self._how_to_cancel()}")
+            say(self._what_to_do())
 
-    def _how_to_cancel(self) -> str:
-        return f"cancel: scancel {' '.join(self.job_ids)}"
+    def _what_to_do(self) -> str:
+        return f"look: peftbench status {self.folder.name}   cancel: scancel {' '.join(self.job_ids)}"
 
     def _after_look(self, watch: Watch) -> None:
         """`on_failure=stop`: what has not begun is cancelled after the first failure."""
         if self.options.on_failure == "stop" and any(run.state in ("failed", "diverged") for run in watch.runs):
-            waiting = {run.job_id for run in watch.runs if run.state == "pending" and run.job_id}
+            waiting = {run.job_id for run in watch.runs if run.waits} - self.cancelled
             if waiting:
                 say(f"a run failed and on_failure=stop: {len(waiting)} jobs that had not begun are cancelled")
                 self.queue.cancel(waiting)
+                self.cancelled |= waiting
 
     def _leave(self) -> None:
         """Ctrl-C at the front."""
@@ -193,7 +201,31 @@ class ArrayLauncher:
             self.queue.cancel(self.job_ids)
             say("interrupted; what was finished is kept, the same command goes on.")
             return
-        say(
-            f"this view is closed, the jobs go on.  look: peftbench status {self.folder.name}   "
-            f"{self._how_to_cancel()}\nThe same command shows them again and submits only what is missing."
-        )
+        say("this view is closed, the jobs go on; the same command shows them again and submits only what is missing.")
+        say(self._what_to_do())
+
+
+def _task_run(job: Job, earlier: dict[str, str]) -> TaskRun:
+    """A job as the worker will read it."""
+    assert job.config is not None
+    assert job.run_id is not None
+    return TaskRun(job.run_id, asdict(job.config), earlier.get(job.run_id))
+
+
+@contextmanager
+def one_at_a_time(sweeps: Path) -> Iterator[None]:
+    """Of two commands at once the second waits, so that they do not submit the same run.
+
+    Where the file system has no locks they do not wait; the claims then keep a run from being done by two.
+    """
+    from filelock import FileLock
+
+    with readable_errors("write to", sweeps):
+        sweeps.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(sweeps / ".submit.lock")
+    with suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

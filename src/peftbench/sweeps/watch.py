@@ -38,6 +38,8 @@ class WatchedRun:
     """What tells it from the other runs of the sweep."""
     job_id: str = ""
     """Of its task, as `scancel` takes it, once the queue has told."""
+    waits: bool = False
+    """Whether its whole task waits in the queue."""
     state: str = "pending"
     note: str = ""
     """Why it waits, what it came to, or what the queue said when its job ended without a record."""
@@ -121,6 +123,7 @@ class Watch:
         task = None if run.task is None else states.get(run.task) or self._endings.get(run.task)
         run.job_id = task.job_id if task else run.job_id
         run.state, run.note = look(run, task, self.store.load(run.run_id), held)
+        run.waits = task is not None and task.state == "pending" and run.state not in FINAL
         if run.state in FINAL:
             return False
         if run.state in ("pending", "running"):

@@ -1,0 +1,131 @@
+"""The jobs of the slurm launcher as processes of this machine: the same worker, without a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftbench.config.load import compose
+from peftbench.results.store import Store
+from peftbench.run import run
+from peftbench.sweeps import worker
+from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, TaskRun, write_tasks
+from peftbench.sweeps.jobs import compose_jobs
+from peftbench.sweeps.states import read_progress
+
+FLOOR = ["method=majority", "task=demo_news", "tracking.wandb=disabled"]
+TINY = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]
+
+
+def task_of(*overrides: list[str], earlier: str | None = None, **options: object) -> ArrayTask:
+    """A task with one run for each list of overrides."""
+    jobs = compose_jobs(overrides)
+    runs = [TaskRun(str(job.run_id), asdict(job.config), earlier) for job in jobs]  # type: ignore[call-overload]
+    return ArrayTask(runs, ArrayOptions(**options))  # type: ignore[arg-type]
+
+
+def test_a_task_does_what_is_left_of_it(tmp_path: Path) -> None:
+    out = f"out_dir={tmp_path}"
+    task = task_of([*FLOOR, out, "seed=1"], [*FLOOR, out, "seed=2"])
+    record, _ = run(compose([*FLOOR, out, "seed=1"]))
+    assert record is not None
+    assert [job.run_id for job in worker.open_jobs(task)] == [task.runs[1].run_id]
+
+
+def test_rerun_counts_once_in_a_job_that_is_requeued(tmp_path: Path) -> None:
+    words = [*FLOOR, f"out_dir={tmp_path}", "rerun=true"]
+    before, _ = run(compose(words))
+    assert before is not None
+    (job,) = worker.open_jobs(task_of(words, earlier=before.created))
+    assert job.config is not None
+    assert job.config.rerun
+    store = Store(tmp_path)
+    before.created, before.status = "2030-01-01T00:00:00+00:00", "interrupted"  # what the job itself left
+    store.save(before)
+    (job,) = worker.open_jobs(task_of(words, earlier="2020-01-01T00:00:00+00:00"))
+    assert job.config is not None
+    assert not job.config.rerun
+    before.status = "done"
+    store.save(before)
+    assert worker.open_jobs(task_of(words, earlier="2020-01-01T00:00:00+00:00")) == []
+
+
+def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """`peftbench -m ... hydra/launcher=submitit_local` in a folder."""
+    command = [sys.executable, "-m", "peftbench", "-m", "hydra/launcher=submitit_local", *words]
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_sweep_from_command_to_table_and_again(tmp_path: Path) -> None:
+    words = [*FLOOR, "seed=1,2", "hydra.launcher.runs_per_job=2"]
+    first = sweep(tmp_path, *words)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "array of 1 job: 2 runs each" in first.stdout
+    assert len(Store(tmp_path / "results").all()) == 2
+    again = sweep(tmp_path, *words)
+    assert again.returncode == 0
+    assert "2 runs: 2 done already" in again.stdout
+    assert len(list((tmp_path / "results").glob("sweeps/*/arrays"))) == 1
+    assert not list(tmp_path.rglob("*.pkl"))
+
+
+def begin(folder: Path, task: ArrayTask) -> subprocess.Popen[bytes]:
+    """The program of a job with this one task, as submitit's controller starts it."""
+    path = write_tasks(folder, 0, [task])
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "peftbench.sweeps.worker", str(path), "0"], env=environ)
+
+
+def until(what: Callable[[], Any], seconds: float = 240) -> Any:
+    """Wait for something to come true; what it came to."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.slow
+def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path: Path) -> None:
+    task = task_of([*TINY, f"out_dir={tmp_path}", "trainer.steps=400", "trainer.eval_every=200"])
+    store, run_id = Store(tmp_path), task.runs[0].run_id
+    job = begin(tmp_path, task)
+    until(lambda: ((read_progress(store.folder(run_id)) or {}).get("step") or 0) > 10)
+    job.send_signal(signal.SIGUSR2)
+    assert job.wait(120) == worker.LOCAL_REQUEUE
+    cut = store.load(run_id)
+    assert cut is not None
+    assert cut.status == "interrupted"
+    assert begin(tmp_path, task).wait(240) == 0
+    record = store.load(run_id)
+    assert record is not None
+    assert record.status == "done"
+    assert record.compute["attempts"] == 2
+    assert record.curves["step"] == list(range(1, 401))
+
+
+@pytest.mark.slow
+def test_a_killed_process_takes_its_own_run_along_and_no_other(tmp_path: Path) -> None:
+    out = f"out_dir={tmp_path}"
+    task = task_of([*TINY, out, "trainer.steps=5000"], [*TINY, out, "trainer.steps=5"])
+    store = Store(tmp_path)
+    job = begin(tmp_path, task)
+    os.kill(until(lambda: store.holders().get(task.runs[0].run_id)).pid, signal.SIGKILL)
+    assert job.wait(240) == 1
+    killed, other = (store.load(each.run_id) for each in task.runs)
+    assert killed is not None
+    assert other is not None
+    assert (killed.status, other.status) == ("failed", "done")
+    assert "SIGKILL" in killed.reason
+    assert "worker-0.log" in killed.reason
