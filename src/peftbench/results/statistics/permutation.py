@@ -89,8 +89,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _coin_flips(name: str, rows: int, columns: int, seed: int) -> NDArray[np.bool_]:
-    bits = _generator(name + "/permutations", seed).integers(0, 256, (rows, -(-columns // 8)), dtype=np.uint8)
-    return np.unpackbits(bits, axis=1, count=columns).astype(bool)
+    """[rows, columns], laid out by column, because few columns are picked from it."""
+    bits = _generator(name + "/permutations", seed).integers(0, 256, (columns, -(-rows // 8)), dtype=np.uint8)
+    return np.unpackbits(bits, axis=1, count=rows).view(np.bool_).T
 
 
 def _as_large(permuted: NDArray[np.floating], observed: float) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import numpy as np
 from peftbench.results.statistics.intervals import Spread, Summary
 
 MOST = 1000
-_MIDPOINTS = (np.arange(500) + 0.5) / 500
+_MIDPOINTS = (np.arange(250) + 0.5) / 250
 
 
 @dataclass(frozen=True)

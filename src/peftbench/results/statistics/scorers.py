@@ -102,8 +102,9 @@ class LinearScorer:
 
     def swapped(self, other: LinearScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         change = other.features - self.features
-        differ = change.any(axis=1)  # where the answers agree an exchange changes nothing
-        moved = _sums(swap[:, differ], change[differ])
+        differ, sums = change.any(axis=1), change.any(axis=0)  # where the answers agree an exchange changes nothing
+        moved = np.zeros((len(swap), change.shape[1]))
+        moved[:, sums] = _sums(swap.T[differ].T, change[differ][:, sums])
         mine, others = (s.features.sum(axis=0, dtype=np.float64) for s in (self, other))
         return 100 * self.value(mine + moved), 100 * self.value(others - moved)
 
