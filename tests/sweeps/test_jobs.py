@@ -64,7 +64,7 @@ def check_equal(jobs):
             assert made.config == expected
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(commands())
 def test_composing_many_equals_composing_each(jobs):
     check_equal(jobs)
@@ -170,3 +170,29 @@ def test_jobs_are_named_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_axes_that_do_not_touch_are_composed_apart(monkeypatch, tmp_path):
+    """Two methods, two tasks, two models: four compositions, not eight, and the same configs."""
+    import peftbench.config.many as module
+
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
+    composed = []
+    real = module.compose_raw
+    monkeypatch.setattr(module, "compose_raw", lambda choices: composed.append(choices) or real(choices))
+    sweep = ["method=lora,majority", "task=demo_news,masakhanews", "model=tiny-bert,tiny-t5", "shots=2,3"]
+    jobs = compose_jobs(expand(sweep))
+    assert len(composed) == 4
+    assert [job.config for job in jobs[5::4]] == [compose(job.overrides) for job in jobs[5::4]]
+
+
+def test_a_file_that_writes_elsewhere_is_composed_with_each_choice(monkeypatch, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntrainer:\n  steps: 7\nseed: 5\n")
+    (tmp_path / "experiment" / "other.yaml").write_text("# @package _global_\ndefaults:\n  - override /method: full\n")
+    monkeypatch.setenv("PEFTBENCH_CONF", str(tmp_path))
+    sweep = ["+experiment=short,other", "model=tiny-bert,tiny-t5", "trainer=fewshot,debug", "shots=2,3"]
+    jobs = compose_jobs(expand(sweep))
+    assert [job.config for job in jobs] == [compose(job.overrides) for job in jobs]
+    assert {job.config.trainer.steps for job in jobs[:8]} == {7}
+    assert {job.config.method.name for job in jobs[8:]} == {"full"}

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -48,6 +50,7 @@ class Composer:
 
     def __init__(self) -> None:
         self._memory: dict[Any, Any] = {}
+        self._first: dict[str, str] | None = None
         user = user_folder()
         self._folders: list[Any] = [files(CONFIG_MODULE), *([user] if user else [])]
 
@@ -87,12 +90,46 @@ class Composer:
         return VALUE if plain else ""
 
     def _base(self, choices: tuple[str, ...]) -> _Base:
-        return self._remember(("base", choices), lambda: _Base(choices))
+        return self._remember(("base", choices), lambda: self._assembled(choices) or _Base.composed(choices))
+
+    def _assembled(self, choices: tuple[str, ...]) -> _Base | None:
+        """The base put together from the first one and those that differ from it in one section each.
+
+        So a sweep over m methods and t tasks takes m + t compositions, not m x t. None if the choices differ in one
+        section only, or if a file that varies may write outside of the section of its group.
+        """
+        if self._first is None:
+            self._first = _by_key(choices)
+            return None
+        first, own = self._first, _by_key(choices)
+        changed = {key for key in first.keys() | own.keys() if first.get(key) != own.get(key)}
+        sections = {key.partition("/")[0] for key in changed}
+        if len(sections) < 2 or not all(map(self._is_local, sections)):
+            return None
+        parts = dict(self._base(tuple(first.values())).parts)
+        for section in sections:
+            of_section = {key for key in changed if key.partition("/")[0] == section}
+            mixed = first | {key: own[key] for key in of_section & own.keys()}
+            for key in of_section - own.keys():
+                del mixed[key]
+            single = self._base(tuple(mixed.values()))
+            if single.linked or section not in single.parts:
+                return None
+            parts[section] = single.parts[section]
+        return replace(self._base(tuple(first.values())), choices=choices, parts=parts)
+
+    def _is_local(self, group: str) -> bool:
+        """Whether the files of a group write into their own section alone, whatever else is chosen."""
+        if ("local", group) not in self._memory:
+            folders = [folder.joinpath(group) for folder in self._folders if folder.joinpath(group).is_dir()]
+            elsewhere = any(_ELSEWHERE.search(text) for folder in folders for text in _texts(folder))
+            self._memory["local", group] = bool(folders) and not elsewhere
+        return self._memory["local", group]
 
     def _plain(self, base: _Base, values: Sequence[Override], overrides: Sequence[str]) -> Plain:
         """The plain values of the base with `values` set."""
         plain = dict(base.top)
-        by_section: dict[str, list[Override]] = {name: [] for name in base.sections}
+        by_section: dict[str, list[Override]] = {name: [] for name in base.parts}
         for override in values:
             key, value = override.key_or_group, override.value()
             if key in plain and not isinstance(value, (list, dict)) and value != "???":
@@ -100,7 +137,7 @@ class Composer:
             else:
                 by_section.setdefault(key.partition(".")[0], []).append(override)
         for name, own in by_section.items():
-            memory = ("plain", base.choices, name, tuple(str(o.input_line) for o in own))
+            memory = ("plain", id(base.part(name)), name, tuple(str(o.input_line) for o in own))
             plain |= self._remember(memory, functools.partial(self._set, base, name, own, overrides))
         return plain
 
@@ -128,29 +165,65 @@ class Composer:
         return found
 
 
+@dataclass(frozen=True)
 class _Base:
-    """What Hydra composes for some choices of files."""
+    """What Hydra composes for some choices of files.
 
-    def __init__(self, choices: tuple[str, ...]) -> None:
-        self.choices = choices
-        self._cfg = composed(choices)
-        unresolved = OmegaConf.to_container(self._cfg, resolve=False)
+    Attributes:
+        parts: section -> a composed config that has it as it is here.
+        whole: one of those configs.
+        top: the plain values outside of sections.
+        linked: whether a value refers to a key of another section, so that no section can be made without the others.
+    """
+
+    choices: tuple[str, ...]
+    parts: dict[str, DictConfig]
+    whole: DictConfig
+    top: Plain
+    linked: bool
+
+    @classmethod
+    def composed(cls, choices: tuple[str, ...]) -> _Base:
+        """By Hydra."""
+        cfg = composed(choices)
+        unresolved = OmegaConf.to_container(cfg, resolve=False)
         assert isinstance(unresolved, dict)
-        self.sections = [str(name) for name, value in unresolved.items() if isinstance(value, dict)]
-        self.linked = reaches_out(unresolved, 0)
-        """Whether a value refers to a key of another section, so that no section can be made without the others."""
-        top = [str(name) for name in unresolved if name not in self.sections]
-        self.top = {} if self.linked else resolve(OmegaConf.masked_copy(self._cfg, top))
+        parts = {str(name): cfg for name, value in unresolved.items() if isinstance(value, dict)}
+        linked = reaches_out(unresolved, 0)
+        top = [str(name) for name in unresolved if name not in parts]
+        return cls(choices, parts, cfg, {} if linked else resolve(OmegaConf.masked_copy(cfg, top)), linked)
+
+    def part(self, name: str) -> DictConfig:
+        """The config that has this section."""
+        return self.parts.get(name, self.whole)
 
     def with_values(self, name: str, own: Sequence[Override], overrides: Sequence[str]) -> DictConfig:
         """A copy of one section with overrides of its keys, set as Hydra would."""
-        part = OmegaConf.masked_copy(self._cfg, [name] if name in self._cfg else list(self.sections))
+        part = OmegaConf.masked_copy(self.part(name), [name] if name in self.part(name) else list(self.parts))
         OmegaConf.set_struct(part, True)
         try:
             ConfigLoaderImpl._apply_overrides_to_config(list(own), part)
         except HydraException as error:
             raise explain(error, overrides) from None
         return part
+
+
+_ELSEWHERE = re.compile(r"@package|@_|^\s*- *(override |/)|^\s*-.*\$\{", re.MULTILINE)
+"""What a config file says if it writes outside of its group's section, or depends on the choice in another group."""
+
+
+def _by_key(choices: Sequence[str]) -> dict[str, str]:
+    """The last choice of each key."""
+    return {choice.partition("=")[0]: choice for choice in choices}
+
+
+def _texts(folder: Any) -> Iterator[str]:
+    """The config files below a folder."""
+    for item in folder.iterdir():
+        if item.is_dir():
+            yield from _texts(item)
+        elif item.name.endswith((".yaml", ".yml")):
+            yield item.read_text(encoding="utf-8")
 
 
 def composed(choices: tuple[str, ...]) -> DictConfig:
