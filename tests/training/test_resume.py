@@ -51,7 +51,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, number: in
     """Send the signal `number` to this process while it does the 0-based `step` of a stage; None kills it."""
     real = loop._Engine.step
     folders: list[str] = []
-    resume = loop._resume
+    resume = loop.resume
 
     def look(folder: Path, *args: Any) -> Any:
         folders.append(folder.name)
@@ -65,7 +65,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, stage: str, step: int, number: in
         return real(engine, at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_resume", look)
+        patch.setattr(loop, "resume", look)
         patch.setattr(loop._Engine, "step", die)
         if number is None:
             patch.setattr(session_module.Session, "_file_failure", lambda *_: None)

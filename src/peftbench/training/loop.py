@@ -14,7 +14,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,11 +28,12 @@ from peftbench.attempt import Attempt
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.measure.clock import PhaseClock
-from peftbench.training import batching, checkpoint, optim
+from peftbench.training import batching, optim
 from peftbench.training.norms import NormMeter
 from peftbench.training.precision import autocast, resolve
 from peftbench.training.predict import to_device
 from peftbench.training.progress import reporter
+from peftbench.training.resume import Progress, resume, save
 
 if TYPE_CHECKING:
     from peftbench.config.schema import TrainerConfig
@@ -110,7 +111,7 @@ def train(
 
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
         engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist)
-        progress, best = _resume(folder, engine, attempt) if folder else (_Progress(), None)
+        progress, best = resume(folder, engine, attempt) if folder else (Progress(), None)
         started = clock.wall["train"] - progress.seconds
         with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
             while progress.step < engine.steps:
@@ -141,79 +142,14 @@ def train(
                 if folder and (saves or told):
                     with clock("save"):
                         progress.seconds = clock.wall["train"] - started
-                        _save(folder, engine, progress, best, attempt)
+                        save(folder, engine, progress, best, attempt)
                 if told:
                     attempt.end()
         if best is not None and not progress.reason:
             learner.load_trainable_state(best)
         progress.reason = progress.reason or engine.damage(progress.step)
     progress.seconds = clock.wall["train"] - started
-    return progress.result(engine)
-
-
-@dataclass
-class _Progress:
-    """Everything of a training in progress that is plain data: the JSON half of a checkpoint."""
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    dev_steps: list[int] = field(default_factory=list)
-    dev_scores: list[float] = field(default_factory=list)
-    norms: dict[str, list[float]] = field(default_factory=dict)
-    best_step: int | None = None
-    best_score: float = -math.inf
-    stale: int = 0
-    """Evaluations since the best score last rose."""
-    reason: str = ""
-    """Why the training diverged, if it did."""
-
-    def read(self, losses: Sequence[float]) -> list[tuple[int, float]]:
-        """Book the newest steps' losses; return them with their 1-based steps, up to the first that is not finite."""
-        new = []
-        for loss in losses:
-            self.losses.append(loss)
-            new.append((len(self.losses), loss))
-            if not math.isfinite(loss):
-                self.step = len(self.losses)
-                self.reason = f"the training loss became {loss} at step {self.step}"
-                break
-        return new
-
-    def note(self, score: float) -> bool:
-        """Book a dev score of the current step; True if its state is now the best.
-
-        The highest score wins. Of equal scores the later step does: ties are common on a small dev set, and the later
-        state has seen more. Patience counts from the last rise, so that a plateau ends. A NaN never wins.
-        """
-        self.dev_steps.append(self.step)
-        self.dev_scores.append(score)
-        self.stale = 0 if score > self.best_score else self.stale + 1
-        if not score >= self.best_score:
-            return False
-        self.best_score, self.best_step = score, self.step
-        return True
-
-    def result(self, engine: _Engine) -> TrainResult:
-        stride = math.ceil(self.step / CURVE_POINTS)
-        ends = [min(start + stride, self.step) for start in range(0, self.step, stride)]
-        curves: dict[str, list] = {
-            "step": ends,
-            "loss": [float(np.mean(self.losses[max(0, e - stride) : e])) for e in ends],
-        }
-        for end in ends:
-            for name, rate in engine.rates(end).items():
-                curves.setdefault(name, []).append(rate)
-        return TrainResult(
-            status="diverged" if self.reason else "done",
-            steps=self.step,
-            tokens=sum(engine.items[i].length for batch in engine.plan[: self.step] for i in batch),
-            seconds=self.seconds,
-            curves={**curves, "dev_step": self.dev_steps, "dev": self.dev_scores, **self.norms},
-            best_step=self.best_step,
-            dev_score=None if self.best_step is None else self.best_score,
-            reason=self.reason,
-        )
+    return _result(engine, progress)
 
 
 class _Engine:
@@ -322,6 +258,29 @@ class _Engine:
             )
 
 
+def _result(engine: _Engine, progress: Progress) -> TrainResult:
+    """What to tell of the training; a long curve is thinned."""
+    stride = math.ceil(progress.step / CURVE_POINTS)
+    ends = [min(start + stride, progress.step) for start in range(0, progress.step, stride)]
+    curves: dict[str, list] = {
+        "step": ends,
+        "loss": [float(np.mean(progress.losses[max(0, e - stride) : e])) for e in ends],
+    }
+    for end in ends:
+        for name, rate in engine.rates(end).items():
+            curves.setdefault(name, []).append(rate)
+    return TrainResult(
+        status="diverged" if progress.reason else "done",
+        steps=progress.step,
+        tokens=sum(engine.items[i].length for batch in engine.plan[: progress.step] for i in batch),
+        seconds=progress.seconds,
+        curves={**curves, "dev_step": progress.dev_steps, "dev": progress.dev_scores, **progress.norms},
+        best_step=progress.best_step,
+        dev_score=None if progress.best_step is None else progress.best_score,
+        reason=progress.reason,
+    )
+
+
 class _Participant(nn.Module):
     """A learner that takes part in the exchange of gradients even when its rank has no items in a batch."""
 
@@ -369,38 +328,3 @@ def _gradient_checkpointing(learner: Learner, wanted: bool) -> Iterator[None]:
         yield
     finally:
         model.gradient_checkpointing_disable()
-
-
-def _save(
-    folder: Path, engine: _Engine, progress: _Progress, best: Mapping[str, Tensor] | None, attempt: Attempt
-) -> None:
-    """Write the checkpoint of this step (rank 0)."""
-    if not engine.dist.main:
-        return
-    attempt.check()
-    tensors = {f"learner/{name}": t for name, t in engine.learner.training_state().items()}
-    tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
-    tensors |= {f"optimizer/{name}": t for name, t in optim.optimizer_tensors(engine.optimizer, engine.names).items()}
-    state = {"fingerprint": engine.fingerprint(), "progress": asdict(progress), "attempt": attempt.account()}
-    checkpoint.save(folder, progress.step, tensors, state)
-
-
-def _resume(folder: Path, engine: _Engine, attempt: Attempt) -> tuple[_Progress, dict[str, Tensor] | None]:
-    """Put the newest sound checkpoint into the engine; its progress and best state, or those of a beginning."""
-    name = engine.dist.broadcast(checkpoint.newest(folder) if engine.dist.main else None)
-    if name is None:
-        return _Progress(), None
-    tensors, state = checkpoint.load(folder / name)
-    if state["fingerprint"] != engine.fingerprint():
-        raise UsageError(
-            f"{folder / name} belongs to another training (other items, rates, trainer settings or precision); remove "
-            f"{folder} to train from the first step."
-        )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-    engine.learner.load_training_state(part("learner/"))
-    optim.load_optimizer_tensors(engine.optimizer, engine.names, part("optimizer/"))
-    attempt.resume(state["attempt"])
-    return _Progress(**state["progress"]), part("best/") or None
