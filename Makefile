@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table
+        bench-loop bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -73,6 +73,9 @@ bench-sweep: install-dev ## 20 runs in one command against 20 commands and 20 ru
 
 bench-sweep-overhead: install-dev ## plan, status and leaderboard beside 1,000 to 100,000 made-up records (1 GB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep_overhead.py
+
+check-statistics: install-dev ## do intervals cover and tests keep their level? simulations -> the tables of docs/statistics.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/check_statistics.py
 
 bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py
