@@ -95,7 +95,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Record:
 def test_a_killed_rank_ends_the_run_with_its_name(tmp_path: Path, whole: Record, rank: int) -> None:
     assert launch.SETTLE_SECONDS + launch.GRACE_SECONDS < 30
     process = start(tmp_path, *TWO)
-    wait_for_step(tmp_path, 30 + 50 * rank, process)
+    wait_for_step(tmp_path, 7 + 20 * rank, process)
     pids = ranks(process)
     os.kill(pids[rank], signal.SIGKILL)
     code, error = end(process, seconds=120)
@@ -113,12 +113,12 @@ def test_a_killed_rank_ends_the_run_with_its_name(tmp_path: Path, whole: Record,
     assert same(again, whole)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 140), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_saves_the_same_step_on_every_rank(
     tmp_path: Path, whole: Record, number: int, code: int
 ) -> None:
     process = start(tmp_path, *[a for a in TWO if "checkpoint_every" not in a])
-    wait_for_step(tmp_path, 40, process)
+    wait_for_step(tmp_path, 8, process)
     pids = ranks(process)
     process.send_signal(number)
     found, error = end(process)
@@ -135,7 +135,7 @@ def test_a_signal_to_the_launcher_saves_the_same_step_on_every_rank(
 
 def test_a_killed_launcher_leaves_no_orphans(tmp_path: Path, whole: Record) -> None:
     process = start(tmp_path, *TWO)
-    wait_for_step(tmp_path, 25, process)
+    wait_for_step(tmp_path, 12, process)
     pids = ranks(process)
     process.kill()
     end(process)
@@ -148,11 +148,11 @@ def test_a_killed_launcher_leaves_no_orphans(tmp_path: Path, whole: Record) -> N
 
 
 def test_runs_side_by_side_do_not_meet(tmp_path: Path) -> None:
-    """Four commands of two processes each on one machine, at the same time."""
+    """Three commands of two processes each on one machine, at the same time."""
     short = [a for a in TWO if "steps" not in a]
-    running = [start(tmp_path, *short, "trainer.steps=4", f"seed={seed}") for seed in (1, 2, 3, 4)]
-    assert [end(process)[0] for process in running] == [0] * 4
-    assert len(Store(tmp_path).all()) == 4
+    running = [start(tmp_path, *short, "trainer.steps=4", f"seed={seed}") for seed in (1, 2, 3)]
+    assert [end(process)[0] for process in running] == [0] * 3
+    assert len(Store(tmp_path).all()) == 3
 
 
 def test_the_same_command_twice_at_once_is_done_once(tmp_path: Path) -> None:
