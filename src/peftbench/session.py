@@ -21,6 +21,7 @@ from peftbench.attempt import ATTEMPTS, Attempt, Progress, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
+from peftbench.results.claims import Claimed
 from peftbench.results.files import write_atomic
 from peftbench.results.record import Record
 from peftbench.results.store import Store
@@ -57,7 +58,7 @@ class Session:
         self.is_known = False
         """Whether another process has finished the run just before this one claimed it; `known` is its record then,
         on the main process."""
-        self._filed = False
+        self._filed = self._mistaken = False
         self._resources = ExitStack()
 
     def __enter__(self) -> Session:
@@ -120,6 +121,7 @@ class Session:
         """Take the run's folder. Unless it is finished, make room for what this attempt will write."""
         run_id = self.record.run_id
         self._resources.enter_context(self.store.claim(run_id))
+        self._resources.callback(self._leave_no_trace)
         known = self.store.load(run_id)
         if known is not None and known.status == "done" and not self.cfg.rerun:
             self.known = known
@@ -255,6 +257,7 @@ class Session:
     ) -> bool:
         """File a crash or an interruption. A crash of a run in one process ends here; its record says why."""
         try:
+            self._mistaken = isinstance(error, UsageError) and not isinstance(error, Claimed)
             if error is None or self._filed or isinstance(error, (UsageError, SystemExit)):
                 return False
             if self.main:
@@ -262,6 +265,12 @@ class Session:
             return isinstance(error, Exception) and (self.context.dist is None or self.context.dist.world == 1)
         finally:
             self._resources.close()
+
+    def _leave_no_trace(self) -> None:
+        """The folder of a run that turned out to be a mistake goes, unless an attempt left something to go on from."""
+        begun = (self.folder / "stages").exists() or self.record.compute.get("attempts") != 1
+        if self._mistaken and not begun and self.store.load(self.record.run_id) is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file_failure(self, error: BaseException) -> None:
         """A record with the reason, and the traceback in the run's folder. What is finished of it is kept."""

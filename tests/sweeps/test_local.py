@@ -301,3 +301,9 @@ def test_a_wrong_sweep_runs_and_writes_nothing(here, capsys, args, words):
     assert words in error
     assert "Traceback" not in error
     assert list(here.iterdir()) == []
+
+
+def test_a_combination_that_cannot_be_a_run_leaves_no_folder(here, capsys):
+    assert call("-m", *FAST, "method=head_only", "model=tiny-bert,tiny-t5") == 2
+    assert "cannot be a run: model=tiny-t5: method/formulation=head does not fit" in capsys.readouterr().out
+    assert {p.name for p in (here / "results" / "runs").iterdir()} == records(here / "results").keys()
