@@ -99,7 +99,11 @@ def test_status_of_the_newest_sweep(store: Store, capsys: pytest.CaptureFixture[
 def test_what_failed_before_the_sweep_began_is_still_to_be_done(store: Store) -> None:
     file_record(store, NEW, "failed", created="2026-11-20T08:00:00+00:00")
     sweep = begin_sweep(store, [("seed=1", NEW), ("seed=2", FAILED), ("seed=3", DONE)])
-    assert [run.state for run in look(store, sweep).runs] == ["pending", "failed", "done"]
+    later = begin_sweep(store, [("seed=2", FAILED), ("seed=3", DONE)])
+    assert [[run.state for run in status.runs] for status in look(store, sweep, later)] == [
+        ["pending", "failed", "done"],
+        ["failed", "done"],
+    ]
 
 
 def test_a_sweep_by_its_id_or_the_beginning_of_it(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

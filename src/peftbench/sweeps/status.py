@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def status_command(argv: Sequence[str]) -> int:
     if options.watch and not options.json:
         _watch(store, chosen)
     elif options.json:
-        print(json.dumps(as_json(sweeps, look(store, chosen)), indent=1))
+        print(json.dumps(as_json(sweeps, *look(store, chosen)), indent=1))
     else:
         _show(store, sweeps, chosen)
     return 0
@@ -99,10 +100,11 @@ def find(sweeps: Sequence[Sweep], wanted: str | None) -> Sweep:
     raise UsageError(f"status {wanted}: no such sweep. {did_you_mean(wanted, [s.sweep_id for s in sweeps], limit=10)}")
 
 
-def look(store: Store, sweep: Sweep) -> SweepStatus:
-    """How a sweep stands. A run that failed before the sweep began is still to be done by it."""
-    states = run_states(store, [job.run_id for job in sweep.jobs if job.run_id is not None])
-    return SweepStatus(sweep, [_in_sweep(run, sweep.created) for run in states.values()])
+def look(store: Store, *sweeps: Sweep) -> list[SweepStatus]:
+    """How sweeps stand. A run that failed before a sweep began is still to be done by it."""
+    run_ids = {sweep.folder: {job.run_id: None for job in sweep.jobs if job.run_id is not None} for sweep in sweeps}
+    states = run_states(store, chain.from_iterable(run_ids.values()))  # once for all: it reads the whole cache of rows
+    return [SweepStatus(s, [_in_sweep(states[run_id], s.created) for run_id in run_ids[s.folder]]) for s in sweeps]
 
 
 def _in_sweep(run: RunState, begun: str) -> RunState:
@@ -148,7 +150,8 @@ def _show(store: Store, sweeps: Sequence[Sweep], chosen: Sweep) -> None:
     console = new_console()
     if len(sweeps) > 1:
         console.print(_list(store, sweeps, console.encoding))
-    console.print(_one(look(store, chosen), console.encoding))
+    (status,) = look(store, chosen)
+    console.print(_one(status, console.encoding))
 
 
 def _watch(store: Store, chosen: Sweep) -> None:
@@ -162,7 +165,7 @@ def _watch(store: Store, chosen: Sweep) -> None:
     ):
         shown = ""
         while True:
-            status = look(store, chosen)
+            (status,) = look(store, chosen)
             line = " · ".join(f"{name} {count:,}" for name, count in status.counts.items())
             if live is not None:
                 live.update(_one(status, console.encoding), refresh=True)
@@ -177,10 +180,9 @@ def _watch(store: Store, chosen: Sweep) -> None:
 def _list(store: Store, sweeps: Sequence[Sweep], encoding: str) -> Table:
     """The newest sweeps, a line each."""
     rows = []
-    for sweep in sweeps[-LISTED:]:
-        status = look(store, sweep)
+    for status in look(store, *sweeps[-LISTED:]):
         counts = ", ".join(f"{count:,} {name}" for name, count in status.counts.items())
-        rows.append([sweep.sweep_id, duration(age_seconds(sweep.created)), sweep.launcher, counts])
+        rows.append([status.sweep.sweep_id, duration(age_seconds(status.sweep.created)), status.sweep.launcher, counts])
     table = new_table(["sweep", ">age", "launcher", "runs"], rows, encoding)
     if len(sweeps) > LISTED:
         table.caption = f"{len(sweeps) - LISTED:,} older ones"
