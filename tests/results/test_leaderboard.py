@@ -232,6 +232,15 @@ def test_rows_of_some_runs_are_those_of_the_leaderboard(store: Store, make_recor
     assert every["a1"]["seed"] == 99
 
 
+def test_rows_of_the_newest_records(store: Store, make_record: Callable[..., Record]) -> None:
+    for index in range(6):
+        store.save(make_record(f"a{index}", seed=index))
+        os.utime(store.path(f"a{index}"), (1000 + index, 1000 + index))
+    os.utime(store.path("a0"), (2000, 2000))
+    assert {r["run_id"] for r in leaderboard.newest_rows(store, 3)} == {"a0", "a4", "a5"}
+    assert leaderboard.newest_rows(store, 6) == leaderboard.current_rows(store)
+
+
 def test_a_full_disk_is_said_and_the_old_table_stays(
     store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,14 @@ def _stamped(files: Iterable[tuple[str, str]]) -> Stamps:
     return found
 
 
+def newest(stamped: Stamps, limit: int) -> Stamps:
+    """Of these stamps those of the records that were written last."""
+    if len(stamped) <= limit:
+        return stamped
+    by_time = sorted(stamped.items(), key=lambda item: int(item[1].split()[-3]), reverse=True)
+    return dict(by_time[:limit])
+
+
 def signature(stamped: Stamps) -> str:
     """What tells one state of the records from any other."""
     return hashlib.sha256(b"\n".join(sorted(stamped.values()))).hexdigest()
