@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`peftbench -m ... hydra/launcher=submitit_local` in a folder."""
     command = [sys.executable, "-m", "peftbench", "-m", "hydra/launcher=submitit_local", *words]
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.mark.slow
@@ -80,14 +80,23 @@ def test_sweep_from_command_to_table_and_again(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.pkl"))
 
 
-def begin(folder: Path, task: ArrayTask) -> subprocess.Popen[bytes]:
-    """The program of a job with this one task, as submitit's controller starts it."""
-    path = write_tasks(folder, 0, [task])
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "peftbench.sweeps.worker", str(path), "0"], env=environ)
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Callable[[ArrayTask], subprocess.Popen[bytes]]]:
+    """Starts the program of a job with one task, as submitit's controller does."""
+    started = []
+
+    def start(task: ArrayTask) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "peftbench.sweeps.worker", str(write_tasks(tmp_path, 0, [task])), "0"]
+        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        started.append(subprocess.Popen(command, env=environ))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
-def until(what: Callable[[], Any], seconds: float = 240) -> Any:
+def until(what: Callable[[], Any], seconds: float = 600) -> Any:
     """Wait for something to come true; what it came to."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
@@ -97,17 +106,17 @@ def until(what: Callable[[], Any], seconds: float = 240) -> Any:
 
 
 @pytest.mark.slow
-def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path: Path) -> None:
+def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path: Path, begin: Callable) -> None:
     task = task_of([*TINY, f"out_dir={tmp_path}", "trainer.steps=400", "trainer.eval_every=200"])
     store, run_id = Store(tmp_path), task.runs[0].run_id
-    job = begin(tmp_path, task)
+    job = begin(task)
     until(lambda: ((read_progress(store.folder(run_id)) or {}).get("step") or 0) > 10)
     job.send_signal(signal.SIGUSR2)
-    assert job.wait(120) == worker.LOCAL_REQUEUE
+    assert job.wait(600) == worker.LOCAL_REQUEUE
     cut = store.load(run_id)
     assert cut is not None
     assert cut.status == "interrupted"
-    assert begin(tmp_path, task).wait(240) == 0
+    assert begin(task).wait(600) == 0
     record = store.load(run_id)
     assert record is not None
     assert record.status == "done"
@@ -116,13 +125,13 @@ def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_killed_process_takes_its_own_run_along_and_no_other(tmp_path: Path) -> None:
+def test_a_killed_process_takes_its_own_run_along_and_no_other(tmp_path: Path, begin: Callable) -> None:
     out = f"out_dir={tmp_path}"
     task = task_of([*TINY, out, "trainer.steps=5000"], [*TINY, out, "trainer.steps=5"])
     store = Store(tmp_path)
-    job = begin(tmp_path, task)
+    job = begin(task)
     os.kill(until(lambda: store.holders().get(task.runs[0].run_id)).pid, signal.SIGKILL)
-    assert job.wait(240) == 1
+    assert job.wait(600) == 1
     killed, other = (store.load(each.run_id) for each in task.runs)
     assert killed is not None
     assert other is not None
