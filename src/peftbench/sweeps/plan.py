@@ -21,7 +21,7 @@ from peftbench.sweeps.states import TO_DO, RunState, run_states
 
 Options = LocalOptions | ArrayOptions
 BASIS = 5000
-"""Records that estimates rest on, the newest ones: of a hundred thousand, all would take longer to read than to plan."""
+"""Records that estimates rest on, the newest ones: to read all of a hundred thousand takes longer than the rest."""
 
 
 @dataclass(frozen=True)
