@@ -106,7 +106,7 @@ def chosen_launcher(overrides: Sequence[str]) -> tuple[str, Options]:
 def show(plan: Plan, limit: int) -> None:
     """Everything on the screen."""
     counts = plan.counts
-    say(f"{len(plan.jobs):,} combinations, launcher {plan.launcher}")
+    say(f"{len(plan.jobs):,} combination{'s' if len(plan.jobs) != 1 else ''}, launcher {plan.launcher}")
     print_table(
         ["state", ">runs", "what happens"],
         [[state, f"{counts[state]:,}", words] for state, words in WORDS.items() if counts[state]],
