@@ -17,6 +17,7 @@ from peftbench.sweeps.arrays import ArrayOptions, arrays, read_task, remembered
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.queues import LocalQueue, TaskState, parse_squeue, sbatch_error, slurm_executor
 from peftbench.sweeps.watch import Watch, WatchedRun, look
+from peftbench.sweeps.worker import trains_together
 
 CONFIGS = {name: compose([f"model={name}", "method=lora"]) for name in ("tiny-bert", "tiny-t5")}
 WORKER = ["python", "-m", "peftbench.sweeps.worker", "/there/0.tasks.jsonl"]
@@ -103,6 +104,18 @@ def test_without_slurm_the_launcher_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UsageError, match=r"sbatch, srun, squeue, scancel not found.*hydra/launcher=local"):
         queues.SlurmQueue()
+
+
+@pytest.mark.usefixtures("with_srun")
+def test_without_submitit_the_launchers_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queues, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'peftbench\[slurm\]'"):
+        LocalQueue()
+
+
+def test_floors_do_not_ask_for_several_processes() -> None:
+    floor = replace(job(0), config=compose(["method=majority"]))
+    assert [trains_together(job(1)), trains_together(floor)] == [True, False]
 
 
 def test_squeue_is_read_by_name_and_index() -> None:

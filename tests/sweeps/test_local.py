@@ -277,6 +277,7 @@ def test_a_worker_gets_a_gpu_of_its_own_and_its_part_of_the_cores():
     given = [share({"CUDA_VISIBLE_DEVICES": "3,5", "OMP_NUM_THREADS": "1"}, place, 3) for place in range(3)]
     assert [own["CUDA_VISIBLE_DEVICES"] for own in given] == ["3", "5", "3"]
     assert "OMP_NUM_THREADS" not in given[0]
+    assert "CUDA_VISIBLE_DEVICES" not in share({"CUDA_VISIBLE_DEVICES": "3,5"}, 0, 1)
     assert int(share({"CUDA_VISIBLE_DEVICES": ""}, 0, 10_000)["OMP_NUM_THREADS"]) == 1
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -18,6 +19,8 @@ from typing import Any
 from peftbench.config.schema import number, one_of
 from peftbench.results.files import readable_errors, write_atomic
 from peftbench.sweeps.jobs import Job, backbone_key
+
+log = logging.getLogger(__name__)
 
 FOLDER = "arrays"
 
@@ -45,7 +48,7 @@ class ArrayOptions:
     setup: list[str] = field(default_factory=list)
     sbatch: list[str] = field(default_factory=list)
     wait: bool = True
-    poll_s: float = number(5.0, gt=0)
+    poll_s: float = number(10.0, gt=0)
     on_failure: str = one_of("continue", "stop", default="continue")
 
     @property
@@ -161,10 +164,15 @@ def remember(folder: Path, index: int, array: SubmittedArray) -> None:
 
 def remembered(sweeps: Path) -> list[tuple[Path, SubmittedArray]]:
     """All arrays of all sweeps in this folder, with the folder of their sweep."""
-    return [
-        (path.parent.parent, SubmittedArray(**json.loads(path.read_text(encoding="utf-8"))))
-        for path in sorted(sweeps.glob(f"*/{FOLDER}/*.json"))
-    ]
+    found = []
+    for path in sorted(sweeps.glob(f"*/{FOLDER}/*.json")):
+        try:
+            found.append((path.parent.parent, SubmittedArray(**json.loads(path.read_bytes()))))
+        except (OSError, ValueError, TypeError) as error:
+            log.warning(
+                "%s cannot be read (%s): if its jobs are still queued, their runs may be submitted again.", path, error
+            )
+    return found
 
 
 def now() -> str:

@@ -169,9 +169,12 @@ class Pool:
 
 
 def share(environ: Mapping[str, str], place: int, count: int) -> dict[str, str]:
-    """What one of `count` workers gets of the machine: a GPU if there are any, and its part of the cores."""
+    """What one of `count` workers gets of the machine: a GPU if there are any, and its part of the cores.
+
+    A worker that is alone has all GPUs, for runs with `trainer.devices`.
+    """
     own: dict[str, str] = {}
-    devices = gpus(environ)
+    devices = gpus(environ) if count > 1 else []
     if devices:
         own["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     if "OMP_NUM_THREADS" not in environ:

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -76,6 +77,7 @@ class SlurmQueue:
                 f"hydra/launcher=slurm: {', '.join(missing)} not found, this is no machine of a SLURM cluster. "
                 "Run here with `hydra/launcher=local`."
             )
+        need_submitit()
 
     def submit(self, name: str, commands: Sequence[Sequence[str]], logs: Path, options: ArrayOptions) -> str:
         """One `sbatch --array`; each task runs the command of its index."""
@@ -192,6 +194,14 @@ def _task_state(state: str, reason: str, job_id: str) -> TaskState:
     return TaskState("ended", " ".join(filter(None, (state, f"({reason})" if reason else ""))), job_id)
 
 
+def need_submitit() -> None:
+    """Raise UsageError if submitit is not installed."""
+    if find_spec("submitit") is None:
+        raise UsageError(
+            "this launcher needs submitit: pip install 'peftbench[slurm]'. `hydra/launcher=local` does not."
+        )
+
+
 class LocalQueue:
     """submitit's local controllers: processes of this machine with a time limit and its signal. For tests of the rest.
 
@@ -201,6 +211,7 @@ class LocalQueue:
     outlives_us = False
 
     def __init__(self) -> None:
+        need_submitit()
         self._waiting: list[tuple[Task, Sequence[str], Path, ArrayOptions]] = []
         self._started: dict[Task, Any] = {}
 

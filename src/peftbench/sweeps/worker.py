@@ -46,9 +46,8 @@ def work(task: ArrayTask, home: Path) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _stop)
     failed = False
-    do = _one_process if task.options.processes == 1 else _several_processes
     try:
-        with closing(do(open_jobs(task), task.options, home)) as ends:
+        with closing(_each(open_jobs(task), task.options, home)) as ends:
             for job, ended in ends:
                 print(f"{job.run_id}  {ended.words}", flush=True)
                 failed = failed or ended.status not in ("done", CLAIMED)
@@ -70,6 +69,19 @@ def open_jobs(task: ArrayTask) -> list[Job]:
             continue
         jobs.append(Job(number, (), replace(config, rerun=config.rerun and not ours), run.run_id))
     return jobs
+
+
+def _each(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:
+    """Every job, in one process or in several that train together. Floors never need more than one."""
+    together = [job for job in jobs if options.processes > 1 and trains_together(job)]
+    yield from _one_process([job for job in jobs if job not in together], options, home)
+    yield from _several_processes(together, options, home)
+
+
+def trains_together(job: Job) -> bool:
+    """Whether several processes can do the run."""
+    assert job.config is not None
+    return job.config.method.needs_model and "classical" not in job.config.method.stages
 
 
 def _one_process(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:
