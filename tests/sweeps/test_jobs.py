@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from peftbench.config import compose
@@ -27,6 +27,10 @@ VALUES = {
     "trainer.stpes": ["3"],
     "method.lr.head": ["1e-3", "0.5"],
     "+method.lr.new": ["1"],
+    "+model.arch.size": ["1", "{a: 1}"],
+    "++method.lr.head": ["0.2"],
+    "+seed": ["3"],
+    "~method.lr.head": ["1e-3"],
     "method.type": ["VERA"],
     "task.lang": ["swa"],
     "trainer.warmup": ["0.1", "2"],
@@ -71,14 +75,29 @@ def test_composing_many_equals_composing_each(jobs):
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink takes an hour, and the commands are short
+)
 @given(commands())
 def test_composing_many_equals_composing_each_at_length(jobs):
     check_equal(jobs)
 
 
 @pytest.mark.parametrize(
-    "mistake", ["task=3", "method=detp", "shots=many", "trainer.steps=0", "trainer.stpes=3", "sede=1"]
+    "mistake",
+    [
+        "+seed=3",
+        "+method.lr.head=1",
+        "task=3",
+        "method=detp",
+        "shots=many",
+        "trainer.steps=0",
+        "trainer.stpes=3",
+        "sede=1",
+    ],
 )
 def test_a_mistake_is_told_in_the_same_words(mistake):
     (job,) = compose_jobs([["method=lora", mistake]])
@@ -196,3 +215,9 @@ def test_a_file_that_writes_elsewhere_is_composed_with_each_choice(monkeypatch, 
     assert [job.config for job in jobs] == [compose(job.overrides) for job in jobs]
     assert {job.config.trainer.steps for job in jobs[:8]} == {7}
     assert {job.config.method.name for job in jobs[8:]} == {"full"}
+
+
+def test_a_mistake_in_one_job_does_not_touch_the_others():
+    jobs = compose_jobs([["method=detp", "task=demo_news"], ["method=lora", "task=glue"], ["method=full"]])
+    assert [job.config is None for job in jobs] == [True, False, False]
+    assert jobs[1].config == compose(["method=lora", "task=glue"])

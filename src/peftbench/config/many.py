@@ -42,7 +42,7 @@ T = TypeVar("T")
 Plain = dict[str, Any]
 
 VALUE, CHOICE = "value", "choice"
-"""Kinds of overrides: `key=value` that refers to no other key; the choice of a config file."""
+"""Kinds of overrides: `key=value` or `+part.key=value` that refers to no other key; the choice of a config file."""
 
 
 class Composer:
@@ -50,7 +50,7 @@ class Composer:
 
     def __init__(self) -> None:
         self._memory: dict[Any, Any] = {}
-        self._first: dict[str, str] | None = None
+        self._first: _Base | None = None
         user = user_folder()
         self._folders: list[Any] = [files(CONFIG_MODULE), *([user] if user else [])]
 
@@ -67,10 +67,10 @@ class Composer:
         kinds = [self._remember(("kind", o.input_line), functools.partial(self._kind, o)) for o in parsed]
         values = [o for o, kind in zip(parsed, kinds, strict=True) if kind == VALUE]
         choices = [o for o, kind in zip(parsed, kinds, strict=True) if kind == CHOICE]
-        if len(values) + len(choices) < len(parsed):
-            choices, values = parsed, []
-        base = self._base(tuple(str(o.input_line) for o in choices))
-        if base.linked:
+        base = None
+        if len(values) + len(choices) == len(parsed):
+            base = self._base(tuple(str(o.input_line) for o in choices))
+        if base is None or base.linked:
             return to_run_config(compose_raw(overrides))
         return from_plain(self._plain(base, values, overrides), self._section)
 
@@ -80,8 +80,9 @@ class Composer:
         if group:
             # made before any value is set, wherever it stands among the overrides
             return "" if isinstance(override.value(), dict) else CHOICE
+        added = override.type in (OverrideType.ADD, OverrideType.FORCE_ADD) and "." in override.key_or_group
         plain = (
-            override.type is OverrideType.CHANGE
+            (override.type is OverrideType.CHANGE or added)
             and not override.is_sweep_override()
             and not override.is_hydra_override()
             and override.package is None
@@ -90,7 +91,9 @@ class Composer:
         return VALUE if plain else ""
 
     def _base(self, choices: tuple[str, ...]) -> _Base:
-        return self._remember(("base", choices), lambda: self._assembled(choices) or _Base.composed(choices))
+        base = self._remember(("base", choices), lambda: self._assembled(choices) or _Base.composed(choices))
+        self._first = self._first or base
+        return base
 
     def _assembled(self, choices: tuple[str, ...]) -> _Base | None:
         """The base put together from the first one and those that differ from it in one section each.
@@ -99,24 +102,26 @@ class Composer:
         section only, or if a file that varies may write outside of the section of its group.
         """
         if self._first is None:
-            self._first = _by_key(choices)
             return None
-        first, own = self._first, _by_key(choices)
+        first, own = _by_key(self._first.choices), _by_key(choices)
         changed = {key for key in first.keys() | own.keys() if first.get(key) != own.get(key)}
         sections = {key.partition("/")[0] for key in changed}
         if len(sections) < 2 or not all(map(self._is_local, sections)):
             return None
-        parts = dict(self._base(tuple(first.values())).parts)
+        parts = dict(self._first.parts)
         for section in sections:
             of_section = {key for key in changed if key.partition("/")[0] == section}
             mixed = first | {key: own[key] for key in of_section & own.keys()}
             for key in of_section - own.keys():
                 del mixed[key]
-            single = self._base(tuple(mixed.values()))
+            try:
+                single = self._base(tuple(mixed.values()))
+            except UsageError:  # perhaps only beside the first one's other choices
+                return None
             if single.linked or section not in single.parts:
                 return None
             parts[section] = single.parts[section]
-        return replace(self._base(tuple(first.values())), choices=choices, parts=parts)
+        return replace(self._first, choices=choices, parts=parts)
 
     def _is_local(self, group: str) -> bool:
         """Whether the files of a group write into their own section alone, whatever else is chosen."""

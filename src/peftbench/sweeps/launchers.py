@@ -147,7 +147,7 @@ def local(launch: Launch) -> None:
         (repeated, "the same as another"),
     ]
     words = [f"{count} {what}" for count, what in facts if count]
-    if hands.loads:
+    if 0 < hands.loads < worker.began:
         times = "once" if hands.loads == 1 else f"{hands.loads} times"
         words.append(f"a backbone was loaded {times} for {worker.began} runs")
     launch.saved = "saved: " + ", ".join(words) if words else ""
