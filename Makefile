@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
+        bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -67,6 +67,12 @@ tuner-table: install-dev ## the suite on every tuner -> docs/tuners.md, and what
 
 bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py
+
+bench-report: install-dev ## CPU seconds and size of the report for 1,000 and 10,000 records (--large: 100,000)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_report.py
+
+cost-honesty: install ## re-time three runs with other harnesses' clocks beside ours -> docs/cost-honesty.md
+	$(BIN)/python scripts/cost_honesty.py
 
 bench-sweep: install-dev ## 20 runs in one command against 20 commands and 20 runs of a plain script (10 minutes and more)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep.py

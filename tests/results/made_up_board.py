@@ -12,9 +12,10 @@ from made_up_records import a_record
 
 from peftbench.formulations.predictions import Prediction
 from peftbench.results.diagnosis import diagnose
+from peftbench.results.files import write_atomic
 from peftbench.results.predictions import write_predictions
 from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.results.store import Store, encode
 from peftbench.tasks.base import Row
 
 LABELS = ("business", "entertainment", "health", "politics", "religion", "sports", "technology")
@@ -30,6 +31,7 @@ def fill(
     draws: int = 3,
     items: int = 60,
     predictions: bool = True,
+    durable: bool = True,
 ) -> list[Record]:
     """Runs of every method on every subset, number of shots and draw, saved in `store`."""
     records = []
@@ -39,14 +41,16 @@ def fill(
             0.45 + 0.3 * ((_place(method) * 0.37) % 1) + 0.08 * math.log(1 + (100 if count == "full" else int(count)))
         )
         records.append(
-            _run(store, f"{number:016x}", method, subset, count, draw, min(skill, 0.95), rng, items, predictions)
+            _run(
+                store, f"{number:016x}", method, subset, count, draw, min(skill, 0.95), rng, items, predictions, durable
+            )
         )
     return records
 
 
 def _run(
     store: Store, run_id: str, method: str, subset: str, shots: int | str, draw: int, skill: float,
-    rng: np.random.Generator, items: int, predictions: bool,
+    rng: np.random.Generator, items: int, predictions: bool, durable: bool,
 ) -> Record:  # fmt: skip
     rows = [Row(f"test:{i}", "", LABELS[i % 7]) for i in range(items)]
     right = rng.random(items) < skill
@@ -72,7 +76,7 @@ def _run(
     if predictions:
         record.predictions = write_predictions(store.folder(run_id), rows, answers)
     record.diagnosis = diagnose(record, [(r.target, a.label) for r, a in zip(rows, answers, strict=True)], {})
-    store.save(record)
+    write_atomic(store.path(run_id), encode(record), durable)
     return record
 
 

@@ -1,4 +1,4 @@
-"""Figures of the records: the same data as SVG, PDF, PNG or JSON. See docs/plots.md.
+"""Figures of the records: the same data as SVG, PDF, PNG or JSON. See docs/report.md.
 
 `data.py` makes the plain data of each kind, `draw.py` and `curves.py` draw them with matplotlib, which is imported only
 when a picture is wanted.
