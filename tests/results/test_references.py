@@ -61,14 +61,12 @@ def test_a_bad_line_is_named(text, message):
 
 
 def test_every_number_is_printed_or_has_a_reason():
+    printed = set().union(*coverage.printed_by_table().values())
     for one in coverage.account():
         assert one.unaccounted == [], one.name
         assert one.twice == [], one.name
-        assert sum(one.unprinted.values()) + len(_printed(one.name)) == one.cells
-
-
-def _printed(name):
-    return {number for cells in coverage.printed_by_table().values() for number in cells if number.file == name}
+        numbers = references.load(one.name)
+        assert sum(one.unprinted.values()) + len(printed & set(numbers)) == one.cells == len(numbers)
 
 
 def test_a_number_without_a_place_is_found(monkeypatch):

@@ -21,9 +21,9 @@ from peftbench.config.many import Composer
 from peftbench.errors import UsageError
 from peftbench.results import statistics
 from peftbench.results.store import Store
-from peftbench.results.tables import commands, spec
+from peftbench.results.tables import commands, runs, spec
 from peftbench.results.tables.formats import FORMATS
-from peftbench.results.tables.table import make_table
+from peftbench.results.tables.table import make_table, split_labels
 from peftbench.results.tables.verdict import DIFFERS, NOT_COMPARABLE, WITHIN_NOISE
 
 TABLE = """
@@ -63,8 +63,12 @@ def overrides(method: str, lang: str, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory) -> Store:
+    """All runs of the table, not to be changed."""
+    return fill(Store(tmp_path_factory.mktemp("filled")))
+
+
+def fill(store: Store) -> Store:
     """All runs of the table: DePT is clearly worse than LoRA, and takes half its time."""
-    store = Store(tmp_path_factory.mktemp("filled"))
     for method, lang, draw in product(("lora", "dept"), ("hau", "swa"), (1, 2, 3)):
         accuracy, seconds = (0.9, 20.0) if method == "lora" else (0.5, 10.0)
         file_run(store, overrides(method, lang), accuracy, draw, seconds={"train": seconds + draw, "total": 50.0})
@@ -101,7 +105,7 @@ def test_only_the_runs_of_its_own_command_count(store):
     cell = make_table("made-up", a_table(), store).cells["", LORA, "hau"]
     assert [(r["data_seed"], r["status"]) for g in cell.groups for r in g.runs] == [(1, "done")]
     assert (cell.done, cell.asked, cell.problem) == (1, 3, "1 of 3 runs, 1 diverged")
-    assert make_table("made-up", a_table(), store, {"method.tuner.rank": "16"}, [LORA]).cells["", LORA, "hau"].done == 1
+    assert make_table("made-up", a_table(), store, {"method.tuner.rank": "16"}, LORA).cells["", LORA, "hau"].done == 1
 
 
 def test_versions_are_not_mixed(store):
@@ -122,7 +126,7 @@ def test_versions_are_not_mixed(store):
     ],
 )
 def test_the_seeds_that_a_cell_asks_for(protocol, shots, repeat, expected):
-    from peftbench.results.tables.cells import seeds_asked
+    from peftbench.results.tables.runs import seeds_asked
 
     config = Composer().compose([f"protocol={protocol}", f"shots={shots}"])
     assert seeds_asked(config, repeat) == expected
@@ -138,14 +142,28 @@ def test_a_missing_predictions_file_widens_nothing_silently(store):
     assert "leaves the test items out" in FORMATS["md"](table, "results")
 
 
-def test_what_was_computed_is_kept_until_a_run_changes(filled, monkeypatch):
+def rerun(store):
+    """File one of the runs anew, with other predictions."""
+    record = file_run(store, overrides("lora", "hau"), 0.7, 1)
+    record.created = "2026-12-01T00:00:00+00:00"
+    store.save(record)
+
+
+def test_what_was_computed_is_kept_until_a_run_changes(store, monkeypatch):
+    filled = fill(store)
     first = make_table("made-up", a_table(), filled)
     monkeypatch.setattr(statistics, "load_cell", None)
+    monkeypatch.setattr(runs, "_composer", None)
     again = make_table("made-up", a_table(), filled)
-    assert FORMATS["json"](again, "results") == FORMATS["json"](first, "results")
+    before = FORMATS["json"](first, "results")
+    assert FORMATS["json"](again, "results") == before
+    rerun(filled)
+    with pytest.raises(TypeError):  # what is new has to be computed
+        make_table("made-up", a_table(), filled)
     monkeypatch.undo()
+    changed = FORMATS["json"](make_table("made-up", a_table(), filled), "results")
     (filled.out_dir / ".tables.json").write_text("{ broken")
-    assert FORMATS["json"](make_table("made-up", a_table(), filled), "results") == FORMATS["json"](first, "results")
+    assert FORMATS["json"](make_table("made-up", a_table(), filled), "results") == changed != before
 
 
 # Best, verdicts, claims
@@ -217,7 +235,7 @@ def test_claims(filled):
     assert best.summary["mean"] == pytest.approx(mean[LORA])
     for claim in table.claims:
         assert claim.summary["low"] < claim.summary["mean"] < claim.summary["high"]
-    assert make_table("made-up", a_table(), filled, only=["hau"]).claims == []
+    assert make_table("made-up", a_table(), filled, only="hau").claims == []
 
 
 def test_a_claim_without_runs_says_why(store):
@@ -271,6 +289,14 @@ def test_values_of_a_command_reach_hydra_as_they_are():
         written = commands.value(given_value)
         parsed = OverridesParser.create().parse_override(f"key={written}").value()
         assert parsed == given_value or str(parsed) == str(given_value)
+
+
+def test_labels_with_commas_can_be_chosen():
+    known = {"DePT", "DePT, r=9", "hau", "swa"}
+    assert split_labels("DePT, r=9,swa", known) == {"DePT, r=9", "swa"}
+    assert split_labels("DePT,hau", known) == {"DePT", "hau"}
+    with pytest.raises(UsageError, match="--only hausa: no such row"):
+        split_labels("swa,hausa", known)
 
 
 # Formats
@@ -406,7 +432,7 @@ def test_run_fills_what_is_missing(capsys, tmp_path):
 @pytest.mark.parametrize("name", spec.names())
 def test_every_table_opens_with_its_command_and_repeats_no_cell(name):
     text = (spec.files("peftbench.conf") / "table" / f"{name}.yaml").read_text()
-    assert text.startswith(f"# peftbench table {name}\n")
+    assert re.match(rf"# peftbench table {name}\b", text)
     cells = [c for c in spec.lay_out(name, spec.load(name)) if not c.missing and not c.mean_of]
     keys = [(c.metric, *sorted((k, commands.value(v)) for k, v in c.run.items())) for c in cells]
     assert len(set(keys)) == len(keys)

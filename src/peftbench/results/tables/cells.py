@@ -1,23 +1,15 @@
-"""From records to the cells of a table.
-
-A cell holds exactly the runs that its own command makes: the config is composed and compared by content, so runs with
-another rank, length or number of steps never slip into a mean.
-"""
+"""From records to the cells of a table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from peftbench.config.many import Composer
-from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
-from peftbench.results import ids
-from peftbench.results.leaderboard import Row
-from peftbench.results.tables.commands import Sweep, cell_sweep, value
+from peftbench.results.tables.commands import Sweep, cell_sweep
 from peftbench.results.tables.estimates import Estimates, Group
+from peftbench.results.tables.runs import RunFinder, is_done
 from peftbench.results.tables.spec import CellSpec
 from peftbench.results.tables.verdict import Verdict
 
@@ -75,89 +67,19 @@ class Cell:
         return self.value is not None and self.done == self.asked
 
 
-@cache
-def _composer() -> Composer:
-    """One for the process: what it composed for one table serves the next."""
-    return Composer()
-
-
-class RunFinder:
-    """The leaderboard's rows, found by the config that made them."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        self._by_names: dict[tuple, list[Row]] = {}
-        for row in rows:
-            self._by_names.setdefault(tuple(str(row[k]) for k in ("method", "task", "subset", "shots")), []).append(row)
-
-    def compose(self, spec: CellSpec) -> RunConfig:
-        """The config of a cell's runs, but for their seeds."""
-        return _composer().compose([f"{key}={value(v)}" for key, v in spec.run.items()])
-
-    def find(self, config: RunConfig, seeds: Sequence[tuple[int, int]]) -> list[Row]:
-        """One row for each (data seed, seed) that was run with this very config; a finished one, if there is one.
-
-        The same config on other data or by another version of peftbench is another experiment: of those, the one with
-        the most finished runs is taken, the newest if several have as many.
-        """
-        names = (config.method.name, config.task.name, config.task.subset, str(config.shots))
-        by_variant: dict[str, list[Row]] = {}
-        for row in self._by_names.get(names, ()):
-            if (row["data_seed"], row["seed"]) in seeds:
-                by_variant.setdefault(row["variant"], []).append(row)
-        if not by_variant:
-            return []
-        plain = asdict(config)
-        fitting = [
-            rows
-            for variant, rows in by_variant.items()
-            if ids.variant(plain, rows[0]["data_sha"] or "", _version(rows[0])) == variant
-        ]
-        chosen = max(fitting, key=_finished_and_newest, default=[])
-        by_seeds = {(r["data_seed"], r["seed"]): r for r in sorted(chosen, key=lambda r: (_is_done(r), r["created"]))}
-        return list(by_seeds.values())
-
-
-def _is_done(row: Row) -> bool:
-    return row["status"] == "done"
-
-
-def _finished_and_newest(rows: Sequence[Row]) -> tuple[int, str]:
-    return sum(map(_is_done, rows)), max(r["created"] for r in rows)
-
-
-def _version(row: Row) -> str:
-    """The version of peftbench that made a run."""
-    return dict(pair.split("=", 1) for pair in row["versions"].split()).get("peftbench", "")
-
-
-def seeds_asked(config: RunConfig, repeat: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
-    """(data seed, seed) of each run of a cell; where no data seed is given, the protocol says which it is."""
-
-    def draws(seed: int) -> Sequence[int]:
-        own = config.protocol.data_seed
-        if "data_seed" in repeat:
-            return repeat["data_seed"]
-        if config.data_seed is not None:
-            return [config.data_seed]
-        return [seed if config.protocol.tie_seeds or own is None else own]
-
-    return [(draw, seed) for seed in repeat.get("seed", [config.seed]) for draw in draws(seed)]
-
-
 def own_cell(spec: CellSpec, finder: RunFinder, estimates: Estimates) -> Cell:
     """A cell of runs of its own."""
     cell = Cell(spec, problem=spec.missing)
     if spec.missing:
         return cell
-    config = finder.compose(spec)
-    seeds = seeds_asked(config, spec.repeat)
-    rows = finder.find(config, seeds)
-    done = tuple(filter(_is_done, rows))
-    cell.fill, cell.asked = cell_sweep(spec.run, spec.repeat), len(seeds)
-    if len(done) < len(seeds):
-        failed = [r["status"] for r in rows if not _is_done(r)]
+    wanted = finder.wanted(spec)
+    rows = finder.find(wanted)
+    done = tuple(filter(is_done, rows))
+    cell.fill, cell.asked = cell_sweep(spec.run, spec.repeat), len(wanted.seeds)
+    if len(done) < cell.asked:
+        failed = [r["status"] for r in rows if not is_done(r)]
         counts = "".join(f", {failed.count(status)} {status}" for status in sorted(set(failed)))
-        cell.problem = f"{len(done)} of {len(seeds)} runs{counts}"
+        cell.problem = f"{len(done)} of {cell.asked} runs{counts}"
     if done:
         cell.groups = [Group(done[0]["metric"] if spec.metric == "score" else spec.metric, done)]
         _summarise(cell, estimates)

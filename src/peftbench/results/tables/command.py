@@ -42,12 +42,11 @@ def table_command(argv: Sequence[str]) -> int:
     given = spec.read_overrides([a for a in options.overrides if a not in launch])
     config = spec.load(options.name)
     store = Store(options.out_dir)
-    only = options.only.split(",") if options.only else []
-    table = make_table(options.name, config, store, given, only)
+    table = make_table(options.name, config, store, given, options.only)
     code = 0
     if options.run:
         code = run_missing(table, options.out_dir, launch)
-        table = make_table(options.name, config, store, given, only)
+        table = make_table(options.name, config, store, given, options.only)
     return _emit(FORMATS[options.format](table, options.out_dir), options.out) or code
 
 
@@ -62,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("name", nargs="?", metavar="NAME", help="without it: the tables there are")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="laid over every cell's settings")
     parser.add_argument("--format", default="md", type=_format, metavar="|".join(FORMATS), help="default: md")
-    parser.add_argument("--only", metavar="LABEL,...", help="only rows, columns or panels with these labels")
+    parser.add_argument(
+        "--only", default="", metavar="LABEL,...", help="only rows, columns or panels with these labels"
+    )
     parser.add_argument("--run", action="store_true", help="first run what is missing, by any launcher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
     parser.add_argument(

@@ -1,24 +1,21 @@
-"""Means, intervals and ties of the cells of tables, remembered beside the records.
+"""Means, intervals and ties of the cells of tables.
 
-An interval needs the stored predictions of every run behind it, which are large. So what was computed once is kept in
-`.tables.json`, by the runs that it came from; the file can be deleted at any time.
+An interval needs the stored predictions of every run behind it, which are large; so it is remembered by its runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
-from peftbench.results.files import write_atomic
 from peftbench.results.leaderboard import Row
 from peftbench.results.record import Record
 from peftbench.results.store import Store
+from peftbench.results.tables.memory import Memory
 from peftbench.results.tables.verdict import Estimate
 
 if TYPE_CHECKING:
@@ -32,9 +29,6 @@ COSTS = (
 
 COUNTED = ("trainable_params", "trainable_percent", "step_flops", "saved_bytes", "adapter_bytes")
 """Costs that are the same each time, so one run is enough to know them."""
-
-_CACHE = ".tables.json"
-_CACHE_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -55,14 +49,13 @@ class Group:
 
 
 class Estimates:
-    """Numbers of one store. `save` writes down what was computed anew."""
+    """Numbers of one store."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, memory: Memory) -> None:
         self.store = store
         self.warnings: dict[str, None] = {}
         """What a reader has to know about the intervals, each once."""
-        self._known = _read(store)
-        self._new = False
+        self._memory = memory
         self._records: dict[str, Record] = {}
         self._cells: dict[str, Any] = {}
 
@@ -159,13 +152,6 @@ class Estimates:
         values = [scale(self.cost(r, group.metric)) for r in group.runs]
         return statistics.Sample(np.array(values), tuple(r["data_seed"] for r in group.runs))
 
-    def save(self) -> None:
-        """Keep what is new; a folder that cannot be written costs time at the next call, nothing else."""
-        if self._new:
-            content = json.dumps({"version": _CACHE_VERSION, "known": self._known}).encode()
-            with suppress(UsageError):
-                write_atomic(self.store.out_dir / _CACHE, content, durable=False)
-
     def _record(self, run: Row) -> Record:
         name = run["run_id"]
         if name not in self._records:
@@ -176,15 +162,8 @@ class Estimates:
         return self._records[name]
 
     def _remember(self, key: Any, compute: Callable[[], Any]) -> Any:
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        if digest not in self._known:
-            warned = len(self.warnings)
-            value = compute()
-            if len(self.warnings) > warned:
-                return value  # the missing file may come back
-            self._known[digest] = value
-            self._new = True
-        return self._known[digest]
+        warned = len(self.warnings)  # what lacks a file is not kept: the file may come back
+        return self._memory.recall(key, compute, keep=lambda: len(self.warnings) == warned)
 
 
 def _certain(groups: Sequence[Group], summary: dict[str, Any]) -> dict[str, Any]:
@@ -197,11 +176,3 @@ def _certain(groups: Sequence[Group], summary: dict[str, Any]) -> dict[str, Any]
 def to_estimate(summary: Mapping[str, Any], runs: int) -> Estimate:
     """What a verdict needs of a `statistics.Summary`."""
     return Estimate(summary["mean"], summary["se"], summary["df"], summary["sd"], runs)
-
-
-def _read(store: Store) -> dict[str, Any]:
-    try:
-        found = json.loads((store.out_dir / _CACHE).read_bytes())
-        return dict(found["known"]) if found["version"] == _CACHE_VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.results import leaderboard
 from peftbench.results.store import Store
-from peftbench.results.tables.cells import Cell, Key, RunFinder, mark_best, mean_cell, own_cell
+from peftbench.results.tables.cells import Cell, Key, mark_best, mean_cell, own_cell
 from peftbench.results.tables.claims import Claim, evaluate
 from peftbench.results.tables.commands import Sweep
 from peftbench.results.tables.estimates import Estimates, to_estimate
+from peftbench.results.tables.memory import Memory
+from peftbench.results.tables.runs import RunFinder
 from peftbench.results.tables.spec import CellSpec, TableConfig, lay_out
 from peftbench.results.tables.verdict import judge, obstacles
 
@@ -51,21 +53,22 @@ class Table:
 
 
 def make_table(
-    name: str, config: TableConfig, store: Store, given: Mapping[str, Any] | None = None, only: Sequence[str] = ()
+    name: str, config: TableConfig, store: Store, given: Mapping[str, Any] | None = None, only: str = ""
 ) -> Table:
     """The table from the records of a store.
 
     Args:
         given: overrides of the command line, laid over every cell's own.
-        only: labels of rows, columns or panels; of an axis that has one of them, the others are left out.
+        only: labels of rows, columns or panels with commas between; of an axis that has one, the others are left out.
 
     Raises:
         UsageError: an override does not fit the table or does not compose; `only` names an unknown label.
     """
     specs = {(s.panel, s.row, s.column): s for s in lay_out(name, config, given)}
     shown = _shown(specs, only)
-    estimates = Estimates(store)
-    finder = RunFinder(leaderboard.current_rows(store))
+    memory = Memory(store)
+    estimates = Estimates(store, memory)
+    finder = RunFinder(leaderboard.current_rows(store), memory)
     needed = shown | {(p, r, column) for p, r, c in shown for column in specs[p, r, c].mean_of}
     cells = {key: own_cell(specs[key], finder, estimates) for key in specs if key in needed and not specs[key].mean_of}
     cells |= {key: mean_cell(specs[key], cells, estimates) for key in specs if key in shown and specs[key].mean_of}
@@ -78,15 +81,30 @@ def make_table(
             ours = to_estimate(cell.summary, runs)
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
     claims = [] if only else evaluate(name, config, kept, estimates)
-    estimates.save()
+    memory.save()
     return Table(name, config, dict(given or {}), kept, claims, list(estimates.warnings))
 
 
-def _shown(specs: Mapping[Key, CellSpec], only: Sequence[str]) -> set[Key]:
-    axes = [{key[i] for key in specs} for i in range(3)]
-    for label in only:
-        if not any(label in axis for axis in axes):
-            known = did_you_mean(label, set().union(*axes) - {""})
-            raise UsageError(f"--only {label}: no such row, column or panel. {known}")
-    wanted = [axis & set(only) or axis for axis in axes]
+def _shown(specs: Mapping[Key, CellSpec], only: str) -> set[Key]:
+    axes = [{key[i] for key in specs} - {""} for i in range(3)]
+    chosen = split_labels(only, set().union(*axes))
+    wanted = [axis & chosen or axis | {""} for axis in axes]
     return {key for key in specs if all(label in axis for label, axis in zip(key, wanted, strict=True))}
+
+
+def split_labels(text: str, known: Collection[str]) -> set[str]:
+    """The labels in a list with commas between them; labels may have commas themselves.
+
+    Raises:
+        UsageError: what stands there begins with no known label.
+    """
+    found, rest = set(), text.strip()
+    while rest:
+        fitting = [label for label in known if rest == label or rest.startswith(f"{label},")]
+        if not fitting:
+            wrong = rest.split(",")[0]
+            raise UsageError(f"--only {wrong}: no such row, column or panel. {did_you_mean(wrong, known)}")
+        label = max(fitting, key=len)
+        found.add(label)
+        rest = rest[len(label) :].lstrip(", ")
+    return found
