@@ -252,7 +252,7 @@ def made_up(kind: str, count: int) -> data.Data:
     return {**head, "runs": runs}
 
 
-@pytest.mark.parametrize("count", [3, 12, 45])
+@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.slow), 45])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_label_lies_on_another(kind: str, count: int) -> None:
     assert overlaps(picture(made_up(kind, count))) == []

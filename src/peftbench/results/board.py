@@ -15,6 +15,7 @@ from peftbench.results.leaderboard import CELL, Row
 from peftbench.results.record import Record
 from peftbench.results.store import Store
 from peftbench.results.tables.estimates import COSTS, Estimates, Group
+from peftbench.results.tables.memory import Memory
 
 MOST_WITH_ITEMS = 500
 """Up to so many runs an interval takes in the test items, for which every run's predictions are read."""
@@ -80,7 +81,8 @@ class Board:
     def __init__(self, store: Store, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self.with_items = sum(r["status"] == "done" for r in rows) <= MOST_WITH_ITEMS
-        self._estimates = Estimates(store)
+        self._memory = Memory(store)
+        self._estimates = Estimates(store, self._memory)
         self.notes: list[str] = []
         """What a reader has to know about the intervals."""
         if not self.with_items:
@@ -124,7 +126,7 @@ class Board:
 
     def save(self) -> None:
         """Keep the intervals for the next view."""
-        self._estimates.save()
+        self._memory.save()
 
     def _ties(self, block: Block, runs: Mapping[str, Runs]) -> dict[str, tuple[str, bool]]:
         """Label -> letters, and whether it is best or tied-best."""
@@ -141,8 +143,16 @@ class Board:
 
     @staticmethod
     def _tied(cell: Cell, found: Mapping[tuple[Block, str], tuple[str, bool]]) -> Cell:
-        """The cell with its ties; those of a floor that stands in several blocks are not its own."""
-        letters, best = found.get((cell.block, cell.label), ("", False))
+        """The cell with its ties; a floor that stands in the blocks of several backbones has none of its own."""
+        if cell.block.model == NO_MODEL and (cell.block, cell.label) not in found:
+            alike = [
+                tie
+                for (b, label), tie in found.items()
+                if (b._replace(model=NO_MODEL), label) == (cell.block, cell.label)
+            ]
+            letters, best = alike[0] if len(alike) == 1 else ("", False)
+        else:
+            letters, best = found.get((cell.block, cell.label), ("", False))
         return replace(cell, letters=letters, best=best)
 
     def _with_interval(self, cell: Cell) -> Cell:
