@@ -15,6 +15,7 @@ from peftbench.results.store import Store
 from peftbench.sweeps import gc
 from peftbench.sweeps.gc import Wish, gc_command, leftovers
 
+STAGE = "stages/0-supervised"
 DONE, CUT, LOST, FRESH = "d" * 16, "c" * 16, "a" * 16, "b" * 16
 
 
@@ -25,8 +26,8 @@ def store(tmp_path: Path) -> Store:
     file_record(store, DONE)
     file_record(store, CUT, "interrupted")
     for run_id in (DONE, CUT, LOST, FRESH):
-        put(store.folder(run_id) / "checkpoint-00000010" / "tensors.safetensors")
-        put(store.folder(run_id) / "draft-00000020" / "tensors.safetensors")
+        put(store.folder(run_id) / STAGE / "checkpoint-00000010" / "tensors.safetensors")
+        put(store.folder(run_id) / STAGE / "draft-checkpoint-00000020" / "tensors.safetensors")
         put(store.folder(run_id) / "draw.json")
     age(store.folder(LOST), 2)
     return store
@@ -46,10 +47,9 @@ def run_gc(store: Store, *argv: str) -> int:
 
 def test_what_may_go(store: Store) -> None:
     assert found(store) == {
-        ("checkpoint", f"runs/{DONE}/checkpoint-00000010"),
-        ("draft", f"runs/{DONE}/draft-00000020"),
-        ("draft", f"runs/{CUT}/draft-00000020"),  # its finished checkpoint is what it goes on from
-        ("draft", f"runs/{FRESH}/draft-00000020"),
+        ("checkpoint", f"runs/{DONE}/stages"),
+        ("draft", f"runs/{CUT}/{STAGE}/draft-checkpoint-00000020"),  # its finished one is what it goes on from
+        ("draft", f"runs/{FRESH}/{STAGE}/draft-checkpoint-00000020"),
         ("run folder", f"runs/{LOST}"),
     }
     assert ("run folder", f"runs/{LOST}") not in found(store, days=3)
@@ -72,7 +72,7 @@ def test_yes_removes_just_that(store: Store, capsys: pytest.CaptureFixture[str])
     assert {x["path"] for x in told["leftovers"]} == expected
     assert told["removed"] is True
     assert files(store) == kept
-    assert f"runs/{CUT}/checkpoint-00000010/tensors.safetensors" in kept
+    assert f"runs/{CUT}/{STAGE}/checkpoint-00000010/tensors.safetensors" in kept
     assert f"records/{DONE}.json" in kept
     assert list(store.claims.iterdir()) == []
     assert run_gc(store, "--yes") == 0
@@ -103,7 +103,7 @@ def test_a_living_owner_loses_nothing(store: Store) -> None:
         assert len(list(store.claims.iterdir())) == 4
         owner.communicate("")
     assert files(store) == before
-    assert len(found(store)) == 8  # the owner has let go
+    assert len(found(store)) == 7  # the owner has let go
 
 
 def test_a_run_that_begins_between_looking_and_removing_is_left_alone(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_a_run_that_ended_between_looking_and_removing_is_judged_anew(store: Sto
     file_record(store, LOST, "interrupted")
     gone = {x.path for x in gc.remove(store, seen, Wish())}
     assert str(store.folder(LOST)) not in gone
-    assert (store.folder(LOST) / "checkpoint-00000010").exists()
+    assert (store.folder(LOST) / STAGE / "checkpoint-00000010").exists()
 
 
 def test_claims_of_the_dead(store: Store) -> None:

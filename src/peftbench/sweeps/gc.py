@@ -119,10 +119,15 @@ def _of_run(folder: Path, run_id: str, status: str | None, wish: Wish) -> Iterat
     if status is None and _age(folder) > wish.days * DAY:
         yield _leftover("run folder", folder, run_id)
         return
-    yield from (_leftover("draft", path, run_id) for path in sorted(folder.rglob("draft-*")))
-    yield from _temporary(folder, run_id)
     if status == "done":
-        yield from (_leftover("checkpoint", path, run_id) for path in sorted(folder.rglob("checkpoint-*")))
+        # what it would have gone on from; the process died just after it had filed the record
+        ended = [folder / "stages", *folder.glob("checkpoint-*")]
+        yield from (_leftover("checkpoint", path, run_id) for path in sorted(ended) if path.is_dir())
+        drafts = list(folder.glob("draft-*"))
+    else:
+        drafts = list(folder.rglob("draft-*"))
+    yield from (_leftover("draft", path, run_id) for path in sorted(drafts))
+    yield from _temporary(folder, run_id)
 
 
 def _temporary(folder: Path, run_id: str | None) -> Iterator[Leftover]:
