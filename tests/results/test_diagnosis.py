@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from peftbench.results.diagnosis import diagnose, seed_outliers
 from peftbench.results.record import Record
 from peftbench.results.store import decode, encode
+from peftbench.results.summary import print_summary
 
 GOOD = [(label, label) for label in ("sports", "health", "politics") for _ in range(20)]
 
@@ -128,3 +132,10 @@ def test_it_lives_in_the_record_and_older_records_have_none(make_record: Callabl
     older = record.to_dict()
     del older["diagnosis"]
     assert Record.from_dict(older).diagnosis == {}
+
+
+def test_the_summary_of_a_run_shows_the_warnings(make_record: Callable[..., Record], tmp_path: Path) -> None:
+    out = io.StringIO()
+    record = make_record(diagnosis={"warnings": ["raise trainer.steps"]})
+    print_summary(record, tmp_path, console=Console(file=out, width=200))
+    assert any(line.split() == ["warning", "raise", "trainer.steps"] for line in out.getvalue().splitlines())
