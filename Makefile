@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
+        tables table-paper experiments references bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -91,6 +91,24 @@ bench-tuners: install-dev ## cost of a step of every tuner on real sizes -> docs
 
 bench-multitenant: install-dev ## eight tenants in one batch: IAPT against LoRA with an adapter a row
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_multitenant.py
+
+tables: install ## every paper's table from the records in results/, as Markdown, LaTeX and CSV in results/tables/
+	$(BIN)/peftbench table '*'
+
+table-paper: install ## one paper's tables: make table-masakhanews, table-dept, table-hft ... (the beginning of their names)
+	@$(BIN)/peftbench table
+
+table-%: install
+	$(BIN)/peftbench table '$**'
+
+experiments: install-dev ## conf/experiment/*.yaml, the sweeps that fill the tables, from conf/table/*.yaml
+	$(BIN)/python scripts/make_experiments.py
+
+references: install ## docs/references.md: where each number of a paper is printed, or why it is not
+	$(BIN)/peftbench table --coverage --out docs/references.md
+
+bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tables.py
 
 readme-table: install-dev ## run what the README's table shows (hours on a laptop; needs PEFTBENCH_DATA), then print it
 	$(BIN)/peftbench -m $(TABLE) model=minilm task.lang=eng shots=10

@@ -405,6 +405,15 @@ def test_the_command_writes_a_file(capsys, tmp_path):
     assert run(capsys)[1].splitlines()[0].startswith("absa")
 
 
+def test_several_tables_at_once(capsys, tmp_path):
+    code, printed, _ = run(capsys, "masakhanews-*c*", "--out-dir", str(tmp_path), "--out", str(tmp_path / "all"))
+    assert code == 0
+    assert printed.startswith("masakhanews-classical: 0 of 3 cells -> ")
+    names = {f.name for f in (tmp_path / "all").iterdir()}
+    assert names == {f"masakhanews-classical.{kind}" for kind in ("md", "tex", "csv")}
+    assert "no name fits" in run(capsys, "masakha-*")[2]
+
+
 def test_no_torch_on_the_way():
     code = (
         "import sys; from peftbench.results.tables.command import table_command; table_command(['cost']); "

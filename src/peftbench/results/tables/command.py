@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,16 +39,41 @@ def table_command(argv: Sequence[str]) -> int:
     if not options.name:
         _list()
         return 0
+    if "*" in options.name:
+        return max(_write_all(name, options) for name in matching(options.name))
+    table, code = _make(options.name, options)
+    return _emit(FORMATS[options.format or "md"](table, options.out_dir), options.out) or code
+
+
+def _make(name: str, options: argparse.Namespace) -> tuple[Table, int]:
+    """The table, with --run after running what it lacked; the exit code."""
     launch = [a for a in options.overrides if a.lstrip("+~").startswith("hydra")]
     given = spec.read_overrides([a for a in options.overrides if a not in launch])
-    config = spec.load(options.name)
-    store = Store(options.out_dir)
-    table = make_table(options.name, config, store, given, options.only)
-    code = 0
-    if options.run:
-        code = run_missing(table, options.out_dir, launch)
-        table = make_table(options.name, config, store, given, options.only)
-    return _emit(FORMATS[options.format](table, options.out_dir), options.out) or code
+    config, store = spec.load(name), Store(options.out_dir)
+    table = make_table(name, config, store, given, options.only)
+    if not options.run:
+        return table, 0
+    code = run_missing(table, options.out_dir, launch)
+    return make_table(name, config, store, given, options.only), code
+
+
+def matching(pattern: str) -> list[str]:
+    """The tables whose names fit, as `dept*`. Raises UsageError if none does."""
+    found = fnmatch.filter(spec.names(), pattern)
+    if not found:
+        raise UsageError(f"table {pattern}: no name fits. {did_you_mean(pattern, spec.names())}")
+    return found
+
+
+def _write_all(name: str, options: argparse.Namespace) -> int:
+    """One of several tables, into the folder `--out`: as Markdown, LaTeX and CSV unless `--format` says which."""
+    table, code = _make(name, options)
+    folder = options.out or Path(options.out_dir) / "tables"
+    for kind in [options.format] if options.format else ["md", "latex", "csv"]:
+        _emit(FORMATS[kind](table, options.out_dir), folder / f"{name}.{'tex' if kind == 'latex' else kind}")
+    done = sum(cell.complete for cell in table.cells.values())
+    print(f"{name}: {done} of {sum(cell.asked > 0 for cell in table.cells.values())} cells -> {folder}/{name}.*")
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,14 +84,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="without it: the tables there are")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="'dept*' writes several; without it: a list")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="laid over every cell's settings")
-    parser.add_argument("--format", default="md", type=_format, metavar="|".join(FORMATS), help="default: md")
+    parser.add_argument("--format", type=_format, metavar="|".join(FORMATS), help="default: md")
     parser.add_argument(
         "--only", default="", metavar="LABEL,...", help="only rows, columns or panels with these labels"
     )
     parser.add_argument("--run", action="store_true", help="first run what is missing, by any launcher")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write to a file")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a file; of several tables, a folder")
     parser.add_argument(
         "--out-dir", "--out_dir", default="results", metavar="FOLDER", help="the runs; default: results"
     )
