@@ -68,7 +68,7 @@ def check_equal(jobs):
             assert made.config == expected
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(commands())
 def test_composing_many_equals_composing_each(jobs):
     check_equal(jobs)
@@ -210,11 +210,11 @@ def test_a_file_that_writes_elsewhere_is_composed_with_each_choice(monkeypatch, 
     (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntrainer:\n  steps: 7\nseed: 5\n")
     (tmp_path / "experiment" / "other.yaml").write_text("# @package _global_\ndefaults:\n  - override /method: full\n")
     monkeypatch.setenv("PEFTBENCH_CONF", str(tmp_path))
-    sweep = ["+experiment=short,other", "model=tiny-bert,tiny-t5", "trainer=fewshot,debug", "shots=2,3"]
+    sweep = ["+experiment=short,other", "model=tiny-bert,tiny-t5", "trainer=fewshot,debug", "shots=2"]
     jobs = compose_jobs(expand(sweep))
     assert [job.config for job in jobs] == [compose(job.overrides) for job in jobs]
-    assert {job.config.trainer.steps for job in jobs[:8]} == {7}
-    assert {job.config.method.name for job in jobs[8:]} == {"full"}
+    assert {job.config.trainer.steps for job in jobs[:4]} == {7}
+    assert {job.config.method.name for job in jobs[4:]} == {"full"}
 
 
 def test_a_mistake_in_one_job_does_not_touch_the_others():
