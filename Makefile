@@ -107,6 +107,14 @@ experiments: install-dev ## conf/experiment/*.yaml, the sweeps that fill the tab
 references: install ## docs/references.md: where each number of a paper is printed, or why it is not
 	$(BIN)/peftbench table --coverage --out docs/references.md
 
+example: install-dev ## the board of docs/example/: 90 runs (two hours on a laptop; needs PEFTBENCH_DATA), table, plots
+	$(BIN)/peftbench table example --run --out-dir results/example --out docs/example/table.md
+	$(MAKE) example-plots
+
+example-plots: install-dev
+	for kind in shots pareto ranks languages cost training; do \
+	  $(BIN)/peftbench plot $$kind --out-dir results/example --out docs/example/$$kind.svg; done
+
 bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tables.py
 
