@@ -19,7 +19,7 @@ from peftbench.results.tables.memory import Memory
 
 MOST_WITH_ITEMS = 500
 """Up to so many runs an interval takes in the test items, for which every run's predictions are read."""
-MOST_PAIRS = 4000
+MOST_PAIRS = 6000
 """Up to so many pairs of methods are compared for tie groups."""
 NO_MODEL = "none"
 

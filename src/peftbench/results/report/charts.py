@@ -21,6 +21,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 DASHES = ([1, 0], [6, 2], [1, 2], [7, 2, 1, 2])
 YELLOW = "#F0E442"
 """Okabe and Ito's eighth colour: too light for a line, not for a bar."""
+BANDS = 6
+"""Lines in a panel up to which all intervals are shown as bands."""
 LINE = 24
 """Pixels of one name in a list of methods."""
 
@@ -88,9 +90,11 @@ def _shots(plot: Data) -> list[Data]:
     x = alt.X("shots:N", title="shots", sort=None).axis(labelAngle=0)
     chosen = alt.selection_point(fields=["method"], bind="legend")
     seen = alt.when(chosen)
+    few = max(len(panel["lines"]) for panel in plot["panels"]) <= BANDS
     band = base.mark_area().encode(
         x, alt.Y("low:Q", title="score").scale(zero=False), alt.Y2("high:Q"), looks.colour,
-        opacity=seen.then(alt.value(0.15)).otherwise(alt.value(0.0)),
+        # many bands are one grey: then only those of the methods picked in the legend are shown
+        opacity=alt.when(chosen, empty=few).then(alt.value(0.15)).otherwise(alt.value(0.0)),
     )  # fmt: skip
     faded = seen.then(alt.value(1.0)).otherwise(alt.value(0.12))
     score = alt.Y("score:Q", title="score")
