@@ -90,11 +90,33 @@ def assert_equal(one: tuple[Record, dict[str, bytes]], other: tuple[Record, dict
     assert one[1] == other[1]
 
 
+LORA = ["method=lora", "trainer.save=all"]
+CHECKPOINTS = "trainer.checkpoint_every=2"
+"""No part of the run id: the result does not depend on it."""
+Whole = tuple[Record, dict[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The undisturbed run."""
+    return finish(tmp_path_factory.mktemp("whole"), *LORA)
+
+
+@pytest.fixture(scope="module")
+def whole_two(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The undisturbed run of two stages."""
+    stages.STAGES["another_round"] = f"{__name__}:another_round"
+    try:
+        return finish(tmp_path_factory.mktemp("whole"), *LORA, *TWO)
+    finally:
+        del stages.STAGES["another_round"]
+
+
 METHODS = ["lora", "full", "hft", "adalora", "dept"]
 
 
 @pytest.mark.parametrize(
-    "method", [m if m in ("lora", "hft", "adalora") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
+    "method", [m if m in ("hft", "adalora") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
 )
 def test_two_stages_and_two_kills_equal_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Killed in the first stage, told to stop in the second one, and once more killed there."""
@@ -123,12 +145,11 @@ def spy(function: Callable[..., Any], note: Callable[..., Any]) -> Callable[...,
     return both
 
 
-@pytest.mark.parametrize("damaged", ["newest", "finished"])
+@pytest.mark.parametrize("damaged", ["newest", pytest.param("finished", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_costs_steps_not_the_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_two: Whole, damaged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    args = ["method=lora", *TWO, "trainer.save=all", "trainer.checkpoint_every=2"]
-    whole = finish(tmp_path / "whole", *args)
+    args = [*LORA, *TWO, CHECKPOINTS]
     with killed_at(monkeypatch, "2-", 7), pytest.raises(Killed):
         finish(tmp_path / "cut", *args)
     pattern = {"newest": "2-*/checkpoint-00000006", "finished": "1-*/finished"}[damaged]
@@ -137,12 +158,13 @@ def test_a_damaged_checkpoint_costs_steps_not_the_result(
     path.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
     cut = finish(tmp_path / "cut", *args)
     assert "is damaged" in caplog.text
-    assert_equal(cut, whole)
+    assert_equal(cut, whole_two)
 
 
-def test_a_signal_saves_although_no_checkpoints_were_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = ["method=lora", "trainer.save=all"]
-    whole = finish(tmp_path / "whole", *args)
+def test_a_signal_saves_although_no_checkpoints_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole
+) -> None:
+    args = LORA
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)}
     for step, number, code in ((3, signal.SIGTERM, 143), (6, signal.SIGUSR2, 140), (8, signal.SIGUSR1, 138)):
         with killed_at(monkeypatch, "1-", step, number), pytest.raises(Interrupted) as caught:
@@ -188,10 +210,9 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_stopped_in_the_test_evaluation_nothing_is_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole
 ) -> None:
-    args = ["method=lora", "trainer.save=all"]
-    whole = finish(tmp_path / "whole", *args)
+    args = LORA
     with monkeypatch.context() as patch:
         real = session_module.Session.evaluate
 
@@ -206,12 +227,13 @@ def test_stopped_in_the_test_evaluation_nothing_is_trained_again(
     assert_equal(finish(tmp_path / "cut", *args), whole)
 
 
-def test_a_signal_in_the_last_step_is_heard_after_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = finish(tmp_path / "whole", "method=lora", *TWO)
+def test_a_signal_in_the_last_step_is_heard_after_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_two: Whole
+) -> None:
     with killed_at(monkeypatch, "1-", 11, signal.SIGTERM), pytest.raises(Interrupted):
-        finish(tmp_path / "cut", "method=lora", *TWO)
+        finish(tmp_path, *LORA, *TWO)
     with killed_at(monkeypatch, "1-", 0):  # the first stage is not done again
-        assert_equal(finish(tmp_path / "cut", "method=lora", *TWO), whole)
+        assert_equal(finish(tmp_path, *LORA, *TWO), whole_two)
 
 
 def test_a_signal_while_the_record_is_filed_does_not_spoil_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,9 +353,8 @@ def test_a_lost_claim_ends_the_run_without_a_trace(tmp_path: Path, monkeypatch: 
     assert [p.name for p in tmp_path.rglob("checkpoint-*")] == ["checkpoint-00000003"]
 
 
-def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    args = ["method=lora", "trainer.checkpoint_every=3", "trainer.save=all"]
-    whole = finish(tmp_path / "whole", *args)
+def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole) -> None:
+    args = [*LORA, "trainer.checkpoint_every=3"]
     real = loop._Engine.step
 
     def crash(engine: Any, step: int) -> Any:
@@ -347,11 +368,10 @@ def test_a_failed_run_keeps_its_checkpoints(tmp_path: Path, monkeypatch: pytest.
     assert_equal(finish(tmp_path / "cut", *args), whole)
 
 
-def test_a_full_disk_ends_a_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_a_run_with_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Whole) -> None:
     import errno
 
-    args = ["method=lora", "trainer.checkpoint_every=3", "trainer.save=all"]
-    whole = finish(tmp_path / "whole", *args)
+    args = [*LORA, "trainer.checkpoint_every=3"]
     real, saved = checkpoint.save_file, []
 
     def full(tensors: Any, path: Path) -> None:
