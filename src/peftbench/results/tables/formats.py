@@ -94,7 +94,8 @@ def _float(page: Page, panel: PagePanel, last: bool) -> str:
         lines += [r"\begin{tabular}{lrr}", r"\toprule", r"claim & paper & ours \\", r"\midrule"]
         lines += [" & ".join(map(_tex, c)) + r" \\" for c in page.claims] + [r"\bottomrule", r"\end{tabular}"]
     if last and page.notes:
-        lines.append(r"\par\footnotesize " + " ".join(f"$^{{{i}}}$ {_tex(n)}." for i, n in enumerate(page.notes, 1)))
+        notes = (f"$^{{{i}}}$ {_tex(note.rstrip('.'))}." for i, note in enumerate(page.notes, 1))
+        lines.append(r"\par\footnotesize " + " ".join(notes))
     return "\n".join([*lines, r"\end{table}"])
 
 
