@@ -141,10 +141,13 @@ class Session:
     def _new_learner(self) -> Learner:
         """A fresh learner on this process's device; the same seed gives the same initial values."""
         from peftbench.build import build_learner
+        from peftbench.training.precision import choose_attention
 
         learner, facts = build_learner(self.cfg, self.data, self.clock, self.drawn.train)
         self.record.model_info = facts
-        return learner.to(self.context.processes().device)
+        device = self.context.processes().device
+        choose_attention(learner, self.cfg.trainer.attention, self.context.precision, device)
+        return learner.to(device)
 
     def train(self) -> Predictor:
         """The method's stages, in order."""
@@ -157,7 +160,7 @@ class Session:
         return predictor
 
     def evaluate(self, predictor: Predictor) -> list[Prediction]:
-        """Predict test and, after that, look at its labels, once. A diverged model is not asked. A trial ends on dev."""
+        """Predict test and, after that, look at its labels, once. Not for a diverged model, nor for a trial."""
         from peftbench.tasks.metrics import score
 
         answered: list[Prediction] = []

@@ -10,9 +10,11 @@ import pytest
 import torch
 from toy_learner import trainer
 
+from peftbench.config import compose
 from peftbench.errors import UsageError
+from peftbench.models import load_backbone
 from peftbench.training.distributed import Dist, choose_device, join
-from peftbench.training.precision import hardware_bf16, resolve
+from peftbench.training.precision import choose_attention, hardware_bf16, resolve
 
 WORKER = Path(__file__).parent / "ddp_worker.py"
 ENVIRON = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -103,3 +105,36 @@ def test_auto_precision_agrees_with_the_kernel():
 
 def test_world_of_one_is_the_default():
     assert Dist(torch.device("cpu")) == Dist(torch.device("cpu"), 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("attention", "precision", "device", "expected"),
+    [
+        ("auto", "bf16", "cpu", "eager"),
+        ("auto", "fp32", "cpu", "sdpa"),
+        ("auto", "bf16", "cuda", "sdpa"),
+        ("eager", "fp32", "cpu", "eager"),
+        ("sdpa", "bf16", "cpu", "sdpa"),
+    ],
+)
+def test_auto_attention_is_eager_for_bf16_on_a_cpu(attention, precision, device, expected):
+    model = load_backbone(compose(["model=tiny-bert"]).model, "features").model
+    assert model.config._attn_implementation == "sdpa"
+    choose_attention(torch.nn.ModuleList([model]), attention, precision, torch.device(device))
+    assert model.config._attn_implementation == expected
+
+
+@pytest.mark.parametrize(("model", "purpose"), [("tiny-bert", "features"), ("tiny-t5", "lm"), ("tiny-llama", "lm")])
+def test_either_attention_computes_the_same(model, purpose):
+    network = load_backbone(compose([f"model={model}"]).model, purpose, dropout=0.0).model
+    ids = torch.randint(5, 60, (2, 9), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.tensor([[1] * 9, [1] * 6 + [0] * 3])}
+    inputs |= {"labels": ids[:, :3].contiguous()} if model == "tiny-t5" else {}
+    found = []
+    for attention in ("sdpa", "eager"):
+        choose_attention(network, attention, "fp32", torch.device("cpu"))
+        with torch.no_grad():
+            out = network(**inputs)
+        states = out.logits if purpose == "lm" else out.last_hidden_state
+        found.append(states if model == "tiny-t5" else states[inputs["attention_mask"].bool()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
