@@ -133,7 +133,8 @@ def test_runs_that_are_the_same_are_marked():
     assert [job.same_as for job in jobs] == [None, 0, 0, 0, None, 4, None, 6]  # majority has no backbone
 
 
-def test_mistakes_stand_in_their_jobs():
+def test_mistakes_stand_in_their_jobs(monkeypatch):
+    monkeypatch.delenv("PEFTBENCH_DATA", raising=False)
     config, data, draw, good = compose_jobs([["seed=-1"], ["task=masakhanews"], ["shots=10000"], ["shots=2"]])
     assert config.config is None
     assert "seed=-1" in config.error
