@@ -41,6 +41,7 @@ def file_run(
     data_seed: int = 42,
     seed: int = 1,
     version: str = __version__,
+    items: int = 90,
     **changes: Any,
 ) -> Record:
     """File a run of the config that `overrides` make, right on about `accuracy` of its test items.
@@ -51,7 +52,7 @@ def file_run(
     """
     config = asdict(_COMPOSER.compose([*overrides, f"seed={seed}"]))
     task, method = config["task"], config["method"]
-    data = task_data(task["name"], task["subset"])
+    data = task_data(task["name"], task["subset"], items)
     chance = random.Random(f"{overrides} {data_seed} {seed} {accuracy}")
     predictions = [_answer(row, accuracy, chance) for row in data.test]
     draw_sha = hashlib.sha256(f"{data.name} {data.subset} {config['shots']} {data_seed}".encode()).hexdigest()

@@ -219,8 +219,25 @@ def test_every_obstacle_is_named(store):
     assert (
         reasons_of(store, {"trainer.steps": "9", "data_dir": "elsewhere", "tracking.wandb": "offline"})[0] == settings
     )
+    assert reasons_of(store, {"trainer.steps": "9", "data_seed": [1, 2]})[-1] == "fewer draws (2 of 3 runs)"
     unnamed = TABLE.replace("backbones: {t5-base: tiny-bert}", "")
     assert reasons_of(store, {"trainer.steps": "9"}, unnamed)[0].startswith("different backbone (paper: t5-base")
+
+
+def test_one_run_is_no_reproduction(store):
+    text = TABLE.replace("data_seed: [1, 2, 3]", "data_seed: [1]")
+    file_run(store, overrides("lora", "hau"), data_seed=1)
+    assert reasons_of(store, text=text) == ("one run (its spread over seeds is not known)",)
+
+
+def test_rows_tested_on_other_items_have_no_best(store):
+    for draw in (1, 2, 3):
+        file_run(store, overrides("lora", "hau"), 0.9, draw)
+        file_run(store, overrides("dept", "hau"), 0.5, draw, items=60)
+    table = make_table("made-up", a_table(), store)
+    assert not any(cell.best for cell in table.cells.values())
+    assert any("no row is marked as best" in warning for warning in table.warnings)
+    assert "different items" in table.claims[1].problem
 
 
 def test_claims(filled):
@@ -258,6 +275,8 @@ def test_missing_cells_and_the_command_that_fills_them(store):
     page = FORMATS["md"](table, "results")
     assert "| LoRA | - | - | - | - |" in page
     assert "| SPoT | n/a<sup>2</sup> |" in page
+    hidden = make_table("made-up", a_table(), store, only="mean")
+    assert commands.merge(hidden.missing()) == [sweep]
 
 
 SWEEPS = st.lists(

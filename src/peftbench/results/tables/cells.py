@@ -115,12 +115,13 @@ def mark_best(cells: Mapping[Key, Cell], estimates: Estimates) -> None:
     for (panel, row, column), cell in cells.items():
         if cell.complete and not cell.groups[0].is_cost:
             columns.setdefault((panel, column), {})[row] = cell
-    for rivals in columns.values():
+    for (_, column), rivals in columns.items():
         if len(rivals) < 2:
             continue
         try:
             found = estimates.ties({row: cell.groups for row, cell in rivals.items()})
-        except ValueError:  # rows of other test items or another metric have no common best
+        except ValueError as error:  # rows of other test items have no common best
+            estimates.warnings[f"{column}: no row is marked as best, since {error}"] = None
             continue
         for row, cell in rivals.items():
             cell.letters, cell.best = found[row]

@@ -54,7 +54,7 @@ def _evaluate(
         return found
     try:
         found.summary = _KINDS[claim.kind](ours, others, estimates)
-    except UsageError as error:
+    except (UsageError, ValueError) as error:  # ValueError: tested on different items
         found.problem = str(error)
         return found
     if paper is not None:

@@ -6,6 +6,7 @@ column may set the metric that the table left open, and a row the method. docs/t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -101,6 +102,7 @@ class CellSpec:
     Attributes:
         run: overrides without seeds; what the command line said of the table laid over what its file says.
         repeat: seeds asked for.
+        own_runs: number of runs that the table's own seeds make, whatever the command line asks for.
         changed: settings that the command line changed, so that the paper's number no longer is the same experiment's.
         mean_of: columns whose mean the cell is; empty for a cell of its own runs.
         paper: the paper's number, if one was seen.
@@ -111,6 +113,7 @@ class CellSpec:
     column: str
     run: Mapping[str, Any]
     repeat: Mapping[str, Sequence[int]]
+    own_runs: int
     changed: Mapping[str, Any]
     metric: str
     margin: str
@@ -221,7 +224,8 @@ def _refuse_varied(name: str, parts: Sequence[Part], given: Mapping[str, Any]) -
 def _cell(
     name: str, parts: Sequence[Part], panel: str, given: Mapping[str, Any], repeat: Mapping[str, Sequence[int]]
 ) -> CellSpec:
-    row, column = parts[2], parts[3]
+    table, _, row, column = parts
+    assert isinstance(table, TableConfig)
     assert isinstance(row, LabelledPart)
     assert isinstance(column, ColumnPart)
     own: dict[str, Any] = {}
@@ -234,6 +238,7 @@ def _cell(
         column=column.label,
         run={**own, **given},
         repeat=repeat,
+        own_runs=math.prod(map(len, table.repeat.values())) * max(1, len(column.mean_of)),
         changed=changed,
         metric=_last(parts, "metric") or "score",
         margin=_last(parts, "margin") or "1.0",

@@ -25,7 +25,8 @@ class Table:
 
     Attributes:
         given: overrides of the command line.
-        cells: panel by panel, row by row.
+        cells: those that are shown, panel by panel, row by row.
+        hidden: those of other columns that a mean is made of.
         claims: left out when only a part of the table was asked for.
         warnings: what a reader has to know about the intervals.
     """
@@ -34,6 +35,7 @@ class Table:
     config: TableConfig
     given: dict[str, Any]
     cells: dict[Key, Cell]
+    hidden: list[Cell]
     claims: list[Claim]
     warnings: list[str]
 
@@ -48,8 +50,9 @@ class Table:
         return list(dict.fromkeys(row for _, row, _ in keys)), list(dict.fromkeys(column for _, _, column in keys))
 
     def missing(self) -> list[Sweep]:
-        """The sweeps of the cells that lack runs, those behind a mean included."""
-        return [c.fill for c in self.cells.values() if c.fill is not None and c.done < c.asked]
+        """The sweeps of the cells that lack runs, hidden ones included."""
+        every = (*self.cells.values(), *self.hidden)
+        return [c.fill for c in every if c.fill is not None and c.done < c.asked]
 
 
 def make_table(
@@ -82,7 +85,8 @@ def make_table(
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
     claims = [] if only else evaluate(name, config, kept, estimates)
     memory.save()
-    return Table(name, config, dict(given or {}), kept, claims, list(estimates.warnings))
+    hidden = [cell for key, cell in cells.items() if key not in kept]
+    return Table(name, config, dict(given or {}), kept, hidden, claims, list(estimates.warnings))
 
 
 def _shown(specs: Mapping[Key, CellSpec], only: str) -> set[Key]:

@@ -144,6 +144,8 @@ def obstacles(
     found += [f"incomplete data ({note})" for g in cell.groups for note in data_notes(g)]
     if spec.caveat:
         found.append(spec.caveat)
-    if not cell.complete:
-        found.append(f"fewer draws ({cell.done} of {cell.asked} runs)")
+    if cell.done < spec.own_runs or not cell.complete:
+        found.append(f"fewer draws ({cell.done} of {max(spec.own_runs, cell.asked)} runs)")
+    elif cell.summary.get("se") and cell.summary.get("sd") is None:
+        found.append("one run (its spread over seeds is not known)")
     return list(dict.fromkeys(found))
