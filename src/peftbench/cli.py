@@ -151,8 +151,8 @@ def run_command(args: list[str]) -> int:
         raise explain(error, overrides) from None
     if len(mistakes) == 1 and not codes:
         raise mistakes[0]
-    for error in mistakes:
-        print(f"peftbench: {error}", file=sys.stderr)
+    for mistake in mistakes:
+        print(f"peftbench: {mistake}", file=sys.stderr)
     return max([*codes, USAGE] if mistakes else codes, default=DONE)
 
 

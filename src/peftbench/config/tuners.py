@@ -9,6 +9,9 @@ from omegaconf import MISSING
 
 from peftbench.config.schema import TunerConfig, number, one_of
 
+PROMPT_STARTS = ("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones")
+"""Where a soft prompt may start; see `peftbench.tuners.prompt_init`."""
+
 
 @dataclass
 class NoTuner(TunerConfig):
@@ -76,7 +79,7 @@ class PromptTuningConfig(TunerConfig):
     """Soft prompt in front of the embedded input (peft's PROMPT_TUNING)."""
 
     num_virtual_tokens: int = number(20, ge=1)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="vocab")
+    init: str = one_of(*PROMPT_STARTS, default="vocab")
     init_text: str = ""
 
 
@@ -90,7 +93,7 @@ class DeptConfig(TunerConfig):
     alpha: float = number(8, ge=0)
     offset: str = one_of("position", "token", default="position")
     token_dropout: float = number(0.1, ge=0, le=0.9)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="text")
+    init: str = one_of(*PROMPT_STARTS, default="text")
     init_text: str = ""
 
 
@@ -108,7 +111,7 @@ class EptConfig(TunerConfig):
     spaces: int = number(2, ge=0)
     bottleneck: int = number(1, ge=1)
     gate: str = one_of("prompt_mean", "per_token", default="prompt_mean")
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="text")
+    init: str = one_of(*PROMPT_STARTS, default="text")
     init_text: str = ""
 
 
@@ -130,7 +133,7 @@ class PTuningConfig(TunerConfig):
     hidden: int = number(128, ge=1)
     layers: int = number(2, ge=1)
     dropout: float = number(0.0, ge=0, le=0.9)
-    init: str = one_of("vocab", "text", "labels", "random", "bayesprompt", "bayesprompt_shots", "cones", default="vocab")
+    init: str = one_of(*PROMPT_STARTS, default="vocab")
     init_text: str = ""
 
 

@@ -71,10 +71,10 @@ class Tracker:
 
         Left open it would take in the points of the next run of this process.
         """
-        if self._run is not None:
+        run, self._run = self._run, None
+        if run is not None:
             with self._warn("cannot finish"):
-                _within(FINISH_SECONDS + 10, lambda run=self._run: run.finish(exit_code=1))
-            self._run = None
+                _within(FINISH_SECONDS + 10, lambda: run.finish(exit_code=1))
 
     @contextmanager
     def _warn(self, what: str) -> Iterator[None]:
