@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper experiments references bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
+        tables table-paper experiments references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant torture tuner-table readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -112,8 +112,10 @@ example: install-dev ## the board of docs/example/: 90 runs (two hours on a lapt
 	$(MAKE) example-plots
 
 example-plots: install-dev
-	for kind in shots pareto ranks languages cost training; do \
-	  $(BIN)/peftbench plot $$kind --out-dir results/example --out docs/example/$$kind.svg; done
+	for kind in shots pareto ranks cost; do \
+	  $(BIN)/peftbench plot $$kind --out-dir results/example --out docs/example/$$kind.svg || exit 1; done
+	$(BIN)/peftbench plot training --out-dir results/example --out docs/example/training.svg \
+	  --shots 10 --method lora,prompt_tuning,head_only
 
 bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tables.py
