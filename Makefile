@@ -115,7 +115,7 @@ example-plots: install-dev
 	for kind in shots pareto ranks cost; do \
 	  $(BIN)/peftbench plot $$kind --out-dir results/example --out docs/example/$$kind.svg || exit 1; done
 	$(BIN)/peftbench plot training --out-dir results/example --out docs/example/training.svg \
-	  --shots 10 --method lora,prompt_tuning,head_only
+	  --subset eng --shots 10 --method lora,prompt_tuning,head_only
 
 bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tables.py
