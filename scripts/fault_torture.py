@@ -34,6 +34,7 @@ from peftbench.config import compose
 from peftbench.results import leaderboard
 from peftbench.results.record import Record
 from peftbench.results.store import Store
+from peftbench.sweeps.gc import Wish, leftovers, remove
 
 COMMON = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 COMMON += ["trainer.steps=24", "trainer.eval_every=6", "trainer.device=cpu", "trainer.save=all"]
@@ -58,6 +59,8 @@ class Tally:
     attempts: int = 0
     rivals: int = 0
     given_way: int = 0
+    leftovers: int = 0
+    """Found and removed by gc: of processes that were killed between the record and the tidying up."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -187,15 +190,16 @@ def torture(home: Path, kills: int, seconds: float, dice: random.Random, tally: 
 
 
 def verify(store: Store, expected: dict[str, Record], tally: Tally) -> None:
-    """Nothing lost, double or different; the leaderboard equal to the records; nothing left behind."""
+    """Nothing lost, double or different; the leaderboard equal to the records; gc finds all that was left behind."""
     records = look(store, set(expected), tally)
     tally.problems += [f"lost: {run_id}" for run_id in expected.keys() - records.keys()]
     tally.problems += [f"different: {n}" for n, r in records.items() if n in expected and not same(r, expected[n])]
     rows = leaderboard.rows(list(records.values()))
     if (store.out_dir / "leaderboard.csv").read_bytes() != leaderboard.to_csv(rows):
         tally.problems.append("the leaderboard does not equal the records")
+    tally.leftovers = len(list(remove(store, list(leftovers(store, Wish())), Wish())))
     left = [*store.out_dir.glob("runs/*/stages/*"), *store.out_dir.glob("runs/*/progress.json")]
-    left += [] if not any(holder.alive for holder in store.holders().values()) else ["a claim that is alive"]
+    left += [str(holder) for holder in store.holders().values()]
     tally.problems += [f"left behind: {each}" for each in left]
     for run_id, record in records.items():
         if record.compute["attempts"] < 1 or not (store.folder(run_id) / "predictions.jsonl").exists():
@@ -211,6 +215,9 @@ def table(tally: Tally, runs: int, wall: float) -> str:
     cpu = sum(u.ru_utime + u.ru_stime for u in usage)
     lines.append(f"{tally.killed} kills in {tally.attempts} attempts at {runs} runs")
     lines.append(f"{tally.rivals} times given twice at once, of which {tally.given_way} gave way to a claim")
+    lines.append(
+        f"{tally.leftovers} leftovers of processes that died just after they had filed a record, removed by gc"
+    )
     lines.append(f"{wall:.0f} s, {cpu:.0f} CPU seconds")
     kinds = Counter(problem.partition(":")[0] for problem in tally.problems)
     lines.append(f"{kinds['lost']} lost, {kinds['different']} different, {len(tally.problems)} problems in all")

@@ -159,7 +159,9 @@ def test_the_same_command_twice_at_once_is_done_once(tmp_path: Path) -> None:
     args = [*FAST, *SILENT, "trainer.steps=200"]
     first = start(tmp_path, *args)
     wait_for_step(tmp_path, 1, first)
+    first.send_signal(signal.SIGSTOP)  # it must not be done before the second one looks
     code, error = end(start(tmp_path, *args))
+    first.send_signal(signal.SIGCONT)
     assert (code, error.count("\n")) == (2, 1)
     assert f"is being worked on by process {first.pid} on host" in error
     assert end(first)[0] == 0

@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Ctrl-C, a polite kill, and what clusters send some time before a time limit (`sbatch --signal`)."""
 PROGRESS_SECONDS = 2.0
-ATTEMPTS = "attempts.json"
+ATTEMPTS, PROGRESS = "attempts.json", "progress.json"
+"""In a run's folder until it is done: how many attempts there were; where the present one is."""
 
 
 class Attempt:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from peftbench.attempt import ATTEMPTS, PROGRESS
 from peftbench.results.claims import Claimed
 from peftbench.results.files import readable_errors
 from peftbench.results.leaderboard import rows_of
@@ -123,11 +124,17 @@ def _of_run(folder: Path, run_id: str, status: str | None, wish: Wish) -> Iterat
         # what it would have gone on from; the process died just after it had filed the record
         ended = [folder / "stages", *folder.glob("checkpoint-*")]
         yield from (_leftover("checkpoint", path, run_id) for path in sorted(ended) if path.is_dir())
+        yield from (_leftover("temporary file", path, run_id) for path in _notes(folder))
         drafts = list(folder.glob("draft-*"))
     else:
         drafts = list(folder.rglob("draft-*"))
     yield from (_leftover("draft", path, run_id) for path in sorted(drafts))
     yield from _temporary(folder, run_id)
+
+
+def _notes(folder: Path) -> list[Path]:
+    """What an attempt at a run notes while it lasts."""
+    return [path for path in (folder / PROGRESS, folder / ATTEMPTS) if path.exists()]
 
 
 def _temporary(folder: Path, run_id: str | None) -> Iterator[Leftover]:
