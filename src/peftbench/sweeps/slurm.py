@@ -175,7 +175,7 @@ class ArrayLauncher:
             (len(stock.missing), "submitted"),
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
-        say(f"{len(jobs)} runs: {words}")
+        say(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {words}")
         for job_id, spec in zip(self.job_ids, specs, strict=False):
             say(f"job {job_id}: {spec}; logs in {self.folder / 'logs'}")
         earlier = {states[run.task].job_id.partition("_")[0] for run in stock.queued if run.task}
