@@ -29,6 +29,8 @@ def store(tmp_path: Path) -> Store:
         put(store.folder(run_id) / STAGE / "checkpoint-00000010" / "tensors.safetensors")
         put(store.folder(run_id) / STAGE / "draft-checkpoint-00000020" / "tensors.safetensors")
         put(store.folder(run_id) / "draw.json")
+        put(store.folder(run_id) / "progress.json")
+        put(store.folder(run_id) / "attempts.json")
     age(store.folder(LOST), 2)
     return store
 
@@ -48,6 +50,8 @@ def run_gc(store: Store, *argv: str) -> int:
 def test_what_may_go(store: Store) -> None:
     assert found(store) == {
         ("checkpoint", f"runs/{DONE}/stages"),
+        ("note", f"runs/{DONE}/progress.json"),
+        ("note", f"runs/{DONE}/attempts.json"),
         ("draft", f"runs/{CUT}/{STAGE}/draft-checkpoint-00000020"),  # its finished one is what it goes on from
         ("draft", f"runs/{FRESH}/{STAGE}/draft-checkpoint-00000020"),
         ("run folder", f"runs/{LOST}"),
@@ -103,7 +107,7 @@ def test_a_living_owner_loses_nothing(store: Store) -> None:
         assert len(list(store.claims.iterdir())) == 4
         owner.communicate("")
     assert files(store) == before
-    assert len(found(store)) == 7  # the owner has let go
+    assert len(found(store)) == 9  # the owner has let go
 
 
 def test_a_run_that_begins_between_looking_and_removing_is_left_alone(store: Store) -> None:

@@ -32,6 +32,7 @@ KINDS = {
     "temporary file": "of a process that was killed while it wrote",
     "draft": "of a checkpoint that was never finished",
     "checkpoint": "of a run that is done",
+    "note": "of an attempt at a run that is done",
     "claim": "of a process that has died",
     "run folder": "without a record; the run would start anew",
     "log": "of a sweep whose runs are all done",
@@ -124,7 +125,7 @@ def _of_run(folder: Path, run_id: str, status: str | None, wish: Wish) -> Iterat
         # what it would have gone on from; the process died just after it had filed the record
         ended = [folder / "stages", *folder.glob("checkpoint-*")]
         yield from (_leftover("checkpoint", path, run_id) for path in sorted(ended) if path.is_dir())
-        yield from (_leftover("temporary file", path, run_id) for path in _notes(folder))
+        yield from (_leftover("note", path, run_id) for path in _notes(folder))
         drafts = list(folder.glob("draft-*"))
     else:
         drafts = list(folder.rglob("draft-*"))
