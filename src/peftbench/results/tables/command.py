@@ -132,7 +132,7 @@ def run_missing(table: Table, out_dir: str, launch: Sequence[str] = ()) -> int:
         words = arguments(sweep, extra)
         if launch and words[0] != "-m":
             words = ["-m", *words]  # launchers belong to sweeps
-        codes.append(
-            subprocess.run([sys.executable, "-m", "peftbench", *words], check=False, stdout=sys.stderr).returncode
-        )
+        # what the runs print goes where messages go (2: stderr), so that a table can be piped
+        ended = subprocess.run([sys.executable, "-m", "peftbench", *words], check=False, stdout=2)
+        codes.append(ended.returncode)
     return max(abs(code) for code in codes)
