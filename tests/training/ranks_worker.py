@@ -15,6 +15,7 @@ place = find_place(os.environ)
 assert place is not None
 assert os.environ[LEASH] == "1"
 hold_leash()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 print(f"rank {place.rank} of {place.world} at {place.address}, {os.environ['OMP_NUM_THREADS']} threads", flush=True)
 Path(config["folder"], f"pid{place.rank}").write_text(str(os.getpid()))
 order = config["ranks"][place.rank]
