@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from peftbench import __version__
@@ -17,6 +18,22 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "run": "peftbench.cli:run_command",
+    "ls": "peftbench.cli:ls_command",
+    "plan": "peftbench.sweeps.plan_command:plan_command",
+    "status": "peftbench.sweeps.status:status_command",
+    "gc": "peftbench.sweeps.gc:gc_command",
+    "leaderboard": "peftbench.results.cli_views:leaderboard_command",
+    "table": "peftbench.results.tables.command:table_command",
+    "compare": "peftbench.results.compare.command:compare_command",
+    "plot": "peftbench.results.plots.command:plot_command",
+    "report": "peftbench.results.report.command:report_command",
+    "reproduce": "peftbench.reproduce.command:reproduce_command",
+    "check-method": "peftbench.conformance.command:check_method",
+}
+"""What each command calls with the arguments behind its name, for an exit code; imported when it is asked for."""
 
 HELP = """\
 peftbench {version}: benchmarks of parameter-efficient fine-tuning that people can believe
@@ -66,20 +83,6 @@ Exit codes: 0 done; 1 a run failed (its record says why); 2 the command, the con
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `peftbench` and `python -m peftbench`; always ends with SystemExit."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {
-        "run": run_command,
-        "ls": ls_command,
-        "plan": plan_command,
-        "status": status_command,
-        "gc": gc_command,
-        "leaderboard": leaderboard_command,
-        "table": table_command,
-        "compare": compare_command,
-        "plot": plot_command,
-        "report": report_command,
-        "reproduce": reproduce_command,
-        "check-method": check_method_command,
-    }
     try:
         if args and args[0] in ("-h", "--help", "help"):
             print(help_text(), end="")
@@ -87,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif args and args[0] == "--version":
             print(f"peftbench {__version__}")
             code = DONE
-        elif args and args[0] in commands:
-            code = commands[args[0]](args[1:])
+        elif args and args[0] in COMMANDS:
+            module, _, function = COMMANDS[args[0]].partition(":")
+            code = getattr(import_module(module), function)(args[1:])
         elif args and not args[0].startswith(("-", "+", "~")) and "=" not in args[0]:
-            raise UsageError(f"{args[0]}: no such command. {did_you_mean(args[0], commands)}")
+            raise UsageError(f"{args[0]}: no such command. {did_you_mean(args[0], COMMANDS)}")
         else:
             code = run_command(args)
     except UsageError as error:
@@ -179,73 +183,3 @@ def ls_command(args: list[str]) -> int:
     from peftbench.config.catalogue import ls
 
     return ls(args)
-
-
-def plan_command(args: list[str]) -> int:
-    """`peftbench plan OVERRIDES`."""
-    from peftbench.sweeps.plan_command import plan_command as plan
-
-    return plan(args)
-
-
-def status_command(args: list[str]) -> int:
-    """`peftbench status [SWEEP]`."""
-    from peftbench.sweeps.status import status_command as status
-
-    return status(args)
-
-
-def gc_command(args: list[str]) -> int:
-    """`peftbench gc`."""
-    from peftbench.sweeps.gc import gc_command as gc
-
-    return gc(args)
-
-
-def leaderboard_command(args: list[str]) -> int:
-    """`peftbench leaderboard`."""
-    from peftbench.results.cli_views import leaderboard_command as show
-
-    return show(args)
-
-
-def table_command(args: list[str]) -> int:
-    """`peftbench table`."""
-    from peftbench.results.tables.command import table_command as show
-
-    return show(args)
-
-
-def compare_command(args: list[str]) -> int:
-    """`peftbench compare A B`."""
-    from peftbench.results.compare.command import compare_command as show
-
-    return show(args)
-
-
-def plot_command(args: list[str]) -> int:
-    """`peftbench plot [KIND]`."""
-    from peftbench.results.plots.command import plot_command as plot
-
-    return plot(args)
-
-
-def report_command(args: list[str]) -> int:
-    """`peftbench report`."""
-    from peftbench.results.report.command import report_command as report
-
-    return report(args)
-
-
-def reproduce_command(args: list[str]) -> int:
-    """`peftbench reproduce RUN_ID`."""
-    from peftbench.reproduce.command import reproduce_command as go
-
-    return go(args)
-
-
-def check_method_command(args: list[str]) -> int:
-    """`peftbench check-method NAME|FILE.py`."""
-    from peftbench.conformance.command import check_method
-
-    return check_method(args)
