@@ -202,7 +202,7 @@ def verify(store: Store, expected: dict[str, Record], tally: Tally) -> None:
     left += [str(holder) for holder in store.holders().values()]
     tally.problems += [f"left behind: {each}" for each in left]
     for run_id, record in records.items():
-        if record.compute["attempts"] < 1 or not (store.folder(run_id) / "predictions.jsonl").exists():
+        if not record.compute.get("attempts") or not (store.folder(run_id) / "predictions.jsonl").exists():
             tally.problems.append(f"no predictions: {run_id}")
 
 
