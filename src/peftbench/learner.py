@@ -36,6 +36,7 @@ class Learner(nn.Module):
         self.context = context
         self.model = tuner.build(backbone, context)
         self.formulation = formulation
+        formulation.attach(self.model)
         formulation.virtual_tokens = tuner.virtual_tokens
         formulation.pass_answer_starts = tuner.needs_answer_starts
 
@@ -58,10 +59,12 @@ class Learner(nn.Module):
 
     def param_groups(self) -> ParamGroups:
         """Every trainable parameter in exactly one named group; the formulation's own are `head`."""
-        groups = {name: list(params) for name, params in self.tuner.param_groups(self.model).items() if params}
-        head = [p for p in self.formulation.parameters() if p.requires_grad]
-        if head:
-            groups[HEAD] = head
+        head = list(self.formulation.own_parameters(self.model).values())
+        taken = {id(p) for p in head}
+        groups = {HEAD: head} if head else {}
+        for name, parameters in self.tuner.param_groups(self.model).items():
+            if rest := [p for p in parameters if id(p) not in taken]:
+                groups[name] = rest
         return groups
 
     def before_step(self, step: int, steps: int) -> None:
@@ -113,9 +116,9 @@ class Learner(nn.Module):
 
         folder.mkdir(parents=True, exist_ok=True)
         self.tuner.save(self.model, folder)
-        head = {n: p.detach().cpu().contiguous() for n, p in self.formulation.named_parameters()}
-        if head:
-            save_file(head, folder / "head.safetensors")
+        if head := self.formulation.own_parameters(self.model):
+            own = {name: p.detach().cpu().contiguous() for name, p in head.items()}
+            save_file(own, folder / "head.safetensors")
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote."""
@@ -123,4 +126,7 @@ class Learner(nn.Module):
 
         self.tuner.load(self.model, folder)
         if (folder / "head.safetensors").exists():
-            self.formulation.load_state_dict(load_file(folder / "head.safetensors"))
+            head = self.formulation.own_parameters(self.model)
+            with torch.no_grad():
+                for name, tensor in load_file(folder / "head.safetensors").items():
+                    head[name].copy_(tensor)

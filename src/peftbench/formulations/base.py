@@ -61,10 +61,19 @@ class Formulation(nn.Module, ABC):
         self.tokenizer = backbone.tokenizer
         self.task = task
         self.max_length = max_length
+        self.notes: list[str] = []
+        """What a reader of the result must know; it goes into the record."""
         self.virtual_tokens = 0
         """Rows that the tuner puts before the real tokens in the hidden states; set by the Learner."""
         self.pass_answer_starts = False
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
+
+    def attach(self, model: nn.Module) -> None:  # noqa: B027 - most formulations need nothing of it
+        """Called once with the tuned `model`, before training."""
+
+    def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """What the formulation trains, by name: its own parameters, or some that it frees in the tuned `model`."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def label_tokens(self) -> dict[str, list[str]]:
         """Label name -> the tokens that stand for it; empty for a formulation that does not write its labels."""

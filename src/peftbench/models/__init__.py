@@ -14,7 +14,8 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
 
     Args:
         cfg: a composed `conf/model/*.yaml`.
-        purpose: `features` for the bare stack, `lm` for the stack with its language-model head.
+        purpose: `features` for the bare stack, `lm` for the stack with its language-model head, `mlm` with the one that
+            fills masked words.
         dropout: every dropout probability of the network; None keeps the checkpoint's own.
 
     Raises:

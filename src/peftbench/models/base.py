@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Family = Literal["encoder", "seq2seq", "causal"]
-Purpose = Literal["features", "lm"]
-"""`features`: the bare stack that returns hidden states (AutoModel); `lm`: with its language-model head."""
+Purpose = Literal["features", "lm", "mlm"]
+"""`features`: the bare stack that returns hidden states (AutoModel); `lm`: with its language-model head;
+`mlm`: with the head that fills masked words (an encoder-decoder fills its sentinels with its language-model head)."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
@@ -29,7 +30,7 @@ from transformers.utils import logging as hf_logging
 
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models import random_init, sources
+from peftbench.models import mlm_head, random_init, sources
 from peftbench.models.base import Backbone, Family, Purpose
 
 AUTO_CLASSES = {
@@ -37,12 +38,16 @@ AUTO_CLASSES = {
     ("causal", "features"): AutoModel,
     ("causal", "lm"): AutoModelForCausalLM,
     ("seq2seq", "lm"): AutoModelForSeq2SeqLM,
+    ("encoder", "mlm"): AutoModelForMaskedLM,
+    ("seq2seq", "mlm"): AutoModelForSeq2SeqLM,
 }
 REFUSED = {
     ("seq2seq", "features"): "an encoder-decoder answers in words: use formulation generate or score (or auto), or an "
     "encoder such as model=minilm for formulation head",
     ("encoder", "lm"): "an encoder has no left-to-right language model: use formulation head (or auto), or a causal or "
     "encoder-decoder model such as model=smollm2-135m or model=flan-t5-base for generate and score",
+    ("causal", "mlm"): "a causal model fills no masked words: use formulation generate or score (or auto), or a model with "
+    "a masked-LM head such as model=minilm-mlm or model=roberta-large for cloze",
 }
 
 
@@ -108,11 +113,14 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
             output_loading_info=True,
             **_no_pooler(auto_class, config),
         )
-    if absent := sorted(report["missing_keys"]):
+    missing = set(report["missing_keys"])
+    if cfg.mlm_head is not None:
+        missing -= mlm_head.apply(model, cfg.mlm_head)
+    if absent := sorted(missing):
         raise UsageError(
             f"model={cfg.name}: {checkpoint.source} lacks {len(absent)} of the weights of a {type(model).__name__} "
             f"({', '.join(absent[:3])} ...): they would be random. Is it a checkpoint of this architecture, and has it "
-            "the head that this formulation needs?"
+            "the head that this formulation needs? Without a network, model=minilm-mlm has a masked-LM head."
         )
     return _Loaded(model, tokenizer, checkpoint.revision, checkpoint.source)
 

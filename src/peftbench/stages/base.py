@@ -83,7 +83,8 @@ class Context:
     """What stages share in one run.
 
     Attributes:
-        new_learner: a fresh learner on the run's backbone, seeded; absent for methods without a backbone.
+        new_learner: a fresh learner on the run's device, of the run's config or of a variation of it (another pattern,
+            formulation or seed); the same config gives the same initial values. None for methods without a backbone.
         dist: the processes of this run; None for methods without a backbone.
         folder: the run's own folder; only the main process writes to it.
         log: called with `step` and values, for curves while training.
@@ -99,7 +100,7 @@ class Context:
     clock: PhaseClock
     meter: MemoryMeter
     folder: Path
-    new_learner: Callable[[], Learner] | None = None
+    new_learner: Callable[[RunConfig | None], Learner] | None = None
     dist: Dist | None = None
     precision: str = "fp32"
     log: Callable[[dict[str, float]], None] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from peftbench.training.checkpoint import disk_errors
 from peftbench.training.loop import train
 from peftbench.training.precision import autocast
 from peftbench.training.predict import predict_all, to_device
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
 
 
 class LearnerPredictor(Predictor):
@@ -47,7 +50,7 @@ class LearnerPredictor(Predictor):
         return self.learner.counts()
 
     def remarks(self) -> list[str]:
-        return list(self.learner.tuner.notes)
+        return [*self.learner.tuner.notes, *self.learner.formulation.notes]
 
     def tokenisation(self) -> dict[str, Any]:
         formulation, draw = self.learner.formulation, self.context.draw
@@ -69,10 +72,10 @@ def untrained(context: Context, incoming: Predictor | None) -> Predictor:
     return incoming or fresh(context)
 
 
-def fresh(context: Context) -> LearnerPredictor:
-    """A new learner on the run's device."""
+def fresh(context: Context, cfg: RunConfig | None = None) -> LearnerPredictor:
+    """A new learner on the run's device, of the run's config or of a variation of it."""
     assert context.new_learner is not None, "a stage that trains needs a backbone"
-    return LearnerPredictor(context.new_learner(), context)
+    return LearnerPredictor(context.new_learner(cfg), context)
 
 
 def supervised(context: Context, incoming: Predictor | None) -> Predictor:

@@ -29,6 +29,7 @@ class Row:
         text: the first (or only) text.
         target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
+        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None.
         group: rows that must stay together in a split or be scored together (a sentence with several aspects in
             ABSA, a question with several answers in MultiRC, the two choices of one COPA item), else None.
     """
@@ -38,6 +39,26 @@ class Row:
     target: Target | None
     pair: str | None = None
     group: str | None = None
+    parts: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class PatternSet:
+    """The cloze patterns and label words of one paper for one task.
+
+    Attributes:
+        name: as in `method.formulation.patterns=NAME`.
+        patterns: texts with the placeholders that `peftbench.formulations.patterns` explains, each with one `{mask}`.
+        words: label name -> its words, each with a weight that only weighted verbalizers look at.
+        shorten: which part of a too long input loses tokens: the `last` that is not empty (PET), or the `longest`.
+        source: where the set comes from.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    words: Mapping[str, tuple[str, ...]]
+    shorten: Literal["last", "longest"] = "longest"
+    source: str = ""
 
 
 def text_key(row: Row) -> bytes:
@@ -73,6 +94,7 @@ class TaskData:
         fields: names of `text` and `pair` in a text-to-text input, as in "sentence1: ... sentence2: ...".
         problem: kind of target.
         main_metric: the number that tables show, one of `metrics`.
+        cloze: the pattern sets of the task by name, the default one first.
         score_range: (low, high) of a regression target.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
@@ -93,6 +115,7 @@ class TaskData:
     unlabeled: Sequence[Row] = ()
     extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     score_range: tuple[float, float] | None = None
+    cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @cached_property

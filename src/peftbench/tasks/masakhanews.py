@@ -40,8 +40,10 @@ def article_rows(split: str, found: Found, subset: Subset, label: str, text: str
     records = found.records(split, partial(read_quoted_tsv, require=columns), columns)
     rows = []
     for position, (path, line, record) in enumerate(records):
-        article = " ".join(text_of(record, column, path, line) for column in TEXTS[text])
-        rows.append(Row(f"{split}:{position}", article, subset.label(record[label], path, line)))
+        texts = {column: text_of(record, column, path, line) for column in TEXTS[text]}
+        parts = {"headline": texts["headline"], "article": texts["text"]} if len(texts) > 1 else None
+        target = subset.label(record[label], path, line)
+        rows.append(Row(f"{split}:{position}", " ".join(texts.values()), target, parts=parts))
     return rows
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 from peftbench.tasks.readers import read_parquet
 
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
@@ -193,9 +193,35 @@ def assemble(
         "metrics": subset.metrics,
         "source": found.source if isinstance(found, Found) else found,
         "languages": subset.languages,
+        "cloze": pattern_sets(cfg, subset),
         "notes": (*note_sizes(subset.sizes, splits), *notes),
     }
     return TaskData(**{**merged, **values})
+
+
+def pattern_sets(cfg: TaskConfig, subset: Subset) -> dict[str, PatternSet]:
+    """The cloze patterns of the YAML: those of the task, with the subset's own in front and laid over them.
+
+    Raises:
+        UsageError: a set has an unknown key, no pattern, or no word for a label.
+    """
+    own = subset.options.get("cloze", {})
+    sets = {}
+    for name in dict.fromkeys([*own, *cfg.cloze]):
+        values = {**cfg.cloze.get(name, {}), **own.get(name, {})}
+        if unknown := values.keys() - {"patterns", "words", "shorten", "source"}:
+            raise UsageError(f"task.cloze.{name}.{sorted(unknown)[0]}: no such key. A set has patterns, words, shorten.")
+        words = {label: _tuple(word) for label, word in values.get("words", subset.label_words).items()}
+        named = {label: words.get(label, (subset.label_words.get(label, label),)) for label in subset.label_names}
+        patterns = _tuple(values.get("patterns", ()))
+        if not patterns:
+            raise UsageError(f"task.cloze.{name}: the set has no patterns.")
+        sets[name] = PatternSet(name, patterns, named, values.get("shorten", "longest"), values.get("source", ""))
+    return sets
+
+
+def _tuple(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(str(v) for v in value)
 
 
 def text_of(record: Mapping[str, Any], column: str, path: Path, line: int) -> str:

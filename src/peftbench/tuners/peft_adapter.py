@@ -17,7 +17,7 @@ from peftbench.tuners.base import ParamGroups, Tuner
 
 def task_type(backbone: Backbone) -> TaskType:
     """Decides which `PeftModelFor...` wraps the backbone, and with it whose forward and generate are called."""
-    if backbone.purpose == "features":
+    if backbone.purpose == "features" or backbone.family == "encoder":
         return TaskType.FEATURE_EXTRACTION
     return TaskType.SEQ_2_SEQ_LM if backbone.family == "seq2seq" else TaskType.CAUSAL_LM
 

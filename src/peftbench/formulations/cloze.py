@@ -1,0 +1,135 @@
+"""`cloze`: the row is rewritten as a text with one masked word, and each label's words are scored at the mask.
+
+Pattern-exploiting training (Schick and Schuetze 2021, arXiv 2001.07676, section 3.1) and its relatives. The loss is
+the cross-entropy of the softmax over the class scores, never over the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from peftbench.config.schema import ClozeConfig
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.formulations import mlm_head
+from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
+from peftbench.formulations.text import pad_inputs
+from peftbench.formulations.verbalizers import MeanVerbalizer, check_words
+from peftbench.models.base import Backbone
+from peftbench.tasks.base import PatternSet, Row, TaskData
+
+
+class ClozeFormulation(Formulation):
+    """Class scores (batch, classes) are read from the (batch, vocabulary) scores at the one mask of each item."""
+
+    purpose = "mlm"
+    families = frozenset({"encoder"})
+    can_answer_untrained = True
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
+        super().__init__(backbone, task, max_length, cfg)
+        self.cfg = cfg
+        self.set = pattern_set(task, cfg)
+        self.encoder = PatternEncoder(
+            Pattern(choose_template(self.set, cfg), self.set.shorten),
+            self.tokenizer,
+            max_length,
+            mask=str(self.tokenizer.mask_token),
+            prefix=backbone.prefix,
+        )
+        words = {label: self.set.words[label] for label in task.labels}
+        self.word_ids, self.notes = check_words(
+            self.tokenizer, words, cfg.split_words, f"method.formulation.patterns={self.set.name}"
+        )
+        self.verbalizer = MeanVerbalizer(list(self.word_ids.values()))
+
+    def attach(self, model: nn.Module) -> None:
+        for parameter in self.own_parameters(model).values():
+            parameter.requires_grad_(True)
+
+    def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        head = mlm_head.own_parameters(model) if self.cfg.train_head else {}
+        return {**super().own_parameters(model), **head}
+
+    def label_tokens(self) -> dict[str, list[str]]:
+        return {
+            label: [token for pieces in own for token in self.tokenizer.convert_ids_to_tokens(pieces)]
+            for label, own in self.word_ids.items()
+        }
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        return [self.encode_one(row) for row in rows]
+
+    def encode_one(self, row: Row) -> Encoded:
+        """One row; its mask stands at `data["mask"]`."""
+        ids, cut = self.encoder.encode(row)
+        target = None if row.target is None else self.task.labels.index(str(row.target))
+        data = {"input_ids": ids, "mask": single_mask(ids, self.encoder.mask_id, row.id), "target": target}
+        return Encoded(row.id, len(ids), 1.0, data, cut)
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        ids = [item.data["input_ids"] for item in items]
+        batch: Batch = {"ids": [item.id for item in items], **pad_inputs(ids, self.tokenizer, "right")}
+        batch["places"] = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        for row, item in enumerate(items):
+            batch["places"][row, item.data["mask"]] = True
+        if items and all(item.data["target"] is not None for item in items):
+            batch["targets"] = torch.tensor([item.data["target"] for item in items])
+        return batch
+
+    def word_scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, vocabulary) scores at the masks, fp32."""
+        with mlm_head.at_places(model, batch["places"], self.virtual_tokens):
+            scores: Tensor = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return scores.float()
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, classes)."""
+        return self.verbalizer(self.word_scores(model, batch))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(self.logits(model, batch), batch["targets"], reduction="sum")
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        labels = self.task.labels
+        return [
+            Prediction(id_, labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
+            for id_, row in zip(batch["ids"], self.logits(model, batch).cpu(), strict=True)
+        ]
+
+
+def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:
+    """The task's pattern set that the config names; a template of the user's needs none.
+
+    Raises:
+        UsageError: the task has no patterns, or none of that name.
+    """
+    if cfg.patterns != "auto" and cfg.patterns not in task.cloze:
+        raise UsageError(
+            f"method.formulation.patterns={cfg.patterns}: task {task.name} has no such pattern set. "
+            f"{did_you_mean(cfg.patterns, task.cloze)}"
+        )
+    if task.cloze:
+        return task.cloze[next(iter(task.cloze)) if cfg.patterns == "auto" else cfg.patterns]
+    if cfg.template is None:
+        raise UsageError(
+            f"task {task.name} has no cloze patterns. Give one: method.formulation.template='{{text}} Topic: {{mask}}.', "
+            "or add a `cloze` section to the task's YAML (docs/adding-a-task.md)."
+        )
+    return PatternSet("template", (), {label: (task.label_words.get(label, label),) for label in task.labels})
+
+
+def choose_template(patterns: PatternSet, cfg: ClozeConfig) -> str:
+    """The text of the pattern that the config names."""
+    if cfg.template is not None:
+        return cfg.template
+    if cfg.pattern >= len(patterns.patterns):
+        raise UsageError(
+            f"method.formulation.pattern={cfg.pattern}: the set `{patterns.name}` has {len(patterns.patterns)} "
+            f"patterns, 0 to {len(patterns.patterns) - 1}."
+        )
+    return patterns.patterns[cfg.pattern]

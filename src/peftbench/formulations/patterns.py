@@ -1,0 +1,172 @@
+"""Cloze patterns: a row becomes one text with exactly one mask, whatever its length.
+
+A pattern is a text with placeholders: `{mask}`; `{text}` and `{pair}`, the row's texts; and the names of the row's
+`parts` (`{headline}`, `{article}` in MasakhaNEWS). `{text:cut}` loses its last character if that is punctuation and
+`{pair:lower}` starts in lower case, as LM-BFF writes sentence pairs. Only placeholders are ever shortened: the mask and
+the words of the pattern stay.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.tasks.base import Row
+
+MASK = "mask"
+CHANGES = {
+    "cut": lambda text: text[:-1] if text[-1:] in string.punctuation else text,
+    "lower": lambda text: text[:1].lower() + text[1:],
+}
+PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """`{name:change}` of a pattern."""
+
+    name: str
+    change: str | None
+
+
+class Pattern:
+    """One pattern, filled by rows.
+
+    Args:
+        template: the pattern's text.
+        shorten: which part loses tokens when a text is too long: `last` (the last that is not empty) or `longest`.
+
+    Raises:
+        UsageError: no mask or several, no text at all, or an unknown placeholder.
+    """
+
+    def __init__(self, template: str, shorten: str = "longest") -> None:
+        self.template, self.shorten = template, shorten
+        self.pieces: list[str | Placeholder] = []
+        end = 0
+        for found in PLACEHOLDER.finditer(template):
+            self.pieces += [template[end : found.start()], Placeholder(found[1], found[2])]
+            end = found.end()
+        self.pieces.append(template[end:])
+        self.names = [p.name for p in self.pieces if isinstance(p, Placeholder) and p.name != MASK]
+        masks = sum(isinstance(p, Placeholder) and p.name == MASK for p in self.pieces)
+        if masks != 1 or not self.names:
+            raise UsageError(
+                f"the pattern `{template}` has {masks} {{mask}} and {len(self.names)} texts; it needs exactly one "
+                "{mask} and at least one of {text}, {pair} or a part of the task's rows."
+            )
+        for piece in self.pieces:
+            if isinstance(piece, Placeholder) and piece.change is not None and piece.change not in CHANGES:
+                raise UsageError(
+                    f"the pattern `{template}`: {{{piece.name}:{piece.change}}} is unknown. "
+                    f"{did_you_mean(piece.change, CHANGES)}"
+                )
+
+    def texts(self, row: Row) -> dict[str, str]:
+        """Placeholder name -> the row's text for it.
+
+        Raises:
+            UsageError: the row has no such text.
+        """
+        known = {"text": row.text, **({"pair": row.pair} if row.pair is not None else {}), **(row.parts or {})}
+        for name in self.names:
+            if name not in known:
+                raise UsageError(
+                    f"the pattern `{self.template}`: the task's rows have no {{{name}}}. {did_you_mean(name, known)}"
+                )
+        return {name: known[name] for name in self.names}
+
+    def fill(self, texts: Mapping[str, str], word: str) -> str:
+        """The pattern's text with `texts` and with `word` in the place of the mask."""
+        filled = []
+        for piece in self.pieces:
+            if isinstance(piece, str):
+                filled.append(piece)
+            elif piece.name == MASK:
+                filled.append(word)
+            else:
+                filled.append(CHANGES[piece.change](texts[piece.name]) if piece.change else texts[piece.name])
+        return "".join(filled).strip()
+
+
+class PatternEncoder:
+    """Turns rows into ids of at most `max_length` tokens with the pattern's words and mask all there.
+
+    `mask` is the text that stands for the mask: the tokenizer's mask token, or a sentinel.
+    """
+
+    def __init__(
+        self, pattern: Pattern, tokenizer: PreTrainedTokenizerBase, max_length: int, mask: str, prefix: str = ""
+    ) -> None:
+        self.pattern, self.tokenizer, self.max_length = pattern, tokenizer, max_length
+        self.mask, self.prefix = mask, prefix
+        self.mask_id = int(tokenizer.convert_tokens_to_ids(mask))
+        empty = len(self._ids({name: "" for name in pattern.names}))
+        if empty >= max_length:
+            raise UsageError(
+                f"trainer.max_length={max_length}: the pattern `{pattern.template}` alone takes {empty} tokens. "
+                f"Set trainer.max_length to {2 * empty} or more."
+            )
+        self.room = max_length - empty
+
+    def encode(self, row: Row, tail: str = "") -> tuple[list[int], bool]:
+        """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the
+        filled pattern and never shortened."""
+        texts = {name: self._plain(text) for name, text in self.pattern.texts(row).items()}
+        ids = self._ids(texts, tail)
+        if len(ids) <= self.max_length:
+            return ids, False
+        ends = {name: self._token_ends(text) for name, text in texts.items()}
+        lengths = {name: len(found) for name, found in ends.items()}
+        over = sum(lengths.values()) - self.room
+        while len(ids) > self.max_length:
+            if not any(lengths.values()):
+                raise UsageError(
+                    f"trainer.max_length={self.max_length} leaves no room for the text of a row beside the pattern "
+                    f"`{self.pattern.template}` and what follows it."
+                )
+            lengths = self._shortened(lengths, max(1, over))
+            cut = {name: text[: ends[name][lengths[name] - 1]] if lengths[name] else "" for name, text in texts.items()}
+            ids = self._ids(cut, tail)
+            over = len(ids) - self.max_length
+        return ids, True
+
+    def _ids(self, texts: Mapping[str, str], tail: str = "") -> list[int]:
+        filled = f"{self.prefix}{self.pattern.fill(texts, self.mask)}{tail}"
+        ids: list[int] = self.tokenizer(filled, truncation=False, verbose=False)["input_ids"]
+        return ids
+
+    def _plain(self, text: str) -> str:
+        """A text in which the mask's own name is written apart, so that it cannot pass for the mask."""
+        return text.replace(self.mask, f"{self.mask[0]} {self.mask[1:-1]} {self.mask[-1]}")
+
+    def _token_ends(self, text: str) -> list[int]:
+        """End (in characters) of each of the first `max_length` tokens of a text."""
+        encoding = self.tokenizer(
+            text, add_special_tokens=False, truncation=True, max_length=self.max_length, return_offsets_mapping=True
+        )
+        return [end for _, end in encoding["offset_mapping"]]
+
+    def _shortened(self, lengths: Mapping[str, int], over: int) -> dict[str, int]:
+        """Lengths with `over` tokens fewer, as the pattern set's `shorten` says; never below 0."""
+        left, order = dict(lengths), list(lengths)
+        for _ in range(over):
+            nonempty = [name for name in order if left[name]]
+            if not nonempty:
+                break
+            loser = nonempty[-1] if self.pattern.shorten == "last" else max(reversed(nonempty), key=left.__getitem__)
+            left[loser] -= 1
+        return left
+
+
+def single_mask(ids: Sequence[int], mask_id: int, row_id: str) -> int:
+    """The place of the mask in `ids`. Raises ValueError unless there is exactly one."""
+    places = [place for place, token in enumerate(ids) if token == mask_id]
+    if len(places) != 1:
+        raise ValueError(f"row {row_id}: {len(places)} masks after filling the pattern")
+    return places[0]
