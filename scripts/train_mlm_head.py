@@ -33,7 +33,7 @@ from peftbench.models.sources import locate
 LENGTH = 128
 MASKED = {"train": 0.2, "heldout": 0.15}
 """Share of the tokens that are predicted. All of them are shown as [MASK], as a cloze prompt shows its one."""
-LORA_LAYERS = "query key value attention.output.dense intermediate.dense output.dense".split()
+LORA_LAYERS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -54,7 +54,9 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     seconds, curve = fit(model, trained, rows, heldout, tokenizer, args)
     scores = evaluate(model, heldout, tokenizer, args.device)
-    save_file({short(n): p.detach().half().cpu().contiguous() for n, p in trained.items()}, args.out / "head.safetensors")
+    save_file(
+        {short(n): p.detach().half().cpu().contiguous() for n, p in trained.items()}, args.out / "head.safetensors"
+    )
     recipe = {
         "backbone": checkpoint.revision,
         "rank": args.rank,
@@ -236,7 +238,7 @@ def evaluate(model, heldout, tokenizer, device, limit: int | None = None) -> dic
 def keep(trained, optimizer, step: int, seconds: float, curve: list, args) -> None:
     """A checkpoint that replaces the one before it in one move."""
     tensors = {f"value/{n}": p.detach().cpu() for n, p in trained.items()}
-    for (name, parameter) in trained.items():
+    for name, parameter in trained.items():
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}/{name}"] = optimizer.state[parameter][key].cpu()
     facts = {"step": str(step), "seconds": str(seconds), "curve": json.dumps(curve), "steps": str(args.steps)}

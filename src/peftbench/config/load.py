@@ -97,7 +97,7 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
 
 
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
-    """The `method` section, whose tuner and formulation have schemas of their own; a user's tuner file is fingerprinted."""
+    """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
     formulation = plain.get("formulation") or {}
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
     method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")

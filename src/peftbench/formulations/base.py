@@ -68,7 +68,7 @@ class Formulation(nn.Module, ABC):
         self.pass_answer_starts = False
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
 
-    def attach(self, model: nn.Module) -> None:  # noqa: B027 - most formulations need nothing of it
+    def attach(self, model: nn.Module) -> None:
         """Called once with the tuned `model`, before training."""
 
     def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:

@@ -105,8 +105,8 @@ class PatternEncoder:
     ) -> None:
         self.pattern, self.tokenizer, self.max_length = pattern, tokenizer, max_length
         self.mask, self.prefix = mask, prefix
-        self.mask_id = int(tokenizer.convert_tokens_to_ids(mask))
-        empty = len(self._ids({name: "" for name in pattern.names}))
+        self.mask_id: int = tokenizer.convert_tokens_to_ids(mask)  # type: ignore[assignment]
+        empty = len(self._ids(dict.fromkeys(pattern.names, "")))
         if empty >= max_length:
             raise UsageError(
                 f"trainer.max_length={max_length}: the pattern `{pattern.template}` alone takes {empty} tokens. "

@@ -48,8 +48,8 @@ def check_words(
             shown = " ".join(tokenizer.convert_ids_to_tokens(pieces))
             if not pieces or tokenizer.unk_token_id in pieces:
                 raise UsageError(
-                    f"{setting}: the tokenizer does not know the label word `{word}` of `{label}` ({shown or 'nothing'}). "
-                    "Choose another word, or a model of the word's language."
+                    f"{setting}: the tokenizer does not know the label word `{word}` of `{label}` "
+                    f"({shown or 'nothing'}). Choose another word, or a model of the word's language."
                 )
             if len(pieces) > 1:
                 notes.append(f"label word `{word}` of `{label}` is split into {shown}")

@@ -46,7 +46,10 @@ REFUSED = {
     "encoder such as model=minilm for formulation head",
     ("encoder", "lm"): "an encoder has no left-to-right language model: use formulation head (or auto), or a causal or "
     "encoder-decoder model such as model=smollm2-135m or model=flan-t5-base for generate and score",
-    ("causal", "mlm"): "a causal model fills no masked words: use formulation generate or score (or auto), or a model with "
+    (
+        "causal",
+        "mlm",
+    ): "a causal model fills no masked words: use formulation generate or score (or auto), or a model with "
     "a masked-LM head such as model=minilm-mlm or model=roberta-large for cloze",
 }
 

@@ -210,7 +210,9 @@ def pattern_sets(cfg: TaskConfig, subset: Subset) -> dict[str, PatternSet]:
     for name in dict.fromkeys([*own, *cfg.cloze]):
         values = {**cfg.cloze.get(name, {}), **own.get(name, {})}
         if unknown := values.keys() - {"patterns", "words", "shorten", "source"}:
-            raise UsageError(f"task.cloze.{name}.{sorted(unknown)[0]}: no such key. A set has patterns, words, shorten.")
+            raise UsageError(
+                f"task.cloze.{name}.{sorted(unknown)[0]}: no such key. A set has patterns, words, shorten."
+            )
         words = {label: _tuple(word) for label, word in values.get("words", subset.label_words).items()}
         named = {label: words.get(label, (subset.label_words.get(label, label),)) for label in subset.label_names}
         patterns = _tuple(values.get("patterns", ()))
