@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
 
 
+DEFAULT_RATE = "default"
+"""Key of `method.lr` for a method that is made for any tuner, whatever its parameter groups are called."""
+
+
 class LearnerPredictor(Predictor):
     """A learner on the run's device and processes. Tokenised rows are kept, so dev is tokenised once."""
 
@@ -130,10 +134,15 @@ def uses_dev(context: Context) -> bool:
 
 
 def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
-    """The method's learning rates, without the head's where the formulation has none."""
-    rates = dict(context.cfg.method.lr)
-    if HEAD not in learner.param_groups():
+    """The method's learning rates by parameter group; `default` is that of the groups without one of their own.
+
+    A head's rate is left out where the formulation has none.
+    """
+    groups, rates = learner.param_groups(), dict(context.cfg.method.lr)
+    if HEAD not in groups:
         rates.pop(HEAD, None)
+    if DEFAULT_RATE in rates:
+        rates = {**dict.fromkeys(groups, rates.pop(DEFAULT_RATE)), **rates}
     return rates
 
 
