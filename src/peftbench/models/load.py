@@ -117,15 +117,18 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
             **_no_pooler(auto_class, config),
         )
     missing = set(report["missing_keys"])
+    revision, source = checkpoint.revision, checkpoint.source
     if cfg.mlm_head is not None:
         missing -= mlm_head.apply(model, cfg.mlm_head)
+        revision += f"+{mlm_head.revision(cfg.mlm_head)[:16]}"
+        source += f", masked-LM head {cfg.mlm_head}"
     if absent := sorted(missing):
         raise UsageError(
             f"model={cfg.name}: {checkpoint.source} lacks {len(absent)} of the weights of a {type(model).__name__} "
             f"({', '.join(absent[:3])} ...): they would be random. Is it a checkpoint of this architecture, and has it "
             "the head that this formulation needs? Without a network, model=minilm-mlm has a masked-LM head."
         )
-    return _Loaded(model, tokenizer, checkpoint.revision, checkpoint.source)
+    return _Loaded(model, tokenizer, revision, source)
 
 
 @contextmanager

@@ -15,9 +15,12 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
+from peftbench.models.sources import content_hash
 
 ASSETS = Path(__file__).parents[1] / "assets"
 HEAD, RECIPE = "head.safetensors", "recipe.json"
+UNTRAINED = "untrained"
+"""In place of a folder: the head as its training began (identity transform, no bias), to measure what training gave."""
 ENCODER = "bert."
 
 
@@ -26,7 +29,8 @@ def apply(model: PreTrainedModel, name: str) -> set[str]:
 
     Args:
         model: BertForMaskedLM, or the bare BertModel.
-        name: a folder of `peftbench/assets`, or a folder of the user's, with `head.safetensors` and `recipe.json`.
+        name: a folder of `peftbench/assets`, or a folder of the user's, with `head.safetensors` and `recipe.json`; or
+            `UNTRAINED`.
 
     Returns:
         Names of the parameters that now have values.
@@ -34,13 +38,18 @@ def apply(model: PreTrainedModel, name: str) -> set[str]:
     Raises:
         UsageError: the folder is not there, or does not fit the model.
     """
-    folder = ASSETS / name if (ASSETS / name).is_dir() else Path(name).expanduser()
+    if name == UNTRAINED:
+        return _start(model)
+    folder = _folder(name)
     try:
         recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
         with safe_open(folder / HEAD, "pt") as opened:
             tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118 - no iterator
     except FileNotFoundError as error:
-        raise UsageError(f"model.mlm_head={name}: {error.filename} is not there.") from None
+        raise UsageError(
+            f"model.mlm_head={name}: {error.filename} is not there. Name a folder of peftbench/assets "
+            f"({', '.join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir()))}), one of yours, or `{UNTRAINED}`."
+        ) from None
     parameters = dict(model.named_parameters())
     given: set[str] = set()
     try:
@@ -56,6 +65,26 @@ def apply(model: PreTrainedModel, name: str) -> set[str]:
     except (KeyError, RuntimeError) as error:
         raise UsageError(f"model.mlm_head={name}: made for another encoder ({error}).") from None
     return given
+
+
+def revision(name: str) -> str:
+    """What makes a rerun load the same head: the hash of its files."""
+    return name if name == UNTRAINED else content_hash([_folder(name) / file for file in (HEAD, RECIPE)])
+
+
+def _folder(name: str) -> Path:
+    return ASSETS / name if (ASSETS / name).is_dir() else Path(name).expanduser()
+
+
+def _start(model: PreTrainedModel) -> set[str]:
+    head = {name: p for name, p in model.named_parameters() if name.startswith("cls.predictions.")}
+    with torch.no_grad():
+        for name, parameter in head.items():
+            if name.endswith("dense.weight"):
+                parameter.copy_(torch.eye(len(parameter)))
+            elif not name.endswith("decoder.weight"):
+                parameter.fill_(1.0 if name.endswith("LayerNorm.weight") else 0.0)
+    return {*head, "cls.predictions.decoder.bias"}
 
 
 def _own(parameters: dict[str, torch.nn.Parameter], key: str) -> torch.nn.Parameter:
