@@ -86,6 +86,28 @@ class ClassicalConfig:
 
 
 @dataclass
+class SelfTrainingConfig:
+    """Options of the `self_training` stage: students that learn from a teacher's labels, round by round."""
+
+    rounds: int = number(1, ge=1)
+    steps: int = number(160, ge=1)
+    unlabeled_batch: int = number(16, ge=1)
+    pool: int | None = number(None, ge=1)
+    labels: str = one_of("soft", "hard", default="soft")
+    threshold: float = number(0.0, ge=0, le=1)
+    with_labeled: bool = False
+    meta: str = one_of("none", "closed_form", default="none")
+    uniform_share: float = number(0.6, ge=0, le=1)
+    meta_batch: int = number(4, ge=1)
+    variant: str = one_of("paper", "released", default="paper")
+    inner_lr: float = number(5.0e-6, gt=0)
+    tuning_steps: int | None = number(None, ge=0)
+    tuning_epochs: float | None = number(None, gt=0)
+    student_lr: float | None = number(None, gt=0)
+    reinitialise: bool = True
+
+
+@dataclass
 class MethodConfig:
     """`conf/method/*.yaml`: tuner + formulation + stages."""
 
@@ -103,6 +125,7 @@ class MethodConfig:
     budget: int | None = number(None, ge=1)
     init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     space: dict[str, Any] | None = field(default_factory=dict)
     """What a search tries for this method; laid out like the method itself, see `peftbench.config.space`."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 STAGES = {
     "supervised": "peftbench.stages.supervised:supervised",
     "classical": "peftbench.stages.classical:classical",
+    "self_training": "peftbench.stages.self_training:self_training",
     "none": "peftbench.stages.supervised:untrained",
 }
 """Stage name -> where it lives; imported when it runs, so that a floor never loads torch."""
