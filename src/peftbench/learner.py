@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HEAD = "head"
 """Name of the parameter group of the formulation's own parameters, and of its file."""
-KEPT = "tuner state/"
-"""In front of the names of a tuner's own tensors in a checkpoint."""
+KEPT, FORMULATION = "tuner state/", "formulation state/"
+"""In front of the names of a tuner's and a formulation's own tensors in a checkpoint."""
 
 
 class Learner(nn.Module):
@@ -29,16 +29,31 @@ class Learner(nn.Module):
     depend on how the batch is cut into micro-batches and processes.
     """
 
-    def __init__(self, backbone: Backbone, tuner: Tuner, formulation: Formulation, context: TunerContext) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        tuner: Tuner,
+        formulation: Formulation,
+        context: TunerContext,
+        model: nn.Module | None = None,
+    ) -> None:
+        """`model`: what `tuner` has built already, for another formulation; None builds it."""
         super().__init__()
         self.backbone = backbone
         self.tuner = tuner
         self.context = context
-        self.model = tuner.build(backbone, context)
+        self.model = tuner.build(backbone, context) if model is None else model
         self.formulation = formulation
         formulation.attach(self.model)
         formulation.virtual_tokens = tuner.virtual_tokens
         formulation.pass_answer_starts = tuner.needs_answer_starts
+        formulation.shots = context.shots
+
+    def with_formulation(self, formulation: Formulation) -> Learner:
+        """The same tuned model, not a copy, posed another way: what one learner trains, the other has."""
+        return Learner(self.backbone, self.tuner, formulation, self.context, self.model).to(
+            next(self.model.parameters()).device
+        )
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Tokenised items of `rows`, in order."""
@@ -66,6 +81,10 @@ class Learner(nn.Module):
             if rest := [p for p in parameters if id(p) not in taken]:
                 groups[name] = rest
         return groups
+
+    def begin_step(self, step: int, seed: int) -> None:
+        """The loop's call before the batches of a 0-based step are made."""
+        self.formulation.step, self.formulation.seed = step, seed
 
     def before_step(self, step: int, steps: int) -> None:
         """The loop's call between the gradients of a 0-based step and its clipping."""
@@ -99,16 +118,16 @@ class Learner(nn.Module):
                 parameter.copy_(state[name])
 
     def training_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: `trainable_state`, and what the tuner keeps from step to step."""
+        """What a checkpoint holds: `trainable_state`, and what tuner and formulation keep beside it."""
         kept = {f"{KEPT}{name}": tensor for name, tensor in self.tuner.step_state(self.model).items()}
+        kept |= {f"{FORMULATION}{name}": tensor for name, tensor in self.formulation.kept_state().items()}
         return {**self.trainable_state(), **kept}
 
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `training_state` gave. Raises ValueError if names differ."""
-        self.load_trainable_state({n: t for n, t in state.items() if not n.startswith(KEPT)})
-        self.tuner.load_step_state(
-            self.model, {n.removeprefix(KEPT): t for n, t in state.items() if n.startswith(KEPT)}
-        )
+        self.load_trainable_state({n: t for n, t in state.items() if not n.startswith((KEPT, FORMULATION))})
+        self.tuner.load_step_state(self.model, _part(state, KEPT))
+        self.formulation.load_kept_state(_part(state, FORMULATION))
 
     def save(self, folder: Path) -> None:
         """Write the tuner's own files and the head (`head.safetensors`)."""
@@ -116,8 +135,9 @@ class Learner(nn.Module):
 
         folder.mkdir(parents=True, exist_ok=True)
         self.tuner.save(self.model, folder)
-        if head := self.formulation.own_parameters(self.model):
-            own = {name: p.detach().cpu().contiguous() for name, p in head.items()}
+        head = self.formulation.own_parameters(self.model)
+        own = {name: p.detach().cpu().contiguous() for name, p in head.items()} | self.formulation.kept_state()
+        if own:
             save_file(own, folder / "head.safetensors")
 
     def load(self, folder: Path) -> None:
@@ -127,6 +147,12 @@ class Learner(nn.Module):
         self.tuner.load(self.model, folder)
         if (folder / "head.safetensors").exists():
             head = self.formulation.own_parameters(self.model)
+            saved = load_file(folder / "head.safetensors")
             with torch.no_grad():
-                for name, tensor in load_file(folder / "head.safetensors").items():
-                    head[name].copy_(tensor)
+                for name in head.keys() & saved.keys():
+                    head[name].copy_(saved.pop(name))
+            self.formulation.load_kept_state(saved)
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

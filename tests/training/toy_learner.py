@@ -70,6 +70,9 @@ class Toy(nn.Module):
             for i, s in rows
         ]
 
+    def begin_step(self, step, seed):
+        pass
+
     def before_step(self, step, steps):
         pass
 

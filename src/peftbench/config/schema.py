@@ -63,10 +63,19 @@ class ClozeConfig(FormulationConfig):
     """`conf/method/formulation/cloze.yaml`: the task as a text with one masked word."""
 
     patterns: str = "auto"
+    prefer: list[str] = field(default_factory=list)
     pattern: int = number(0, ge=0)
     template: str | None = None
     split_words: str = one_of("mean", "error", default="mean")
     train_head: bool = False
+    words: str = "task"
+    words_sha256: str | None = None
+    """Fingerprint of the file that `words` names, set when the config is composed."""
+    verbalizer: str = one_of("manual", "knowledgeable", "weighted", "soft", default="manual")
+    learn_weights: bool = False
+    calibration: str = one_of("none", "contextual", "prior", default="none")
+    prior_rows: int | None = number(None, ge=1)
+    drop_unlikely: float = number(0.0, ge=0, le=0.99)
 
 
 FORMULATION_SCHEMAS: dict[str, type[FormulationConfig]] = {"cloze": ClozeConfig}

@@ -9,7 +9,7 @@ label positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,12 +68,29 @@ class Formulation(nn.Module, ABC):
         self.pass_answer_starts = False
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
 
+        self.shots: Sequence[Row] = ()
+        """The drawn training rows; set by the Learner."""
+        self.step = self.seed = 0
+        """The present training step and the seed of the training, for what is drawn anew in every step; set by the
+        loop. Whatever follows from them and an item's id alone is the same on any number of processes."""
+
     def attach(self, model: nn.Module) -> None:
         """Called once with the tuned `model`, before training."""
 
     def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """What the formulation trains, by name: its own parameters, or some that it frees in the tuned `model`."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """Name -> CPU copy of what it holds beside its parameters and that must survive a restart (a prior)."""
+        parameters = {name for name, _ in self.named_parameters()}
+        return {n: t.detach().to("cpu", copy=True) for n, t in self.state_dict().items() if n not in parameters}
+
+    def load_kept_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `kept_state` gave."""
+        buffers = dict(self.named_buffers())
+        for name, tensor in state.items():
+            buffers[name].copy_(tensor)
 
     def label_tokens(self) -> dict[str, list[str]]:
         """Label name -> the tokens that stand for it; empty for a formulation that does not write its labels."""

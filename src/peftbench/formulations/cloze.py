@@ -16,9 +16,10 @@ from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.label_words import TokenisedWords, choose_words, tokenise_words
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
 from peftbench.formulations.text import pad_inputs
-from peftbench.formulations.verbalizers import MeanVerbalizer, check_words
+from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, MeanVerbalizer, SoftVerbalizer
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import PatternSet, Row, TaskData
 
@@ -41,13 +42,13 @@ class ClozeFormulation(Formulation):
             mask=str(self.tokenizer.mask_token),
             prefix=backbone.prefix,
         )
-        words = {label: self.set.words[label] for label in task.labels}
-        self.word_ids, self.notes = check_words(
-            self.tokenizer, words, cfg.split_words, f"method.formulation.patterns={self.set.name}"
-        )
-        self.verbalizer = MeanVerbalizer(list(self.word_ids.values()))
+        words = tokenise_words(self.tokenizer, choose_words(task, self.set, cfg), cfg.split_words)
+        self.word_ids, self.notes = words.ids, words.notes
+        self.verbalizer = build_verbalizer(words, cfg, backbone)
 
     def attach(self, model: nn.Module) -> None:
+        if isinstance(self.verbalizer, SoftVerbalizer):
+            self.verbalizer.start(mlm_head.output_layer(model).weight)
         for parameter in self.own_parameters(model).values():
             parameter.requires_grad_(True)
 
@@ -56,10 +57,8 @@ class ClozeFormulation(Formulation):
         return {**super().own_parameters(model), **head}
 
     def label_tokens(self) -> dict[str, list[str]]:
-        return {
-            label: [token for pieces in own for token in self.tokenizer.convert_ids_to_tokens(pieces)]
-            for label, own in self.word_ids.items()
-        }
+        """The tokens of each label's first word."""
+        return {label: self.tokenizer.convert_ids_to_tokens(own[0]) for label, own in self.word_ids.items()}
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         return [self.encode_one(row) for row in rows]
@@ -89,7 +88,28 @@ class ClozeFormulation(Formulation):
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, classes)."""
-        return self.verbalizer(self.word_scores(model, batch))
+        if not isinstance(self.verbalizer, SoftVerbalizer):
+            return self.verbalizer(self.word_scores(model, batch))
+        with mlm_head.states_before_output(model) as states:
+            self.word_scores(model, batch)
+        return self.verbalizer(states[0])
+
+    @torch.no_grad()
+    def calibrate(self, model: nn.Module, scores: Tensor) -> int:
+        """Take the prior from (inputs, vocabulary) scores at the mask, and remove unlikely words (`drop_unlikely`).
+
+        Of the soft verbalizer only the words change from whose vectors it starts, as in the released code.
+
+        Returns:
+            How many label words were removed.
+        """
+        drop, verbalizer = self.cfg.drop_unlikely, self.verbalizer
+        if isinstance(verbalizer, KnowledgeableVerbalizer):
+            return verbalizer.calibrate(scores, drop)
+        assert isinstance(verbalizer, SoftVerbalizer), "a mean verbalizer has no prior"
+        kept = verbalizer.words.likely(scores.mean(0), drop)
+        verbalizer.start(mlm_head.output_layer(model).weight, kept)
+        return int(verbalizer.words.mask.sum() - kept.sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.cross_entropy(self.logits(model, batch), batch["targets"], reduction="sum")
@@ -100,6 +120,21 @@ class ClozeFormulation(Formulation):
             Prediction(id_, labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
             for id_, row in zip(batch["ids"], self.logits(model, batch).cpu(), strict=True)
         ]
+
+
+def build_verbalizer(
+    words: TokenisedWords, cfg: ClozeConfig, backbone: Backbone
+) -> MeanVerbalizer | KnowledgeableVerbalizer | SoftVerbalizer:
+    """The verbalizer that the config names. A manual one with calibration is a knowledgeable one: without a prior the
+    two give the same probabilities, since a mean of logarithms differs from a mean of scores by a constant."""
+    ids, calibrated = list(words.ids.values()), cfg.calibration != "none"
+    scores = list(words.scores.values())
+    if cfg.verbalizer == "soft":
+        return SoftVerbalizer(ids, scores, backbone.model.get_output_embeddings().weight.shape[1])
+    if cfg.verbalizer == "manual" and not calibrated:
+        return MeanVerbalizer(ids)
+    weighted = scores if cfg.verbalizer == "weighted" else None
+    return KnowledgeableVerbalizer(ids, weighted, learn=cfg.learn_weights, calibrated=calibrated)
 
 
 def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:
@@ -114,7 +149,8 @@ def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:
             f"{did_you_mean(cfg.patterns, task.cloze)}"
         )
     if task.cloze:
-        return task.cloze[next(iter(task.cloze)) if cfg.patterns == "auto" else cfg.patterns]
+        auto = next(name for name in (*cfg.prefer, *task.cloze) if name in task.cloze)
+        return task.cloze[auto if cfg.patterns == "auto" else cfg.patterns]
     if cfg.template is None:
         raise UsageError(
             f"task {task.name} has no cloze patterns. Give one: method.formulation.template='{{text}} Topic: "

@@ -29,7 +29,8 @@ class Row:
         text: the first (or only) text.
         target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
-        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None.
+        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None. One that the
+            model is not given is empty.
         group: rows that must stay together in a split or be scored together (a sentence with several aspects in
             ABSA, a question with several answers in MultiRC, the two choices of one COPA item), else None.
     """
@@ -49,7 +50,7 @@ class PatternSet:
     Attributes:
         name: as in `method.formulation.patterns=NAME`.
         patterns: texts with the placeholders that `peftbench.formulations.patterns` explains, each with one `{mask}`.
-        words: label name -> its words, each with a weight that only weighted verbalizers look at.
+        words: label name -> its words.
         shorten: which part of a too long input loses tokens: the `last` that is not empty (PET), or the `longest`.
         source: where the set comes from.
     """
@@ -95,6 +96,8 @@ class TaskData:
         problem: kind of target.
         main_metric: the number that tables show, one of `metrics`.
         cloze: the pattern sets of the task by name, the default one first.
+        terms: label name -> (term, score) pairs, the label's own name first: what knowledgeable and weighted
+            verbalizers take for its words. Empty for a task without such lists.
         score_range: (low, high) of a regression target.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
@@ -116,6 +119,7 @@ class TaskData:
     extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     score_range: tuple[float, float] | None = None
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
+    terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @cached_property

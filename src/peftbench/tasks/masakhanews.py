@@ -41,7 +41,8 @@ def article_rows(split: str, found: Found, subset: Subset, label: str, text: str
     rows = []
     for position, (path, line, record) in enumerate(records):
         texts = {column: text_of(record, column, path, line) for column in TEXTS[text]}
-        parts = {"headline": texts["headline"], "article": texts["text"]} if len(texts) > 1 else None
+        # the part that is not read is empty, so that the same cloze patterns serve
+        parts = {"headline": texts.get("headline", ""), "article": texts.get("text", "")}
         target = subset.label(record[label], path, line)
         rows.append(Row(f"{split}:{position}", " ".join(texts.values()), target, parts=parts))
     return rows

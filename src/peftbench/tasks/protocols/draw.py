@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftbench.config.schema import ProtocolConfig
@@ -136,7 +136,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         dev=dev,
         test=splits.test,
         extra_tests=splits.extra_tests,
-        unlabeled=(*data.unlabeled, *(Row(row.id, row.text, None, row.pair, row.group) for row in spare)),
+        unlabeled=(*data.unlabeled, *(replace(row, target=None) for row in spare)),
         overlap=overlap,
         notes=tuple(notes),
     )
