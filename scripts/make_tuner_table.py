@@ -1,7 +1,9 @@
 """Writes docs/tuners.md and src/peftbench/config/method_facts.json: what each method's tuner fits, how much of a model
 it trains, and what the conformance suite says of it. `make tuner-table`; `--facts` writes the second file only.
 
-Nothing in either file is typed by hand. `peftbench ls methods` reads the second.
+Nothing in either file is typed by hand. `peftbench ls methods` reads the second. What was found of each method is kept
+in results/tuner_table.json until the table is written, so that a stopped run goes on; after a change to a method that
+it holds, name it with `--again`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ import torch
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries
-from peftbench.conformance.bench import task
+from peftbench.conformance.bench import CASES, task
 from peftbench.conformance.subject import FAMILIES, find_subject
 from peftbench.conformance.suite import Finding, cases_of, judge
 from peftbench.models import load_backbone
@@ -28,6 +31,7 @@ from peftbench.tuners.base import TunerContext
 
 ROOT = Path(__file__).parents[1]
 TABLE, FACTS = ROOT / "docs" / "tuners.md", ROOT / "src" / "peftbench" / "config" / "method_facts.json"
+KEPT = ROOT / "results" / "tuner_table.json"
 MODEL = "minilm"
 DATA = task()
 HEAD = """\
@@ -102,9 +106,16 @@ def notes(name: str, findings: list[Finding]) -> str:
     )
 
 
+def earlier() -> dict[str, list[Finding]]:
+    """What a run that was stopped has found, by method."""
+    kept = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    return {name: [Finding(**finding) for finding in findings] for name, findings in kept.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--facts", action="store_true", help="only method_facts.json, in a minute")
+    parser.add_argument("--again", default="", help="comma-separated: judge these anew, keep what is known of others")
     options = parser.parse_args()
     torch.set_num_threads(1)
     known = {name: facts(name) for name in methods()}
@@ -112,17 +123,20 @@ def main() -> int:
     if options.facts:
         return 0
     papers = {entry["name"]: entry["paper"] for entry in entries("method")}
-    rows, remarks, networks = "", "", []
+    found = {name: kept for name, kept in earlier().items() if name not in options.again.split(",")}
+    rows, remarks = "", ""
     for name in known:
-        subject = find_subject(name)
-        cases = cases_of(subject)
-        networks = list(dict.fromkeys([*networks, *(case.model for case in cases)]))
-        findings = list(judge(subject, cases))
-        rows += row(name, known[name], papers[name], findings)
-        remarks += notes(name, findings)
-        print(f"{name}: {sum(f.status == 'fail' for f in findings)} failed", file=sys.stderr, flush=True)
-    head = HEAD.format(model=MODEL, networks=", ".join(networks))
+        if name not in found:
+            subject = find_subject(name)
+            found[name] = list(judge(subject, cases_of(subject)))
+            KEPT.parent.mkdir(exist_ok=True)
+            KEPT.write_text(json.dumps({n: [asdict(f) for f in fs] for n, fs in found.items()}), encoding="utf-8")
+        rows += row(name, known[name], papers[name], found[name])
+        remarks += notes(name, found[name])
+        print(f"{name}: {sum(f.status == 'fail' for f in found[name])} failed", file=sys.stderr, flush=True)
+    head = HEAD.format(model=MODEL, networks=", ".join(dict.fromkeys(case.model for case in CASES)))
     TABLE.write_text(f"{head}{rows}\n## What fails or is not claimed\n\n{remarks}", encoding="utf-8")
+    KEPT.unlink(missing_ok=True)
     return 0
 
 

@@ -436,6 +436,7 @@ def test_placement_by_hand(mode: str, residual: bool) -> None:
     ("cfg", "message"),
     [
         (schema.ConvAdapterConfig(name="conv_adapter", kernel=4), r"method\.tuner\.kernel=4: use an odd number, 5"),
+        (schema.ConvAdapterConfig(name="conv_adapter", bottleneck=1), r"method\.tuner\.bottleneck=1: .*Use 4 or more"),
         (schema.CompacterConfig(name="compacter", phm_dim=3), r"phm_dim=3 must divide the backbone's width 16"),
         (schema.CompacterConfig(name="compacter", bottleneck=6), r"method\.tuner\.bottleneck=6"),
     ],
@@ -447,6 +448,22 @@ def test_what_does_not_fit_is_refused(cfg, message: str) -> None:
 
 def test_convolutions_are_not_for_causal_models() -> None:
     assert build_tuner(schema.ConvAdapterConfig(name="conv_adapter")).families == {"encoder", "seq2seq"}
+
+
+def test_a_conformer_keeps_enough_channels_to_say_something() -> None:
+    """A LayerNorm over one channel gives a constant and over two a sign: whatever the text, two answers at most."""
+    texts = torch.randn(64, 7, D, generator=torch.Generator().manual_seed(0))
+
+    def answers(channels: int) -> int:
+        block = Conformer(D, channels, 1, 0.0)
+        nn.init.normal_(block.project.weight)
+        return len(block(texts, None).detach().flatten(0, 1).mul(1e3).round().unique(dim=0))
+
+    assert (answers(1), answers(4)) == (1, 64 * 7)
+    for block, channels in (("conformer", 4), ("convpass", 2)):
+        tuner = build_tuner(schema.ConvAdapterConfig(name="conv_adapter", block=block, reduction_factor=32))
+        assert tuner.bottleneck(64) == channels
+        assert tuner.bottleneck(384) == 12
 
 
 def test_convolutions_stay_out_of_a_decoder() -> None:

@@ -16,11 +16,14 @@ import yaml
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.config.catalogue import names
+from peftbench.config.tuners import BitfitConfig
 from peftbench.conformance.bench import CASES, Bench, Case
+from peftbench.conformance.checks import fitting
 from peftbench.conformance.processes import two_processes
 from peftbench.conformance.subject import find_subject, without_dropout
 from peftbench.conformance.suite import FITS, Finding, cases_of, fits, judge
 from peftbench.errors import UsageError
+from peftbench.tuners.bitfit import BitfitTuner
 
 DOCS = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
 BERT, LLAMA = (next(c for c in CASES if c.name == name) for name in ("bert", "llama"))
@@ -176,6 +179,25 @@ def test_a_family_that_is_claimed_and_refused_is_a_failure(broken) -> None:
     )
     found = broken(usage, (FREEZE, f'raise UsageError("not this one")\n        {FREEZE}'))
     assert "no network that was tried: refused: not this one" in found[FITS].detail
+
+
+@pytest.mark.slow
+def test_a_tuner_that_does_not_see_the_text_fits_nothing() -> None:
+    """One vector in place of every hidden state can only learn how frequent the labels are."""
+
+    class Blind(BitfitTuner):
+        def build(self, backbone, context):
+            model = super().build(backbone, context)
+            model.register_forward_hook(blindfold)
+            return model
+
+    def blindfold(stack, args, output):
+        output.last_hidden_state = output.last_hidden_state.mean((0, 1)).expand_as(output.last_hidden_state)
+        return output
+
+    cfg = BitfitConfig(name="bitfit")
+    verdict = fitting(Bench(lambda: Blind(cfg), {"bias": 1e-2}, BERT))
+    assert verdict.status == "fail", verdict.detail
 
 
 # The command, and files of users

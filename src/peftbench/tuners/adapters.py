@@ -48,6 +48,8 @@ from peftbench.tuners.sublayers import (
 
 CONVOLUTIONS = ("conformer", "convpass")
 """Blocks that look at neighbouring tokens."""
+LEAST_CHANNELS = 4
+"""Of a conformer whose size is not given: a LayerNorm over 1 channel is a constant, over 2 it leaves only a sign."""
 
 
 @dataclass
@@ -452,6 +454,19 @@ class ConvAdapterTuner(AdapterTuner):
     def residual(self) -> bool:
         """As configured; by default what leaves the backbone unchanged by a block that gives 0."""
         return self.cfg.mode == "sequential" if self.cfg.residual is None else self.cfg.residual
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        if self.cfg.block == "conformer" and self.cfg.bottleneck == 1:
+            raise UsageError(
+                "method.tuner.bottleneck=1: with method.tuner.block=conformer a norm over one channel is a constant, "
+                f"so the adapter could not see the text. Use {LEAST_CHANNELS} or more, or block=convpass."
+            )
+        return super().build(backbone, context)
+
+    def bottleneck(self, width: int) -> int:
+        """b, from the factor never so few channels that the conformer's norm over them loses what they say."""
+        b = super().bottleneck(width)
+        return max(LEAST_CHANNELS, b) if self.cfg.block == "conformer" and self.cfg.bottleneck is None else b
 
     def adapter(self, width: int) -> AdapterConfig:
         if self.cfg.kernel % 2 == 0:
