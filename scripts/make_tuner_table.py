@@ -122,7 +122,7 @@ def main() -> int:
     FACTS.write_text(json.dumps({"model": MODEL, "methods": known}, indent=1) + "\n", encoding="utf-8")
     if options.facts:
         return 0
-    papers = {entry["name"]: entry["paper"] for entry in entries("method")}
+    papers = {entry["name"]: entry["paper"] or "" for entry in entries("method")}
     found = {name: kept for name, kept in earlier().items() if name not in options.again.split(",")}
     rows, remarks = "", ""
     for name in known:
