@@ -82,8 +82,8 @@ class Learner(nn.Module):
                 groups[name] = rest
         return groups
 
-    def begin_step(self, step: int, seed: int) -> None:
-        """The loop's call before the batches of a 0-based step are made."""
+    def begin_step(self, step: int, seed: int, items: Sequence[Encoded]) -> None:
+        """The loop's call before the batches of a 0-based step are made; `items`: those of its global batch."""
         self.formulation.step, self.formulation.seed = step, seed
 
     def before_step(self, step: int, steps: int) -> None:

@@ -70,7 +70,7 @@ class Toy(nn.Module):
             for i, s in rows
         ]
 
-    def begin_step(self, step, seed):
+    def begin_step(self, step, seed, items):
         pass
 
     def before_step(self, step, steps):

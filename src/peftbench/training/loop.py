@@ -185,8 +185,8 @@ class _Engine:
     def step(self, step: int) -> Tensor:
         """Do the 0-based `step`; returns this rank's share of the global batch's mean loss, on the device."""
         _seed_everything(self.seed, step, self.dist.rank, self.dist.device)
-        self.learner.begin_step(step, self.seed)
         batch = self.plan[step]
+        self.learner.begin_step(step, self.seed, [self.items[i] for i in batch])
         weight = sum(self.items[i].weight for i in batch)
         passes = batching.shard(batch, self.dist.rank, self.dist.world, self.cfg.micro_batch)
         total = torch.zeros((), device=self.dist.device)
