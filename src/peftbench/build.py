@@ -10,7 +10,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
 
 if TYPE_CHECKING:
-    from peftbench.config.schema import RunConfig
+    from peftbench.config.schema import MethodConfig, RunConfig
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
     from peftbench.tasks.base import Row, TaskData
@@ -32,6 +32,7 @@ def build_learner(
         from peftbench.tuners import build_tuner
         from peftbench.tuners.base import TunerContext
 
+    check_calibration(cfg.method)
     chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
     tuner = build_tuner(cfg.method.tuner)
     if cfg.model.family not in tuner.families:
@@ -63,6 +64,17 @@ def build_learner(
         "formulation": chosen.__name__.removesuffix("Formulation").lower(),
     }
     return learner, facts
+
+
+def check_calibration(method: MethodConfig) -> None:
+    """Raises UsageError if the formulation needs a prior and no stage measures it."""
+    chosen = getattr(method.formulation, "calibration", "none")
+    if chosen != "none" and "calibration" not in method.stages:
+        stages = ",".join(["calibration", *method.stages])
+        raise UsageError(
+            f"method.formulation.calibration={chosen}: no stage measures the prior. Add one, "
+            f"'method.stages=[{stages}]', or set calibration=none."
+        )
 
 
 def warm_start(learner: Learner, cfg: RunConfig) -> None:

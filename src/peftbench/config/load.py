@@ -102,7 +102,9 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
     method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
     formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
-    method.formulation = build(formulation_class, formulation, "method.formulation")
+    method.formulation = own = build(formulation_class, formulation, "method.formulation")
+    if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
+        own.words, own.words_sha256 = fingerprint_words(own)
     tuner_plain = plain.get("tuner") or {}
     name = str(tuner_plain.get("name"))
     if name not in TUNER_SCHEMAS:
@@ -142,6 +144,24 @@ def fingerprint(tuner: FileConfig) -> tuple[str, str]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if tuner.sha256 not in (None, digest):
         raise UsageError(f"method.tuner.file={tuner.file}: was edited since this run began. Start it again.")
+    return str(path), digest
+
+
+def fingerprint_words(cloze: schema.ClozeConfig) -> tuple[str, str]:
+    """Absolute path and SHA-256 of a user's file of label words.
+
+    Raises:
+        UsageError: there is no such file, or it is not the one that the run began with.
+    """
+    path = Path(cloze.words).expanduser().resolve()
+    if not path.is_file():
+        raise UsageError(
+            f"method.formulation.words={cloze.words}: neither a file nor a choice. "
+            f"{did_you_mean(cloze.words, schema.CLOZE_WORDS)}"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if cloze.words_sha256 not in (None, digest):
+        raise UsageError(f"method.formulation.words={cloze.words}: was edited since this run began. Start it again.")
     return str(path), digest
 
 

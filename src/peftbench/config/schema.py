@@ -58,6 +58,10 @@ class FormulationConfig:
     normalize: bool = True
 
 
+CLOZE_WORDS = ("task", "names", "terms", "auto")
+"""What `method.formulation.words` may be besides a file."""
+
+
 @dataclass
 class ClozeConfig(FormulationConfig):
     """`conf/method/formulation/cloze.yaml`: the task as a text with one masked word."""
@@ -117,6 +121,24 @@ class SelfTrainingConfig:
 
 
 @dataclass
+class ContinuedPretrainingConfig:
+    """Options of the `continued_pretraining` stage: masked-LM training on unlabelled texts (TAPT, PCP)."""
+
+    corpus: str = one_of("plain", "templated", default="templated")
+    pseudo_labels: str = one_of("predicted", "random", default="predicted")
+    threshold: float = number(0.0, ge=0, le=1)
+    texts: int | None = number(10000, ge=2)
+    held_out: float = number(0.1, ge=0, le=0.5)
+    mask_share: float = number(0.15, gt=0, le=1)
+    steps: int | None = number(None, ge=1)
+    epochs: float | None = number(100, gt=0)
+    batch_size: int = number(128, ge=1)
+    micro_batch: int | None = number(16, ge=1)
+    eval_every: int | None = number(500, ge=1)
+    lr: dict[str, float] = field(default_factory=lambda: {"default": 1.0e-4})
+
+
+@dataclass
 class MethodConfig:
     """`conf/method/*.yaml`: tuner + formulation + stages."""
 
@@ -135,6 +157,7 @@ class MethodConfig:
     init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
+    continued_pretraining: ContinuedPretrainingConfig = field(default_factory=ContinuedPretrainingConfig)
     space: dict[str, Any] | None = field(default_factory=dict)
     """What a search tries for this method; laid out like the method itself, see `peftbench.config.space`."""
 

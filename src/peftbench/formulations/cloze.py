@@ -48,7 +48,7 @@ class ClozeFormulation(Formulation):
 
     def attach(self, model: nn.Module) -> None:
         if isinstance(self.verbalizer, SoftVerbalizer):
-            self.verbalizer.start(mlm_head.output_layer(model).weight)
+            self.verbalizer.start(mlm_head.output_matrix(model))
         for parameter in self.own_parameters(model).values():
             parameter.requires_grad_(True)
 
@@ -57,8 +57,10 @@ class ClozeFormulation(Formulation):
         return {**super().own_parameters(model), **head}
 
     def label_tokens(self) -> dict[str, list[str]]:
-        """The tokens of each label's first word."""
-        return {label: self.tokenizer.convert_ids_to_tokens(own[0]) for label, own in self.word_ids.items()}
+        """The tokens of each label's first word; none for long lists of words, where no single one matters."""
+        if not isinstance(self.verbalizer, MeanVerbalizer):
+            return {}
+        return {label: list(self.tokenizer.convert_ids_to_tokens(own[0])) for label, own in self.word_ids.items()}
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         return [self.encode_one(row) for row in rows]
@@ -108,7 +110,7 @@ class ClozeFormulation(Formulation):
             return verbalizer.calibrate(scores, drop)
         assert isinstance(verbalizer, SoftVerbalizer), "a mean verbalizer has no prior"
         kept = verbalizer.words.likely(scores.mean(0), drop)
-        verbalizer.start(mlm_head.output_layer(model).weight, kept)
+        verbalizer.start(mlm_head.output_matrix(model), kept)
         return int(verbalizer.words.mask.sum() - kept.sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

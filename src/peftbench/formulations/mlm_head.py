@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 NAMES = ("cls", "lm_head", "lm_predictions", "predictions", "vocab_transform", "head", "generator_predictions")
 """What transformers calls the first module after the encoder's hidden states, by architecture."""
@@ -51,3 +52,33 @@ def own_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The head's parameters by name, without those that it shares with the word embeddings."""
     shared = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     return {name: p for name, p in find_head(model).named_parameters() if id(p) not in shared}
+
+
+def output_layer(model: nn.Module) -> nn.Module:
+    """The last layer of the head, whose `weight` is (vocabulary, d), wherever a tuner has wrapped the model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and getattr(module.get_output_embeddings(), "weight", None) is not None:
+            return module.get_output_embeddings()
+    raise ValueError(f"{type(model).__name__} has no output layer over the vocabulary")
+
+
+def output_matrix(model: nn.Module) -> Tensor:
+    """(vocabulary, d): the weight of `output_layer`."""
+    weight = output_layer(model).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@contextmanager
+def states_before_output(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block a forward pass leaves in the list what its output layer is given: (..., d)."""
+    seen: list[Tensor] = []
+    handle = output_layer(model).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from peftbench.errors import UsageError
 
+LOG_EPSILON = math.log(1e-15)
+"""KPT's code adds 1e-15 to a probability before it divides by it or takes its logarithm."""
 
-def word_pieces(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
-    """Ids of a label word as it stands inside a sentence, with a space in front (LM-BFF's rule)."""
-    text = word if _is_wordpiece(tokenizer) else f" {word}"
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _is_wordpiece(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a leading space changes nothing."""
-    plain, spaced = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("word", " word"))
-    return plain == spaced
-
-
-def check_words(
-    tokenizer: PreTrainedTokenizerBase,
-    words: Mapping[str, Sequence[str]],
-    split_words: Literal["mean", "error"] | str,
-    setting: str,
-) -> tuple[dict[str, list[list[int]]], list[str]]:
-    """Ids of every label word, and remarks on those that take several tokens.
-
-    Args:
-        words: label name -> its words.
-        split_words: what to do about a word of several tokens.
-        setting: where the words come from, for the messages.
-
-    Raises:
-        UsageError: a word is unknown to the tokenizer; one is split and `split_words` is "error"; two classes share
-            all their words.
-    """
-    ids = {label: [word_pieces(tokenizer, word) for word in own] for label, own in words.items()}
-    notes = []
-    for label, own in words.items():
-        for word, pieces in zip(own, ids[label], strict=True):
-            shown = " ".join(tokenizer.convert_ids_to_tokens(pieces))
-            if not pieces or tokenizer.unk_token_id in pieces:
-                raise UsageError(
-                    f"{setting}: the tokenizer does not know the label word `{word}` of `{label}` "
-                    f"({shown or 'nothing'}). Choose another word, or a model of the word's language."
-                )
-            if len(pieces) > 1:
-                notes.append(f"label word `{word}` of `{label}` is split into {shown}")
-                if split_words == "error":
-                    raise UsageError(
-                        f"{setting}: {notes[-1]}, and there is one mask. Choose a word of one token, or "
-                        "method.formulation.split_words=mean, which takes the mean of its tokens' scores at the mask."
-                    )
-    seen: dict[frozenset[tuple[int, ...]], str] = {}
-    for label, pieces_of in ids.items():
-        key = frozenset(tuple(pieces) for pieces in pieces_of)
-        if key in seen:
-            raise UsageError(f"{setting}: `{seen[key]}` and `{label}` have the same words for this tokenizer.")
-        seen[key] = label
-    return ids, notes
+WordIds = Sequence[Sequence[Sequence[int]]]
+"""For each class, for each of its words, the ids of the word's tokens."""
 
 
 class WordScores(nn.Module):
@@ -76,7 +26,7 @@ class WordScores(nn.Module):
     token_ids: Tensor
     token_mask: Tensor
 
-    def __init__(self, ids: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, ids: WordIds) -> None:
         super().__init__()
         most, longest = max(map(len, ids)), max(len(pieces) for own in ids for pieces in own)
         shape = (len(ids), most, longest)
@@ -97,14 +47,148 @@ class WordScores(nn.Module):
         picked = scores[:, self.token_ids] * self.token_mask
         return picked.sum(-1) / self.token_mask.sum(-1).clamp(min=1)
 
+    def likely(self, scores: Tensor, drop: float) -> Tensor:
+        """(classes, words): the words that stay when those go that have a token in the lowest `drop` of the vocabulary.
+
+        A class that would lose all its words keeps its first, its name (the released SciPrompt code would divide by 0).
+
+        Args:
+            scores: (vocabulary,).
+            drop: share of the vocabulary, below 1.
+        """
+        lowest = torch.zeros_like(scores, dtype=torch.bool)
+        lowest[scores.argsort(stable=True)[: int(drop * len(scores))]] = True
+        kept = self.mask & ~(lowest[self.token_ids] & self.token_mask).any(-1)
+        kept[~kept.any(-1), 0] = True
+        return kept
+
 
 class MeanVerbalizer(nn.Module):
     """PET's: a class's score is the mean score of its words (2001.07676, section 3.1; several words: its code)."""
 
-    def __init__(self, ids: Sequence[Sequence[Sequence[int]]]) -> None:
+    def __init__(self, ids: WordIds) -> None:
         super().__init__()
         self.words = WordScores(ids)
 
     def forward(self, scores: Tensor) -> Tensor:
         """(batch, vocabulary) -> (batch, classes)."""
         return self.words(scores).sum(-1) / self.words.mask.sum(-1)
+
+
+class KnowledgeableVerbalizer(nn.Module):
+    """Many words a class: KPT (Hu et al. 2022, arXiv 2108.02035) and, with scores, SciPrompt (arXiv 2410.01946).
+
+    P is the softmax over all words of all classes together, P0 the prior. With calibration P is divided by P0 and
+    normalised again. A class's score is the mean of log P over its words, weighted by the softmax of its words' scores:
+    equal scores give KPT's plain mean.
+
+    Args:
+        ids: the words' tokens.
+        scores: for each class a score for each word; None weighs all alike.
+        learn: whether the scores are trained with the rest.
+        calibrated: whether P is divided by a prior, which `calibrate` must have measured before the first use.
+    """
+
+    words_kept: Tensor
+    prior: Tensor
+    scores: Tensor
+
+    def __init__(
+        self, ids: WordIds, scores: Sequence[Sequence[float]] | None, *, learn: bool = False, calibrated: bool = False
+    ) -> None:
+        super().__init__()
+        self.words, self.calibrated = WordScores(ids), calibrated
+        mask = self.words.mask
+        given = torch.zeros(mask.shape)
+        for c, own in enumerate(scores or ()):
+            given[c, : len(own)] = torch.tensor(own)
+        if learn:
+            self.scores = nn.Parameter(given)
+        else:
+            self.register_buffer("scores", given, persistent=False)
+        self.register_buffer("words_kept", mask.clone(), persistent=calibrated)
+        self.register_buffer("prior", torch.full(mask.shape, math.nan), persistent=calibrated)
+        self._ready = not calibrated
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(batch, vocabulary) -> (batch, classes).
+
+        Raises:
+            UsageError: there is no prior yet.
+        """
+        weights = self._masked(self.scores).softmax(-1)
+        return (weights * self.log_probabilities(scores)).sum(-1)
+
+    def log_probabilities(self, scores: Tensor) -> Tensor:
+        """(batch, vocabulary) -> (batch, classes, words): log(P + 1e-15), the words that were removed at its floor."""
+        log_p = self._normalised(self.words(scores))
+        if self.calibrated:
+            self._check_ready()
+            floor = torch.full_like(self.prior, LOG_EPSILON)
+            log_p = self._normalised(log_p - torch.logaddexp(self._normalised(self.prior[None])[0], floor))
+        return torch.logaddexp(log_p, torch.full_like(log_p, LOG_EPSILON))
+
+    @torch.no_grad()
+    def calibrate(self, scores: Tensor, drop: float) -> int:
+        """Take the prior from (inputs, vocabulary) scores at the mask: the mean of P over the inputs.
+
+        The mean scores of many texts, given as one input, are KPT's prior; several inputs without content are those of
+        contextual calibration (Zhao et al. 2021, arXiv 2102.09690).
+
+        Returns:
+            How many words were removed because a token of theirs is in the least likely `drop` of the vocabulary.
+        """
+        self.words_kept.copy_(self.words.mask)
+        log_p = self._normalised(self.words(scores))
+        self.prior.copy_(log_p.logsumexp(0) - math.log(len(scores)))
+        self.words_kept.copy_(self.words.likely(scores.mean(0), drop))
+        return int(self.words.mask.sum() - self.words_kept.sum())
+
+    def _masked(self, values: Tensor) -> Tensor:
+        return values.masked_fill(~self.words_kept, -math.inf)
+
+    def _normalised(self, values: Tensor) -> Tensor:
+        """(batch, classes, words) -> the same, as logarithms of probabilities over all words that are kept."""
+        return self._masked(values).flatten(1).log_softmax(-1).view_as(values)
+
+    def _check_ready(self) -> None:
+        self._ready = self._ready or not bool(self.prior.isnan().any())
+        if not self._ready:
+            raise UsageError(
+                "method.formulation.calibration: there is no prior yet. The stage `calibration` has to run before any "
+                "other that builds a learner, e.g. method.stages=[calibration,supervised]."
+            )
+
+
+class SoftVerbalizer(nn.Module):
+    """SciPrompt's soft variant: a linear map without bias from the hidden state at the mask to the classes.
+
+    Row c starts as sum_j a_cj mean(E_wcj) / n_c: the rows of the vocabulary matrix E of each word's tokens, averaged,
+    times the word's score. It takes the place of the masked-LM head's last layer and is trained.
+    """
+
+    scores: Tensor
+
+    def __init__(self, ids: WordIds, scores: Sequence[Sequence[float]], width: int) -> None:
+        super().__init__()
+        self.words = WordScores(ids)
+        given = torch.zeros(self.words.mask.shape)
+        for c, own in enumerate(scores):
+            given[c, : len(own)] = torch.tensor(own)
+        self.register_buffer("scores", given, persistent=False)
+        self.classes = nn.Linear(width, len(ids), bias=False)
+
+    @torch.no_grad()
+    def start(self, matrix: Tensor, kept: Tensor | None = None) -> None:
+        """Set the rows from the (vocabulary, width) output matrix and the (classes, words) words that are kept."""
+        mask = self.words.mask if kept is None else kept
+        rows = matrix[self.words.token_ids] * self.words.token_mask[..., None]
+        vectors = rows.sum(2) / self.words.token_mask.sum(-1, keepdim=True).clamp(min=1)
+        weights = self.scores * mask
+        self.classes.weight.copy_((weights[..., None] * vectors).sum(1) / mask.sum(-1, keepdim=True))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, width) -> (batch, classes), fp32 whatever the backbone's precision."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits: Tensor = self.classes(hidden.float())
+        return logits

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 STAGES = {
     "supervised": "peftbench.stages.supervised:supervised",
+    "calibration": "peftbench.stages.calibration:calibration",
     "classical": "peftbench.stages.classical:classical",
     "self_training": "peftbench.stages.self_training:self_training",
+    "continued_pretraining": "peftbench.stages.continued_pretraining:continued_pretraining",
     "none": "peftbench.stages.supervised:untrained",
 }
 """Stage name -> where it lives; imported when it runs, so that a floor never loads torch."""

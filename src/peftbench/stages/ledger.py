@@ -5,20 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from peftbench.errors import UsageError
 from peftbench.stages.base import Context, StageReport
 from peftbench.training import checkpoint
 
-if TYPE_CHECKING:
-    from peftbench.learner import Learner
-
 FINISHED = "finished"
 
 
+class Trained(Protocol):
+    """What a part of a stage changes: a learner, or the piece of one that the part touches."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU."""
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave."""
+
+
 def once(
-    context: Context, learner: Learner, work: Callable[[Path], StageReport], part: str | None = None
+    context: Context, learner: Trained, work: Callable[[Path], StageReport], part: str | None = None
 ) -> StageReport:
     """Do a part of the present stage, or put its result into `learner` if an earlier attempt at the run has done it.
 
@@ -49,7 +58,7 @@ def once(
     return report
 
 
-def _finisher(context: Context, learner: Learner, folder: Path, report: StageReport) -> Callable[[], None]:
+def _finisher(context: Context, learner: Trained, folder: Path, report: StageReport) -> Callable[[], None]:
     """Writes the result as it then is; the checkpoints on the way to it are needed no more."""
 
     def finish() -> None:
@@ -63,7 +72,7 @@ def _finisher(context: Context, learner: Learner, folder: Path, report: StageRep
     return finish
 
 
-def _finished(context: Context, learner: Learner, folder: Path) -> StageReport | None:
+def _finished(context: Context, learner: Trained, folder: Path) -> StageReport | None:
     dist = context.processes()
     if not dist.broadcast(checkpoint.sound(folder / FINISHED) if dist.main else None):
         return None
@@ -76,4 +85,4 @@ def _finished(context: Context, learner: Learner, folder: Path) -> StageReport |
         )
     learner.load_training_state(tensors)
     context.attempt.resume(facts["attempt"])
-    return StageReport(**facts["report"])
+    return StageReport.from_dict(facts["report"])

@@ -19,9 +19,11 @@ from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_csv, read_jsonl, read_text
-from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve_subset
+from peftbench.tasks.sources import Found, Subset, assemble, file_sha256, find_files, resolve_subset
 
 COLUMNS = ("text", "label")
+WORDS_FILE, SCORES_FILE = "output_words.txt", "output_scores.txt"
+"""A line a label: its terms, and a score for each."""
 HINT = (
     "The texts of sdpra2021, arxiv and s2orc are not published with their label files. train.csv and test.csv are read "
     "beside label_dict.txt: no header line, two columns, the abstract and its label as label_dict.txt spells it."
@@ -53,7 +55,18 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
         splits[split], dropped = _rows(subset, found, split)
         if dropped:
             notes.append(f"{split}: {dropped} junk row dropped ({subset.options['junk']})")
-    return assemble(cfg, subset, found, splits, notes)
+    terms, found = _terms(found)
+    return assemble(cfg, subset, found, splits, notes, terms=terms)
+
+
+def _terms(found: Found) -> tuple[dict[str, tuple[tuple[str, float], ...]], Found]:
+    """Label -> its terms with their scores, empty without the files; and `found` with the files' hashes."""
+    folder = Path(found.source.where)
+    if not (folder / WORDS_FILE).is_file():
+        return {}, found
+    terms = {t.label: tuple(zip(t.words, t.scores, strict=True)) for t in label_terms(folder.parent, folder.name)}
+    hashes = {name: file_sha256(folder / name) for name in (WORDS_FILE, SCORES_FILE)}
+    return terms, replace(found, source=replace(found.source, files={**found.source.files, **hashes}))
 
 
 def label_names(folder: Path) -> dict[str, str]:
@@ -86,10 +99,8 @@ def label_terms(folder: Path, subset: str) -> list[LabelTerms]:
             its line of `output_scores.txt` do not have equally many entries.
     """
     names = label_names(folder / subset)
-    words, scores = (
-        _lines_of_labels(folder / subset / file, len(names)) for file in ("output_words.txt", "output_scores.txt")
-    )
-    path = folder / subset / "output_scores.txt"
+    words, scores = (_lines_of_labels(folder / subset / file, len(names)) for file in (WORDS_FILE, SCORES_FILE))
+    path = folder / subset / SCORES_FILE
     terms = []
     for line, label in enumerate(names, start=1):
         own_words, cells = words[line - 1].split(","), scores[line - 1].split(",")
