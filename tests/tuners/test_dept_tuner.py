@@ -16,15 +16,8 @@ from torch import nn
 from peftbench.config.tuners import DeptConfig as DeptSettings
 from peftbench.errors import UsageError
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners import dept as dept_module
-from peftbench.tuners.dept import (
-    DeptConfig,
-    DeptEmbedding,
-    adapter_of,
-    answer_starts,
-    parameter_count,
-    rank_for_budget,
-)
+from peftbench.tuners.dept_layer import DeptConfig, DeptEmbedding, parameter_count, rank_for_budget
+from peftbench.tuners.dept_model import adapter_of, answer_starts, register_dept
 
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 S = 24
@@ -427,8 +420,8 @@ def test_without_a_task_type_it_is_refused() -> None:
 
 def test_registering_again_and_reloading_is_harmless() -> None:
     before = len(peft.PeftType.__members__)
-    dept_module.register_dept()
-    dept_module.register_dept()
+    register_dept()
+    register_dept()
     assert len(peft.PeftType.__members__) == before
     assert peft.PeftType("DEPT") is peft.PeftType.DEPT
     importlib.reload(importlib.import_module("peftbench.tuners"))

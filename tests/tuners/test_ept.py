@@ -16,7 +16,7 @@ from peftbench.config.tuners import DeptConfig as DeptSettings
 from peftbench.config.tuners import EptConfig as EptSettings
 from peftbench.config.tuners import PromptTuningConfig
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.dept import adapter_of
+from peftbench.tuners.dept_model import adapter_of
 from peftbench.tuners.ept import EptConfig, export_static, factors, gate_weights
 
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")

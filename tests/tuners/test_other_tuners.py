@@ -13,7 +13,7 @@ from torch import nn
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.dept import adapter_of
+from peftbench.tuners.dept_model import adapter_of
 
 CONTEXT = TunerContext(max_length=24, label_words=("sport", "health"), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")

@@ -16,7 +16,7 @@ from peftbench.tasks.base import Row
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.bayesprompt import Mixture, domain_prompt, features, fit_mixture, principal_components, rbf, svgd
 from peftbench.tuners.cones import concept_prompt, concept_scores, learn_concepts
-from peftbench.tuners.dept import adapter_of
+from peftbench.tuners.dept_model import adapter_of
 from peftbench.tuners.prompt_init import stored_prompt
 
 # the mixture and the particles

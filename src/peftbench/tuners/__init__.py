@@ -19,7 +19,8 @@ from peftbench.tuners.adapters import (
 )
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.bitfit import BitfitTuner
-from peftbench.tuners.dept import DeptTuner, register_dept
+from peftbench.tuners.dept import DeptTuner
+from peftbench.tuners.dept_model import register_dept
 from peftbench.tuners.ept import EptTuner, register_ept
 from peftbench.tuners.hft import HftTuner
 from peftbench.tuners.iapt import IaptTuner, register_iapt

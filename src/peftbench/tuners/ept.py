@@ -26,14 +26,9 @@ from peftbench.config import tuners as schema
 from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_files import write_adapter
 from peftbench.tuners.base import ParamGroups, TunerContext
-from peftbench.tuners.dept import (
-    DeptConfig,
-    DeptEmbedding,
-    DeptModel,
-    DeptTuner,
-    adapter_of,
-    parameter_count,
-)
+from peftbench.tuners.dept import DeptTuner
+from peftbench.tuners.dept_layer import DeptConfig, DeptEmbedding, parameter_count
+from peftbench.tuners.dept_model import DeptModel, adapter_of
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.prompt_init import sampled_token_ids
 

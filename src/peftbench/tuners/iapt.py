@@ -31,7 +31,7 @@ from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, TunerContext
-from peftbench.tuners.dept import answer_starts
+from peftbench.tuners.dept_model import answer_starts
 from peftbench.tuners.extra_rows import (
     ENCODERS,
     blocks_of,

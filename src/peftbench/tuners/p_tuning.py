@@ -17,7 +17,8 @@ from peftbench.config import tuners as schema
 from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, TunerContext
-from peftbench.tuners.dept import DeptEmbedding, adapter_of
+from peftbench.tuners.dept_layer import DeptEmbedding
+from peftbench.tuners.dept_model import adapter_of
 from peftbench.tuners.peft_adapter import task_type
 from peftbench.tuners.prefix_tuning import shape_of
 from peftbench.tuners.prompt_tuning import PromptTuningTuner

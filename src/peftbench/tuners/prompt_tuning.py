@@ -19,7 +19,9 @@ from peftbench.config import tuners as schema
 from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_files import read_tensors, write_adapter
 from peftbench.tuners.base import TunerContext
-from peftbench.tuners.dept import DeptConfig, DeptTuner, adapter_of
+from peftbench.tuners.dept import DeptTuner
+from peftbench.tuners.dept_layer import DeptConfig
+from peftbench.tuners.dept_model import adapter_of
 
 
 class PromptTuningTuner(DeptTuner):
