@@ -98,13 +98,14 @@ class Attempt:
 
     def account(self) -> dict[str, Any]:
         """What the run has cost so far, as plain data for a checkpoint."""
-        return {"clock": self.clock.account(), "peaks": self.meter.peaks() if self.meter else {}}
+        peaks, sections = (self.meter.peaks(), self.meter.sections()) if self.meter else ({}, {})
+        return {"clock": self.clock.account(), "peaks": peaks, "section_peaks": sections}
 
     def resume(self, account: dict[str, Any]) -> None:
         """Go on from the `account` in a checkpoint of an earlier attempt."""
         self.clock.resume(account["clock"])
         if self.meter:
-            self.meter.resume(account["peaks"])
+            self.meter.resume(account["peaks"], account["section_peaks"])
 
 
 class Progress:

@@ -151,11 +151,13 @@ class Session:
         return learner.to(device)
 
     def train(self) -> Predictor:
-        """The method's stages, in order."""
+        """The method's stages, in order, as far as none diverges."""
         predictor: Predictor | None = None
         for number, name in enumerate(self.cfg.method.stages):
-            self.context.enter_stage(number, name)
-            predictor = get_stage(name)(self.context, predictor)
+            with self.context.in_stage(number, name):
+                predictor = get_stage(name)(self.context, predictor)
+            if self.context.reports[-1].status == "diverged":
+                break
         if predictor is None:
             raise UsageError("method.stages: empty; a method needs at least one stage (`none` trains nothing).")
         return predictor
@@ -220,8 +222,11 @@ class Session:
 
     def _fill_measures(self, predictor: Predictor) -> None:
         """What was measured and what the stages report, into the record. Every process takes part."""
+        from peftbench.stages.costs import stage_costs
+
         record, context, reports = self.record, self.context, self.context.reports
-        peaks = context.dist.gather(context.meter.peaks()) if context.dist else [context.meter.peaks()]
+        own = context.meter.peaks(), context.meter.sections()
+        peaks, section_peaks = zip(*(context.dist.gather(own) if context.dist else [own]), strict=True)
         tokens, seconds = sum(r.tokens for r in reports), sum(r.seconds for r in reports)
         diverged = next((r for r in reports if r.status == "diverged"), None)
         last = reports[-1]
@@ -235,6 +240,7 @@ class Session:
             "tokens_per_second": tokens / seconds if tokens and seconds else None,
             "step_flops": max((r.step_flops for r in reports if r.step_flops is not None), default=None),
         }
+        record.stages = stage_costs(reports, self.clock, section_peaks)
         record.dev_score, record.curves, record.lr = last.dev_score, last.curves, last.lr
         record.notes += [*(note for r in reports for note in r.notes), *predictor.remarks()]
 

@@ -6,6 +6,7 @@ far it rose above its value at the start of the phase. See docs/measuring.md for
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import re
@@ -38,7 +39,8 @@ class MemoryMeter:
     """`with meter.phase("train"): ...`, then `meter.peaks()`.
 
     Phases are exclusive like those of the clock: what an inner phase needs is not counted for the outer one. A phase
-    that comes several times keeps its greatest peak. Each process measures itself.
+    that comes several times keeps its greatest peak. Each process measures itself. The same peaks are kept by section
+    (`enter`), the stage of a method or a part of one.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -46,6 +48,8 @@ class MemoryMeter:
         self._gauge: Gauge = GpuGauge(device) if device is not None and device.type == "cuda" else cpu_gauge()
         self._running: list[tuple[str, float]] = []
         self._peaks: dict[str, float] = {}
+        self._sections: dict[str, dict[str, float]] = {}
+        self._section = ""
         self._resident = not isinstance(self._gauge, GpuGauge)
 
     @contextmanager
@@ -70,21 +74,40 @@ class MemoryMeter:
         """
         return dict(self._peaks)
 
-    def resume(self, peaks: dict[str, float]) -> None:
-        """Take over the `peaks` of an earlier process of the same run."""
+    def enter(self, section: str) -> None:
+        """From here on peaks are also those of `section`. Called between phases."""
+        self._section = section
+
+    def sections(self) -> dict[str, dict[str, float]]:
+        """Section -> what `peaks` gives, of the phases inside it."""
+        return copy.deepcopy(self._sections)
+
+    def resume(self, peaks: dict[str, float], sections: dict[str, dict[str, float]]) -> None:
+        """Take over the `peaks` and `sections` of an earlier process of the same run."""
         for name, mib in peaks.items():
-            self._peaks[name] = max(self._peaks.get(name, 0.0), mib)
+            _raise(self._peaks, name, mib)
+        for section, own in sections.items():
+            for name, mib in own.items():
+                _raise(self._sections.setdefault(section, {}), name, mib)
 
     def _settle(self) -> None:
         """Book the mark on the phase that is running."""
         marks = self._gauge.peak()
         if self._resident:
-            self._peaks["process_peak_mib"] = max(self._peaks.get("process_peak_mib", 0.0), marks["peak_mib"])
+            self._book("process_peak_mib", marks["peak_mib"])
         if self._running:
             phase, level = self._running[-1]
             for suffix, mib in marks.items():
-                name = f"{phase}_{suffix}"
-                self._peaks[name] = max(self._peaks.get(name, 0.0), mib - level)
+                self._book(f"{phase}_{suffix}", mib - level)
+
+    def _book(self, name: str, mib: float) -> None:
+        _raise(self._peaks, name, mib)
+        _raise(self._sections.setdefault(self._section, {}), name, mib)
+
+
+def _raise(peaks: dict[str, float], name: str, mib: float) -> None:
+    """Keep the greater of the peak that is known and a new one."""
+    peaks[name] = max(peaks.get(name, 0.0), mib)
 
 
 class GpuGauge:

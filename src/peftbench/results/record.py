@@ -58,6 +58,8 @@ class Record:
     predictions: dict[str, Any] = field(default_factory=dict)
     """file, sha256, count, invalid."""
     curves: dict[str, list] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    """What each stage of the method did and cost; empty in records of earlier versions."""
     environment: dict[str, Any] = field(default_factory=dict)
     """versions, git_sha, dirty, device, n_devices, precision, threads, host facts."""
     notes: list[str] = field(default_factory=list)
@@ -75,7 +77,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which has no NaN or infinity: they become None. No search, no `tuning`."""
-        return {name: plain(value) for name, value in asdict(self).items() if value or name != "tuning"}
+        return {name: plain(value) for name, value in asdict(self).items() if value or name not in ("tuning", "stages")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:

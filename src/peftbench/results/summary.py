@@ -71,6 +71,8 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     if record.parameters.get("total"):
         yield "trained", _parameters(record.parameters)
     yield from (("time", line) for line in _time(record.seconds))
+    if len(record.stages) > 1 or any(stage.get("parts") for stage in record.stages):
+        yield from (("stages", _stage(stage)) for stage in record.stages)
     cost = ", ".join(_cost(record))
     if cost:
         yield "cost", cost
@@ -116,6 +118,23 @@ def _time(seconds: dict[str, float]) -> Iterator[str]:
     for spent, name in phases:
         if spent >= max(0.05, total / 200):
             yield f"{name:<7}{spent:>8.1f} s  {'█' * max(1, round(_BAR * spent / total))}"
+
+
+def _stage(stage: dict[str, Any]) -> str:
+    """One stage in a line: its time by phase, longest first, and what it went over."""
+    seconds = {name: spent or 0.0 for name, spent in stage["seconds"].items()}
+    phases = sorted(((spent, name) for name, spent in seconds.items() if spent >= 0.05), reverse=True)
+    counts = {
+        "parts": len(stage.get("parts", ())),
+        "steps": stage["steps"],
+        "teachers": stage.get("teachers", 0),
+        "unlabelled passes": stage.get("unlabeled_passes", 0),
+    }
+    facts = [f"{sum(seconds.values()):.1f} s", *(f"{name} {spent:.1f}" for spent, name in phases[:3])]
+    facts += [f"{count:,} {name}" for name, count in counts.items() if count]
+    peak = stage.get("memory", {}).get("train_peak_mib")
+    facts += [] if peak is None else [f"train peak {peak:,.0f} MiB"]
+    return f"{stage['name']}: {', '.join(facts)}" + ("" if stage["status"] == "done" else f", {stage['status']}")
 
 
 def _cost(record: Record) -> Iterator[str]:

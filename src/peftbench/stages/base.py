@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,12 @@ class StageReport:
         lr: peak learning rate by parameter group.
         step_flops, saved_bytes: cost of one training step, see `peftbench.measure.probe`.
         notes: remarks for the reader of the result.
+        unlabeled_passes: forward passes of unlabelled rows that were made to label them or to learn from them,
+            one a row and model, or a row and pass in training.
+        teachers: models that labelled unlabelled rows.
+        parts: reports of the stage's parts (a pattern, a round), in order. `steps`, `tokens`, `seconds` and counts of
+            the stage include theirs; see `add_part`.
+        section: where the costs of the stage are booked; set by `Context.in_stage`.
     """
 
     name: str
@@ -76,6 +83,26 @@ class StageReport:
     step_flops: float | None = None
     saved_bytes: float | None = None
     notes: list[str] = field(default_factory=list)
+    unlabeled_passes: int = 0
+    teachers: int = 0
+    parts: list[StageReport] = field(default_factory=list)
+    section: str = ""
+
+    def add_part(self, part: StageReport) -> None:
+        """Append a part's report; what it did counts for the stage, and a diverged part is a diverged stage."""
+        self.parts.append(part)
+        for name in ("steps", "tokens", "seconds", "unlabeled_passes", "teachers"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        for name in ("step_flops", "saved_bytes"):
+            costs = [cost for cost in (getattr(self, name), getattr(part, name)) if cost is not None]
+            setattr(self, name, max(costs, default=None))
+        if part.status == "diverged" and self.status == "done":
+            self.status, self.reason = part.status, f"{part.name}: {part.reason}"
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> StageReport:
+        """The report that `dataclasses.asdict` took apart."""
+        return cls(**{**plain, "parts": [cls.from_dict(part) for part in plain.get("parts", ())]})
 
 
 @dataclass
@@ -110,10 +137,35 @@ class Context:
     last_stage: bool = True
     finish_if_stopped: Callable[[], None] | None = None
 
-    def enter_stage(self, number: int, name: str) -> None:
-        """The stage of that 0-based number begins."""
+    @contextmanager
+    def in_stage(self, number: int, name: str) -> Iterator[None]:
+        """The stage of that 0-based number is at work in the block. What it costs is booked under its name, and its
+        report, the one that it appends to `reports`, says so."""
         self.stage, self.last_stage = f"{number + 1}-{name}", number + 1 == len(self.cfg.method.stages)
         self.attempt.progress.show("train", stage=name, step=0)
+        earlier = len(self.reports)
+        with self._section(self.stage):
+            yield
+        if len(self.reports) != earlier + 1:
+            raise RuntimeError(f"stage `{name}` left {len(self.reports) - earlier} reports; it must append one")
+        self.reports[-1].section = self.stage
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """A part of the present stage is at work in the block: from building its learner to what it leaves. Its costs
+        are booked under `name`, which its report in the stage's `parts` has too."""
+        with self._section(f"{self.stage}/{name}"):
+            yield
+
+    @contextmanager
+    def _section(self, name: str) -> Iterator[None]:
+        before = self.clock.enter(name)
+        self.meter.enter(name)
+        try:
+            yield
+        finally:
+            self.clock.enter(before)
+            self.meter.enter(before)
 
     def stage_folder(self, part: str | None = None) -> Path:
         """Where the present stage, or a part of it, may keep what a later attempt at the run goes on from."""

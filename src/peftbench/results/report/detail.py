@@ -28,6 +28,7 @@ def detail(store: Store, record: Record) -> Data:
         "memory": record.memory,
         "compute": record.compute,
         "parameters": record.parameters,
+        "stages": stage_rows(record.stages),
         "draw": {k: v for k, v in record.draw.items() if k not in ("notes", "ids")},
         "lr": record.lr,
         "curves": {name: [_short(v) for v in values] for name, values in record.curves.items()},
@@ -39,6 +40,22 @@ def detail(store: Store, record: Record) -> Data:
         "confusion": confusion(items, record.data.get("labels") or ()),
         **errors(items),
     }
+
+
+def stage_rows(stages: Sequence[Data]) -> list[list[Any]]:
+    """A line a stage and, indented, a line a part: name, seconds, steps, tokens, teachers, unlabelled passes, peak MiB
+    of training. Empty if the run has one stage in one piece, whose costs are the run's."""
+    if len(stages) < 2 and not any(stage.get("parts") for stage in stages):
+        return []
+    return [row for stage in stages for row in _stage_rows(stage, "")]
+
+
+def _stage_rows(stage: Data, indent: str) -> list[list[Any]]:
+    seconds = sum(spent or 0.0 for spent in stage["seconds"].values())
+    counts = [stage["steps"], *(stage.get(name, 0) for name in ("tokens", "teachers", "unlabeled_passes"))]
+    peak = _short(stage.get("memory", {}).get("train_peak_mib"))
+    parts = (row for part in stage.get("parts", ()) for row in _stage_rows(part, f"{indent}\u2003"))
+    return [[indent + stage["name"], _short(seconds), *counts, peak], *parts]
 
 
 def confusion(items: Sequence[Item], labels: Sequence[str]) -> Data | None:

@@ -208,6 +208,8 @@ function runView(id) {
       part("Seconds by phase", phases(more.seconds)),
       part("Cost", facts({...more.parameters, ...more.memory, ...more.compute})),
       part("Scores", facts(more.scores)), part("Draw", drawn(more.draw))),
+    more.stages.length ? part("Stages", simpleTable(["stage", "seconds", "steps", "tokens", "teachers", "unlabelled passes", "train peak MiB"],
+      more.stages.map(([name, seconds, ...rest]) => [name, number(seconds, 1), ...rest]), [1, 2, 3, 4, 5, 6])) : null,
     part("Curves", el("div", {class: "columns"}, curves(more.curves))),
     more.confusion ? part("Confusion matrix", matrix(more.confusion)) : null,
     more.items ? part(`Errors (${number(more.wrong, 0)} of ${number(more.items, 0)} test items)`, wrongAnswers(more)) : null,
