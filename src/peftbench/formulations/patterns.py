@@ -114,11 +114,11 @@ class PatternEncoder:
             )
         self.room = max_length - empty
 
-    def encode(self, row: Row, tail: str = "") -> tuple[list[int], bool]:
+    def encode(self, row: Row, tail: str = "", word: str | None = None) -> tuple[list[int], bool]:
         """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the
-        filled pattern and never shortened."""
+        filled pattern and never shortened; `word` stands in the place of the mask, if it is given."""
         texts = {name: self._plain(text) for name, text in self.pattern.texts(row).items()}
-        ids = self._ids(texts, tail)
+        ids = self._ids(texts, tail, word)
         if len(ids) <= self.max_length:
             return ids, False
         ends = {name: self._token_ends(text) for name, text in texts.items()}
@@ -132,12 +132,12 @@ class PatternEncoder:
                 )
             lengths = self._shortened(lengths, max(1, over))
             cut = {name: text[: ends[name][lengths[name] - 1]] if lengths[name] else "" for name, text in texts.items()}
-            ids = self._ids(cut, tail)
+            ids = self._ids(cut, tail, word)
             over = len(ids) - self.max_length
         return ids, True
 
-    def _ids(self, texts: Mapping[str, str], tail: str = "") -> list[int]:
-        filled = f"{self.prefix}{self.pattern.fill(texts, self.mask)}{tail}"
+    def _ids(self, texts: Mapping[str, str], tail: str = "", word: str | None = None) -> list[int]:
+        filled = f"{self.prefix}{self.pattern.fill(texts, self.mask if word is None else word)}{tail}"
         ids: list[int] = self.tokenizer(filled, truncation=False, verbose=False)["input_ids"]
         return ids
 

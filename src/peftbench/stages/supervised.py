@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from peftbench.training.precision import autocast
 from peftbench.training.predict import predict_all, to_device
 
 if TYPE_CHECKING:
-    from peftbench.config.schema import RunConfig
+    from peftbench.config.schema import RunConfig, TrainerConfig
 
 
 DEFAULT_RATE = "default"
@@ -133,12 +133,13 @@ def uses_dev(context: Context) -> bool:
     return bool(context.draw.dev) and context.draw.select == "best"
 
 
-def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
-    """The method's learning rates by parameter group; `default` is that of the groups without one of their own.
+def learning_rates(context: Context, learner: Learner, given: Mapping[str, float] | None = None) -> dict[str, float]:
+    """The method's learning rates (or those `given`) by parameter group; `default` is that of the groups without one
+    of their own.
 
     A head's rate is left out where the formulation has none.
     """
-    groups, rates = learner.param_groups(), dict(context.cfg.method.lr)
+    groups, rates = learner.param_groups(), dict(context.cfg.method.lr if given is None else given)
     if HEAD not in groups:
         rates.pop(HEAD, None)
     if DEFAULT_RATE in rates:
@@ -146,9 +147,15 @@ def learning_rates(context: Context, learner: Learner) -> dict[str, float]:
     return rates
 
 
-def measure_step(context: Context, learner: Learner, items: Sequence[Encoded], report: StageReport) -> None:
+def measure_step(
+    context: Context,
+    learner: Learner,
+    items: Sequence[Encoded],
+    report: StageReport,
+    trainer: TrainerConfig | None = None,
+) -> None:
     """FLOPs, and bytes saved for backward, of one step on the longest items: outside training and its clock."""
-    cfg, device = context.cfg.trainer, context.processes().device
+    cfg, device = trainer or context.cfg.trainer, context.processes().device
     longest = sorted(items, key=lambda item: -item.length)[: cfg.micro_batch or cfg.batch_size]
     batch = to_device(learner.collate(longest), device)
 
