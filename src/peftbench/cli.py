@@ -32,6 +32,7 @@ COMMANDS = {
     "report": "peftbench.results.report.command:report_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",
+    "terms": "peftbench.terms.command:terms_command",
 }
 """What each command calls with the arguments behind its name, for an exit code; imported when it is asked for."""
 
@@ -54,6 +55,7 @@ usage:
   peftbench report [--help]              one HTML file: leaderboard, plots, a page a run; needs no network
   peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
+  peftbench terms KEY=VALUE --from LIST  label words for KPT and SciPrompt, retrieved from a list of terms
 
 the four axes ({axes_hint}):
   model=NAME      {models}
