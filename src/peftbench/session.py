@@ -25,7 +25,7 @@ from peftbench.results.claims import Claimed
 from peftbench.results.files import write_atomic
 from peftbench.results.record import Record
 from peftbench.results.store import Store
-from peftbench.stages import get_stage
+from peftbench.stages import check_stages, get_stage
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.protocols import Draw
 
@@ -153,6 +153,7 @@ class Session:
     def train(self) -> Predictor:
         """The method's stages, in order, as far as none diverges."""
         predictor: Predictor | None = None
+        check_stages(self.cfg.method.stages, self.context)
         for number, name in enumerate(self.cfg.method.stages):
             with self.context.in_stage(number, name):
                 predictor = get_stage(name)(self.context, predictor)

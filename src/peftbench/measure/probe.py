@@ -66,6 +66,13 @@ def probe_step(forward: Callable[[], Tensor], exclude: Iterable[Tensor] = ()) ->
     return Probe(float(flops.get_total_flops()), float(saved_bytes))
 
 
+def count_flops(work: Callable[[], Any]) -> float:
+    """Floating-point operations of whatever `work` does, counted as `Probe.step_flops` are."""
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as flops:
+        work()
+    return float(flops.get_total_flops())
+
+
 def _distinct_bytes(tensors: Iterable[Tensor], known: Iterable[Tensor]) -> int:
     """Bytes of the storages behind `tensors`, views of one storage counted once, those of `known` not at all."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}

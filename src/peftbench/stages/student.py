@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftbench.config.schema import SelfTrainingConfig
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.soft_targets import SoftLosses, collate_soft
-from peftbench.stages.meta_weights import gradient_of, inner_products, inner_products_by_item, normalised
+from peftbench.stages.meta_weights import Gradient, gradient_of, inner_products, inner_products_by_item, normalised
 from peftbench.training import batching
 from peftbench.training.predict import to_device
 from peftbench.tuners.base import ParamGroups
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TALLY = "student/tally"
-"""In a checkpoint: steps with weights, those in which all were 0, and the sum of effective batch sizes."""
+"""In a checkpoint: steps with weights, those in which all were 0, the sum of effective batch sizes, and the
+forward passes of unlabelled rows."""
 TOLERANCE = 1e-3
 """Of the product of both norms: how far the two ways to an inner product may lie apart in fp32."""
 
@@ -50,8 +51,8 @@ class Labelled:
 class Student(nn.Module):
     """`learner` on items with soft targets. From step `first` on, weights come from `labelled`; before, all are 1.
 
-    `forward` is the sum over a batch of weight x KL(target || prediction). Weights of a step have mean 1 over its global
-    batch (or are all 0), so a weighted step moves as far as a uniform one. Without `labelled` all steps are uniform.
+    `forward` is the sum over a batch of weight x KL(target || prediction). The weights of a step have mean 1 over its
+    global batch, or are all 0. Without `labelled` all steps are uniform.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Student(nn.Module):
         """Row id -> weight in the present step; empty in a uniform one."""
         self.forward_mode: bool | None = None
         """Whether inner products come from forward-mode derivatives; None until that was tried."""
-        self.tally = torch.zeros(3, dtype=torch.float64)
+        self.tally = torch.zeros(4, dtype=torch.float64)
 
     @property
     def backbone(self) -> Any:
@@ -89,11 +90,21 @@ class Student(nn.Module):
         """Choose the weights of the step's items, the same on every process."""
         self.learner.begin_step(step, seed, items)
         self.weights = {}
+        unlabelled = sum(item.data["target"] is None for item in items)
         if self.labelled is None or step < self.first:
+            self._count(0, 0, 0, unlabelled)
             return
         shares = self._normalised(self._products(items, self.labelled.of_step(step)))
-        self.tally += torch.tensor([1.0, float(not shares.any()), effective_size(shares)], dtype=torch.float64)
+        self._count(1, not shares.any(), effective_size(shares), 2 * unlabelled)
         self.weights = {item.id: len(items) * w for item, w in zip(items, shares.tolist(), strict=True)}
+
+    def _count(self, *values: float) -> None:
+        self.tally += torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+    @property
+    def unlabeled_passes(self) -> int:
+        """Forward passes of unlabelled rows so far; a weighted step makes two of each row."""
+        return int(self.tally[3])
 
     def _normalised(self, products: Tensor) -> Tensor:
         return normalised(products, self.cfg.variant, self.cfg.inner_lr)
@@ -127,7 +138,7 @@ class Student(nn.Module):
     def _batch(self, items: Sequence[Encoded]) -> Batch:
         return to_device(self.collate(items), self.dist.device)
 
-    def _forward_mode_works(self, losses: SoftLosses, items: Sequence[Encoded], direction: dict[str, Tensor]) -> bool:
+    def _forward_mode_works(self, losses: SoftLosses, items: Sequence[Encoded], direction: Gradient) -> bool:
         """Try it on an item and compare with a backward pass: a module that keeps a parameter out of its own sight, or
         an operation without a forward mode, must not go unnoticed."""
         batch = self._batch(items)
@@ -143,7 +154,7 @@ class Student(nn.Module):
 
     def notes(self) -> list[str]:
         """What a reader of the result must know about the weights."""
-        steps, empty, effective = self.tally.tolist()
+        steps, empty, effective, _ = self.tally.tolist()
         if not steps:
             return []
         how = "forward-mode derivatives" if self.forward_mode else "a backward pass for each item"
@@ -179,6 +190,6 @@ def effective_size(shares: Tensor) -> float:
     return float(shares.sum()) ** 2 / squares if squares else 0.0
 
 
-def norm(gradient: dict[str, Tensor]) -> float:
+def norm(gradient: Gradient) -> float:
     """Euclidean norm over all parameters."""
     return float(torch.stack([g.float().square().sum() for g in gradient.values()]).sum().sqrt())

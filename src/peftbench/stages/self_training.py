@@ -1,0 +1,280 @@
+"""The `self_training` stage: a teacher labels unlabelled rows, a student learns from its labels and teaches in turn.
+
+LiST (Wang et al., Findings of NAACL 2022, arXiv 2110.06274): soft labels; a student that starts from the pre-trained
+model; weights by `peftbench.stages.meta_weights` in the later steps; then the labelled rows. With `meta: none` and a
+threshold it is plain self-training. Gold labels of the unlabelled rows are never there to be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from peftbench.errors import UsageError
+from peftbench.formulations import formulation_class
+from peftbench.formulations.base import Encoded
+from peftbench.formulations.soft_targets import gives_class_scores, with_soft_target
+from peftbench.measure.probe import count_flops
+from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.ledger import once
+from peftbench.stages.student import Labelled, Student
+from peftbench.stages.supervised import (
+    DEFAULT_RATE,
+    LearnerPredictor,
+    fit,
+    fresh,
+    learning_rates,
+    measure_step,
+    uses_dev,
+)
+from peftbench.training import checkpoint
+from peftbench.training.loop import train
+
+if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig, TrainerConfig
+    from peftbench.formulations.base import Prediction
+    from peftbench.tasks.base import Row
+
+NAME, LABELS = "self_training", "pseudo-labels"
+"""The stage; and the teacher's labels in the folder of a round, which a resumed run goes on with."""
+
+
+def self_training(context: Context, incoming: Predictor | None) -> Predictor:
+    """Rounds of self-training; returns the last student.
+
+    Args:
+        incoming: the first teacher; None takes an untrained learner.
+
+    Raises:
+        UsageError: no pseudo label of a round reaches the threshold.
+    """
+    report = StageReport(NAME)
+    teacher: Predictor = incoming or fresh(context)
+    for number in range(1, context.cfg.method.self_training.rounds + 1):
+        with context.part(f"round-{number}"):
+            teacher, part = one_round(context, teacher, number)
+        report.add_part(part)
+        report.notes += [f"round {number}: {note}" for note in part.notes]
+        report.lr, report.curves, report.dev_score = part.lr, part.curves, part.dev_score
+        if part.status == "diverged":
+            break
+    context.reports.append(report)
+    return teacher
+
+
+def check_run(context: Context) -> None:
+    """What can be said before anything is trained.
+
+    Raises:
+        UsageError: there are no unlabelled rows, or no labelled ones for the weights; the task has no classes, or the
+            formulation no scores for them; or a tuner's start cannot be kept.
+    """
+    cfg, data, draw = context.cfg, context.data, context.draw
+    method = f"method={cfg.method.name}"
+    if data.problem != "classification":
+        raise UsageError(f"{method}: self-training needs classes, and task {data.name} is a {data.problem} task.")
+    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
+    if not gives_class_scores(chosen):
+        raise UsageError(
+            f"{method}: a student learns the scores of all classes, and `{chosen.__name__}` has none. Use "
+            "method/formulation=cloze or method/formulation=head."
+        )
+    if not draw.unlabeled:
+        raise UsageError(
+            f"{method}: no unlabelled rows are left under shots={cfg.shots}. Use fewer shots: train rows that are not "
+            "drawn are the unlabelled ones."
+        )
+    if any(row.target is not None for row in draw.unlabeled):
+        raise ValueError("an unlabelled row has a target")
+    if cfg.method.self_training.meta != "none" and not draw.train:
+        raise UsageError(
+            f"method.self_training.meta={cfg.method.self_training.meta}: weights are chosen by labelled rows, and "
+            "shots=0 draws none. Use method.self_training.meta=none, or shots of 1 and more."
+        )
+
+
+def one_round(context: Context, teacher: Predictor, number: int) -> tuple[LearnerPredictor, StageReport]:
+    """The student of the 1-based round, after its steps on pseudo labels and on the labelled rows."""
+    cfg = round_config(context.cfg, number)
+    own = replace(context, cfg=cfg)
+    name = f"round-{number}"
+    student = fresh(own, cfg) if cfg.method.self_training.reinitialise else another_time(context, teacher, number)
+    report = StageReport(name)
+    with context.part(f"{name}/unlabeled"):
+        first = once(own, student.learner, lambda f: from_teacher(own, student, teacher, f), f"{name}/unlabeled")
+    report.add_part(first)
+    report.notes, report.lr, report.curves = list(first.notes), first.lr, first.curves
+    if first.status == "done" and context.draw.train and cfg.method.self_training.tuning_steps != 0:
+        with context.part(f"{name}/labeled"):
+            second = once(own, student.learner, lambda f: from_labels(own, student, f), f"{name}/labeled")
+        report.add_part(second)
+        report.lr, report.curves, report.dev_score = second.lr, second.curves, second.dev_score
+    return student, report
+
+
+def round_config(cfg: RunConfig, number: int) -> RunConfig:
+    """The run's config with the round's own seed, which decides the student's start, its batches and its rows, and with
+    the students' learning rate."""
+    seed = int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0])
+    rate = cfg.method.self_training.student_lr
+    method = cfg.method if rate is None else replace(cfg.method, lr={DEFAULT_RATE: rate})
+    return replace(cfg, seed=seed, method=method)
+
+
+def another_time(context: Context, teacher: Predictor, number: int) -> LearnerPredictor:
+    """The teacher as its own student (`reinitialise: false`)."""
+    student = teacher if isinstance(teacher, LearnerPredictor) else fresh(context)
+    student.learner.tuner.on_round(student.learner.model, number)
+    return student
+
+
+def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor, folder: Path) -> StageReport:
+    """Have a sample of the unlabelled rows labelled and train on them. `context` has the round's config."""
+    cfg = context.cfg.method.self_training
+    report = StageReport("unlabeled", teachers=1)
+    rows = sample(context.draw.unlabeled, cfg.pool or cfg.steps * cfg.unlabeled_batch, context.cfg.seed)
+    targets = pseudo_labels(context, teacher, rows, folder.parent)
+    confident: Tensor = targets.max(-1).values >= cfg.threshold
+    if not confident.any():
+        raise UsageError(
+            f"method.self_training.threshold={cfg.threshold}: no pseudo label reaches it; the highest probability is "
+            f"{float(targets.max()):.3f}. Lower it."
+        )
+    if not confident.all():
+        report.notes.append(
+            f"{int(confident.sum())} of {len(rows)} pseudo labels reach the threshold {cfg.threshold:g}"
+        )
+    if cfg.labels == "hard":
+        targets = one_hot(targets.argmax(-1), targets.shape[-1])
+    encoded = student.encode(rows)
+    items = [with_soft_target(encoded[i], targets[i]) for i in confident.nonzero().flatten().tolist()]
+    labelled = student.encode(context.draw.train)
+    if cfg.with_labeled:
+        classes = torch.tensor([item.data["target"] for item in labelled])
+        gold = one_hot(classes, targets.shape[-1])
+        items += [with_soft_target(item, target) for item, target in zip(labelled, gold, strict=True)]
+    trainer = replace(context.cfg.trainer, steps=cfg.steps, epochs=None, batch_size=cfg.unlabeled_batch, patience=None)
+    learner = new_student(context, student, trainer, labelled)
+    fit_student(context, learner, items, trainer, folder, report)
+    report.unlabeled_passes = len(rows) + learner.unlabeled_passes
+    return report
+
+
+def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+    """At most `count` of the rows, in their order."""
+    if len(rows) <= count:
+        return list(rows)
+    chosen = np.random.RandomState(seed).choice(len(rows), size=count, replace=False)
+    return [rows[i] for i in sorted(chosen)]
+
+
+def one_hot(classes: Tensor, count: int) -> Tensor:
+    """(n,) class numbers -> (n, count) fp32."""
+    return torch.nn.functional.one_hot(classes, count).float()
+
+
+def pseudo_labels(context: Context, teacher: Predictor, rows: Sequence[Row], folder: Path) -> Tensor:
+    """The teacher's class probabilities of `rows`, (rows, classes), fp32, without temperature.
+
+    They are kept in `folder`: an attempt that goes on from here must not learn from labels that differ in the last bit.
+    """
+    path, dist, ids = folder / LABELS, context.processes(), [row.id for row in rows]
+    if dist.broadcast(checkpoint.sound(path) if dist.main else None):
+        tensors, facts = checkpoint.load(path)
+        if facts["ids"] == ids:
+            return tensors["probabilities"]
+    with context.clock("train"), context.meter.phase("train"):
+        probabilities = class_probabilities(teacher.predict(rows), context.data.labels)
+    if dist.main:
+        context.attempt.check()
+        with context.clock("save"):
+            checkpoint.write(path, {"probabilities": probabilities}, {"ids": ids})
+    dist.barrier()
+    return probabilities
+
+
+def class_probabilities(predictions: Sequence[Prediction], labels: Sequence[str]) -> Tensor:
+    """Softmax of the predictions' scores, (predictions, labels), fp32."""
+    scores = torch.tensor([[p.scores[label] for label in labels] for p in predictions], dtype=torch.float64)
+    return torch.softmax(scores, -1).float()
+
+
+def new_student(
+    context: Context, student: LearnerPredictor, trainer: TrainerConfig, labelled: Sequence[Encoded]
+) -> Student:
+    """The student for the loop: uniform weights in the first share of the steps, then meta weights, if there are any.
+
+    The released code falls between its two cases at the step on the border, which is uniform there.
+    """
+    cfg, dist = context.cfg.method.self_training, context.processes()
+    if cfg.meta == "none":
+        return Student(student.learner, cfg, dist, trainer.micro_batch)
+    plan = Labelled.planned(labelled, cfg.meta_batch, cfg.steps, context.cfg.seed)
+    first = round(cfg.uniform_share * cfg.steps) + (cfg.variant == "released")
+    return Student(student.learner, cfg, dist, trainer.micro_batch, plan, first)
+
+
+def fit_student(
+    context: Context,
+    student: Student,
+    items: Sequence[Encoded],
+    trainer: TrainerConfig,
+    folder: Path,
+    report: StageReport,
+) -> None:
+    """Measure a step and train for a fixed number of steps; fills `report`."""
+    report.lr = learning_rates(context, student.learner)
+    learner: Any = student  # to the loop it is one
+    if trainer.probe:
+        with context.clock("probe"):
+            measure_step(context, learner, items, report, trainer)
+            report.step_flops = (report.step_flops or 0.0) + weighting_flops(student, items, trainer)
+    with context.clock("train"), context.meter.phase("train"):
+        result = train(
+            learner,
+            items,
+            cfg=trainer,
+            lr=report.lr,
+            weight_decay=context.cfg.method.weight_decay,
+            seed=context.cfg.seed,
+            select="last",
+            evaluate=None,
+            clock=context.clock,
+            dist=context.processes(),
+            folder=folder,
+            on_log=None,  # its steps are not those of the last stage, which the tracker shows
+            attempt=context.attempt,
+        )
+    report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
+    report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
+    report.notes += student.notes()
+
+
+def weighting_flops(student: Student, items: Sequence[Encoded], trainer: TrainerConfig) -> float:
+    """FLOPs of choosing the weights of one step on the longest items; 0 if no step is weighted."""
+    if student.labelled is None or student.first >= student.cfg.steps:
+        return 0.0
+    longest = sorted(items, key=lambda item: -item.length)[: trainer.batch_size]
+    trial = Student(student.learner, student.cfg, student.dist, student.micro_batch, student.labelled, student.first)
+    trial.forward_mode = True
+    return count_flops(lambda: trial.begin_step(student.first, 0, longest))
+
+
+def from_labels(context: Context, student: LearnerPredictor, folder: Path) -> StageReport:
+    """Train the student on the labelled rows, as the `supervised` stage would, for its own number of steps."""
+    cfg = context.cfg.method.self_training
+    trainer = context.cfg.trainer
+    if cfg.tuning_steps is not None or cfg.tuning_epochs is not None:
+        trainer = replace(trainer, steps=cfg.tuning_steps, epochs=cfg.tuning_epochs)
+    student.encode(context.draw.train)
+    if uses_dev(context):
+        student.encode(context.draw.dev)
+    report = fit(replace(context, cfg=replace(context.cfg, trainer=trainer)), student, folder)
+    report.name = "labeled"
+    return report
