@@ -131,6 +131,63 @@ def test_the_prompt_has_the_shape_and_norm_of_embeddings(init: str) -> None:
     assert any("60 unlabelled texts" in note for note in tuner.notes) is (init == "bayesprompt")
 
 
+def held(**changes: object):
+    """A tuner on tiny BERT, its model, and the prompt as it is at the start."""
+    tuner = build_tuner(schema.BayesPromptConfig(name="bayesprompt", num_virtual_tokens=6, **changes))
+    model = tuner.build(tiny_backbone("bert"), TunerContext(24, (), 3, pool=rows(60), shots=rows(60)[:8]))
+    prompt = adapter_of(model)[1]["P"]
+    return tuner, model, prompt, prompt.detach().clone()
+
+
+def test_the_tuner_starts_where_prompt_tuning_from_the_same_samples_does() -> None:
+    cfg = schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=6, init="bayesprompt")
+    context = TunerContext(24, (), 3, pool=rows(60), shots=rows(60)[:8])
+    other = build_tuner(cfg).build(tiny_backbone("bert"), context)
+    tuner, model, prompt, start = held()
+    assert torch.equal(start, adapter_of(other)[1]["P"])
+    assert any("60 unlabelled texts" in note for note in tuner.notes)
+    tuner.before_step(model, 0, 100)
+    tuner.after_step(model, 99, 100)
+    assert prompt.grad is None
+    assert torch.equal(prompt, start)
+
+
+def test_a_pull_is_the_gradient_of_its_penalty() -> None:
+    tuner, model, prompt, start = held(pull=0.3)
+    with torch.no_grad():
+        prompt.add_(torch.randn(prompt.shape, generator=torch.Generator().manual_seed(1)))
+    loss = read_out(model(**make_batch("bert"))).square().mean()
+    wanted = torch.autograd.grad(loss + 0.3 * (prompt - start).square().sum(), prompt)[0]
+    read_out(model(**make_batch("bert"))).square().mean().backward()
+    tuner.before_step(model, 7, 100)
+    torch.testing.assert_close(prompt.grad, wanted)
+
+
+def test_overwriting_puts_one_mean_of_particles_in_all_rows_after_the_first_epoch() -> None:
+    tuner, model, prompt, start = held(overwrite=True)
+    tuner.after_step(model, 0, 100)  # the first of 50 parts of 100 steps is 2 steps long
+    assert torch.equal(prompt, start)
+    seen = []
+    for step in (1, 2):
+        tuner.after_step(model, step, 100)
+        assert torch.equal(prompt, prompt[:1].expand(6, -1))
+        seen.append(prompt.detach().clone())
+    points = torch.tensor(tuner.particles.points, dtype=torch.float32)
+    pairs = torch.stack([(a + b) / 2 for i, a in enumerate(points) for b in points[:i]])  # two classes: pairs
+    for drawn in seen:
+        assert (pairs - drawn[0]).norm(dim=1).min() < 1e-5
+    assert not torch.equal(seen[0], seen[1])
+    again, other, other_prompt, _ = held(overwrite=True)
+    again.after_step(other, 2, 100)  # a run that goes on after step 2 draws what it would have drawn
+    assert torch.equal(other_prompt, seen[1])
+    assert any("nothing in it is learned" in note for note in tuner.notes)
+
+
+def test_a_prompt_is_pulled_or_overwritten_not_both() -> None:
+    with pytest.raises(UsageError, match=r"overwrite=true leaves nothing for method\.tuner\.pull=0\.3"):
+        held(overwrite=True, pull=0.3)
+
+
 def test_without_texts_it_is_refused() -> None:
     with pytest.raises(UsageError, match=r"init=bayesprompt.*shots=0"):
         domain_prompt(tiny_backbone("bert"), TunerContext(24, (), 0, pool=rows(9)), 4, whole_pool=True)
@@ -268,3 +325,10 @@ def test_a_run_starts_from_the_tasks_texts(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("method=bayesprompt_init") == 0
     assert any("unlabelled texts" in note for note in records(tmp_path)[0]["notes"])
+
+
+@pytest.mark.parametrize("knob", ["pull=0.5", "overwrite=true"])
+def test_a_run_is_held_to_the_tasks_texts(knob: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("method=bayesprompt_init", f"method.tuner.{knob}") == 0
+    assert records(tmp_path)[0]["status"] == "done"

@@ -84,6 +84,16 @@ class PromptTuningConfig(TunerConfig):
 
 
 @dataclass
+class BayesPromptConfig(TunerConfig):
+    """A soft prompt that starts from, and may be held to, vectors typical of the task's texts."""
+
+    num_virtual_tokens: int = number(20, ge=1)
+    init: str = one_of("bayesprompt", "bayesprompt_shots", default="bayesprompt")
+    pull: float = number(0.0, ge=0)
+    overwrite: bool = False
+
+
+@dataclass
 class DeptConfig(TunerConfig):
     """Decomposed prompt tuning: a short soft prompt and a low-rank offset of the input embeddings."""
 
@@ -277,6 +287,7 @@ TUNER_SCHEMAS: dict[str, type[TunerConfig]] = {
     "peft": PeftTypeConfig,
     "file": FileConfig,
     "prompt_tuning": PromptTuningConfig,
+    "bayesprompt": BayesPromptConfig,
     "dept": DeptConfig,
     "ept": EptConfig,
     "iapt": IaptConfig,

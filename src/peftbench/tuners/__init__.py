@@ -18,6 +18,7 @@ from peftbench.tuners.adapters import (
     register_adapter,
 )
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.bayesprompt_tuner import BayesPromptTuner
 from peftbench.tuners.bitfit import BitfitTuner
 from peftbench.tuners.dept import DeptTuner
 from peftbench.tuners.dept_model import register_dept
@@ -46,6 +47,7 @@ TUNERS: dict[str, Callable[[Any], Tuner]] = {
     "peft": PeftTypeTuner,
     "file": tuner_from_config,
     "prompt_tuning": PromptTuningTuner,
+    "bayesprompt": BayesPromptTuner,
     "dept": DeptTuner,
     "ept": EptTuner,
     "iapt": IaptTuner,

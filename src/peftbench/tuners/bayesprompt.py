@@ -6,8 +6,8 @@ few labelled texts towards it; each prompt row is the mean of a few of the resul
 Our reading for text classification with a frozen backbone: a text's vector is the mean of its word embeddings without
 padding (the original averages padding too), the mixture has one component a class, both are computed in at most 64
 principal components scaled to unit mean variance (full covariances of the whole width are the cost driver, and the
-original's regulariser 0.1 is then relative to the data), and the prompt is trained freely from there (the original
-overwrites it in every batch and trains the whole network).
+original's regulariser 0.1 is then relative to the data). What becomes of the prompt in training is the business of
+`bayesprompt_tuner.py`.
 """
 
 from __future__ import annotations
@@ -115,8 +115,26 @@ def features(backbone: Backbone, rows: Sequence[Row], max_length: int) -> Array:
     return torch.stack(means).double().numpy()
 
 
+@dataclass(frozen=True)
+class Particles:
+    """(n, d) vectors typical of the domain, and how many of them are averaged into one row of a prompt."""
+
+    points: Array
+    averaged: int
+
+    def rows(self, count: int, generator: np.random.Generator) -> Tensor:
+        """(count, d) in fp32: each the mean of `averaged` particles drawn without replacement."""
+        draws = [generator.choice(len(self.points), self.averaged, replace=False) for _ in range(count)]
+        return torch.tensor(np.stack([self.points[d].mean(0) for d in draws]), dtype=torch.float32)
+
+
 def domain_prompt(backbone: Backbone, context: TunerContext, rows: int, whole_pool: bool) -> Tensor:
-    """(rows, d) prompt rows, each the mean of as many particles as there are classes, drawn with the run's seed.
+    """(rows, d) prompt rows, made of `domain_particles` with the run's seed."""
+    return domain_particles(backbone, context, whole_pool).rows(rows, np.random.default_rng(context.seed))
+
+
+def domain_particles(backbone: Backbone, context: TunerContext, whole_pool: bool) -> Particles:
+    """The vectors of the labelled texts, moved to where the domain's are; as many are averaged as there are classes.
 
     Args:
         whole_pool: fit the mixture to the unlabelled texts of the whole training split; else to the shots alone.
@@ -134,9 +152,7 @@ def domain_prompt(backbone: Backbone, context: TunerContext, rows: int, whole_po
     down, up = principal_components(pool)
     mixture = fit_mixture(down(pool), classes, context.seed)
     particles = up(svgd(down(start), mixture.score))
-    generator = np.random.default_rng(context.seed)
-    draws = [generator.choice(len(particles), min(classes, len(particles)), replace=False) for _ in range(rows)]
-    return torch.tensor(np.stack([particles[d].mean(0) for d in draws]), dtype=torch.float32)
+    return Particles(particles, min(classes, len(particles)))
 
 
 def principal_components(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

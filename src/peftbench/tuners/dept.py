@@ -46,12 +46,16 @@ class DeptTuner(PeftTuner):
             )
         self.virtual_tokens = 0 if backbone.family == "seq2seq" else m
         model = wrap(backbone, config, context.seed)
-        rows = initial_rows(self.cfg, backbone, context)
+        rows = self.start_rows(backbone, context)
         if rows is not None:
             set_prompt(model, rows)
         if self.cfg.init == "bayesprompt":
             self.notes.append(f"init=bayesprompt looked at {len(context.pool)} unlabelled texts of the training split")
         return model
+
+    def start_rows(self, backbone: Backbone, context: TunerContext) -> Tensor | None:
+        """(num_virtual_tokens, d) rows to start from; None: tokens' embeddings or random rows (`initial_tensors`)."""
+        return initial_rows(self.cfg, backbone, context)
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> DeptConfig:
         """The adapter's config for this backbone."""
