@@ -70,6 +70,7 @@ class ClozeConfig(FormulationConfig):
     prefer: list[str] = field(default_factory=list)
     pattern: int = number(0, ge=0)
     template: str | None = None
+    demonstrations: int = number(0, ge=0)
     split_words: str = one_of("mean", "error", default="mean")
     train_head: bool = False
     words: str = "task"
@@ -139,6 +140,24 @@ class ContinuedPretrainingConfig:
 
 
 @dataclass
+class PetConfig:
+    """Options of the stages `ensemble` and `distillation`: models of several patterns that teach a classifier."""
+
+    patterns: list[int] | None = None
+    repetitions: int = number(1, ge=1)
+    unlabeled: int | None = number(None, ge=1)
+    schedule: str = one_of("steps", "masakhanews", "paper_250_5000", default="steps")
+    pattern_steps: int = number(80, ge=1)
+    classifier_steps: int = number(320, ge=1)
+    reduction: str = one_of("wmean", "mean", default="wmean")
+    temperature: float = number(2.0, gt=0)
+    generations: int = number(1, ge=1)
+    growth: float = number(5.0, gt=1)
+    share: float = number(0.25, gt=0, le=1)
+    likely: int = number(0, ge=0)
+
+
+@dataclass
 class MethodConfig:
     """`conf/method/*.yaml`: tuner + formulation + stages."""
 
@@ -156,6 +175,7 @@ class MethodConfig:
     budget: int | None = number(None, ge=1)
     init_from: str | None = None
     classical: ClassicalConfig = field(default_factory=ClassicalConfig)
+    pet: PetConfig = field(default_factory=PetConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     continued_pretraining: ContinuedPretrainingConfig = field(default_factory=ContinuedPretrainingConfig)
     space: dict[str, Any] | None = field(default_factory=dict)

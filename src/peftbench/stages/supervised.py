@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,13 +99,44 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
 
 
 def fit(context: Context, predictor: LearnerPredictor, folder: Path) -> StageReport:
-    """Measure a step and train; checkpoints go to `folder`."""
-    learner, cfg = predictor.learner, context.cfg
-    items = predictor.encode(context.draw.train)
-    report = StageReport("supervised", lr=learning_rates(context, learner))
+    """Measure a step and train on the draw's train rows; checkpoints go to `folder`."""
+    return train_on(
+        context,
+        predictor.learner,
+        predictor.encode(context.draw.train),
+        folder,
+        StageReport("supervised"),
+        select=context.draw.select,
+        evaluate=(lambda: context.dev_score(predictor)) if uses_dev(context) else None,
+        on_log=context.log,
+    )
+
+
+def train_on(
+    context: Context,
+    learner: Learner,
+    items: Sequence[Encoded],
+    folder: Path,
+    report: StageReport,
+    *,
+    cfg: RunConfig | None = None,
+    select: str = "last",
+    evaluate: Callable[[], float] | None = None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
+    unlabeled: Container[str] = (),
+) -> StageReport:
+    """Measure a step of `learner` on `items` and train it; `report` is filled with what was done.
+
+    Args:
+        cfg: whose trainer, learning rates and seed count; None takes the run's.
+        select, evaluate, on_log: see `peftbench.training.loop.train`.
+        unlabeled: ids of the items whose rows have no label; how often they are trained on is counted.
+    """
+    cfg = cfg or context.cfg
+    report.lr = learning_rates(context, learner, cfg.method.lr)
     if cfg.trainer.probe:
         with context.clock("probe"):
-            measure_step(context, learner, items, report)
+            measure_step(context, learner, items, report, cfg.trainer)
     with context.clock("train"), context.meter.phase("train"):
         result = train(
             learner,
@@ -114,17 +145,18 @@ def fit(context: Context, predictor: LearnerPredictor, folder: Path) -> StageRep
             lr=report.lr,
             weight_decay=cfg.method.weight_decay,
             seed=cfg.seed,
-            select=context.draw.select,
-            evaluate=(lambda: context.dev_score(predictor)) if uses_dev(context) else None,
+            select=select,
+            evaluate=evaluate,
             clock=context.clock,
             dist=context.processes(),
             folder=folder,
-            on_log=context.log,
+            on_log=on_log,
             attempt=context.attempt,
         )
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
     report.dev_score = result.dev_score
+    report.unlabeled_passes += sum(count for id_, count in result.passes.items() if id_ in unlabeled)
     return report
 
 

@@ -12,9 +12,10 @@ import json
 import math
 import random
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -61,6 +62,7 @@ class TrainResult:
             `norm_step` with `gradient/<group>`, `update/<group>` and `weight/<group>` (see `training.norms`).
         best_step: the step whose state the learner holds at the end, if dev chose it.
         dev_score: its dev score.
+        passes: row id -> how often its item was trained on, over all ranks.
     """
 
     status: Literal["done", "diverged"]
@@ -71,6 +73,7 @@ class TrainResult:
     best_step: int | None = None
     dev_score: float | None = None
     reason: str = ""
+    passes: Mapping[str, int] = field(default_factory=dict)
 
 
 def train(
@@ -279,6 +282,7 @@ def _result(engine: _Engine, progress: Progress) -> TrainResult:
         best_step=progress.best_step,
         dev_score=None if progress.best_step is None else progress.best_score,
         reason=progress.reason,
+        passes=Counter(engine.items[i].id for batch in engine.plan[: progress.step] for i in batch),
     )
 
 
