@@ -61,7 +61,7 @@ def build_learner(
         "source": backbone.source,
         "pooling": backbone.pooling,
         "hidden_size": backbone.hidden_size,
-        "formulation": chosen.__name__.removesuffix("Formulation").lower(),
+        "formulation": chosen.title or chosen.__name__.removesuffix("Formulation").lower(),
     }
     return learner, facts
 

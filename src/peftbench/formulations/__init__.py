@@ -20,9 +20,11 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
         UsageError: the pair makes no sense; the message names what would work.
     """
     from peftbench.formulations.cloze import ClozeFormulation
+    from peftbench.formulations.demonstrations import DemonstratedCloze
     from peftbench.formulations.generate import GenerateFormulation
     from peftbench.formulations.head import HeadFormulation
     from peftbench.formulations.score import ScoreFormulation
+    from peftbench.formulations.sentinel import SentinelCloze
 
     classes: dict[str, type[Formulation]] = {
         "head": HeadFormulation,
@@ -42,6 +44,10 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
         )
     if name not in classes:
         raise UsageError(f"method/formulation={name}: needs no backbone and cannot be combined with a tuner.")
+    if name == "cloze" and family == "seq2seq":
+        classes[name] = SentinelCloze
+    elif getattr(cfg, "demonstrations", 0):
+        classes[name] = DemonstratedCloze
     chosen = classes[name]
     if family not in chosen.families:
         works = ", ".join(n for n, c in classes.items() if family in c.families)

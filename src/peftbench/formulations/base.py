@@ -51,6 +51,8 @@ Batch = dict[str, Any]
 class Formulation(nn.Module, ABC):
     """Base class; trainable parts of the formulation itself (a classification head) are its parameters."""
 
+    title: ClassVar[str] = ""
+    """Its name in records, where that is not the class's."""
     purpose: ClassVar[Purpose]
     families: ClassVar[frozenset[str]]
     can_answer_untrained: ClassVar[bool] = False

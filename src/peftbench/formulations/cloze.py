@@ -39,12 +39,25 @@ class ClozeFormulation(Formulation):
             Pattern(choose_template(self.set, cfg), self.set.shorten),
             self.tokenizer,
             max_length,
-            mask=str(self.tokenizer.mask_token),
+            mask=self.mask_token(backbone),
             prefix=backbone.prefix,
         )
-        words = tokenise_words(self.tokenizer, choose_words(task, self.set, cfg), cfg.split_words)
+        self.words = choose_words(task, self.set, cfg)
+        words = tokenise_words(self.tokenizer, self.words, cfg.split_words)
         self.word_ids, self.notes = words.ids, words.notes
         self.verbalizer = build_verbalizer(words, cfg, backbone)
+
+    def mask_token(self, backbone: Backbone) -> str:
+        """The text that stands for the mask."""
+        if self.tokenizer.mask_token is None:
+            raise UsageError(
+                f"model={backbone.name}: its tokenizer has no mask. Use a masked LM, e.g. model=minilm-mlm."
+            )
+        return str(self.tokenizer.mask_token)
+
+    def first_word(self, label: str) -> str:
+        """The word that is written where a label is to be read: in demonstrations, and in PCP's corpus."""
+        return self.words.words[label][0]
 
     def attach(self, model: nn.Module) -> None:
         if isinstance(self.verbalizer, SoftVerbalizer):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
@@ -112,29 +112,43 @@ class PatternEncoder:
                 f"trainer.max_length={max_length}: the pattern `{pattern.template}` alone takes {empty} tokens. "
                 f"Set trainer.max_length to {2 * empty} or more."
             )
-        self.room = max_length - empty
 
     def encode(self, row: Row, tail: str = "", word: str | None = None) -> tuple[list[int], bool]:
         """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the
         filled pattern and never shortened; `word` stands in the place of the mask, if it is given."""
+        texts, cut = self._fitted(row, lambda texts: self._ids(texts, tail, word), self.max_length)
+        return self._ids(texts, tail, word), cut
+
+    def fill(self, row: Row, word: str, length: int) -> str:
+        """The pattern filled with the row and with `word`, its texts shortened so that it takes at most `length`
+        tokens, special tokens not counted."""
+
+        def ids(texts: Mapping[str, str]) -> list[int]:
+            found: list[int] = self.tokenizer(self.pattern.fill(texts, word), add_special_tokens=False)["input_ids"]
+            return found
+
+        return self.pattern.fill(self._fitted(row, ids, length)[0], word)
+
+    def _fitted(
+        self, row: Row, ids_of: Callable[[Mapping[str, str]], Sequence[int]], limit: int
+    ) -> tuple[Mapping[str, str], bool]:
+        """The row's texts, shortened until `ids_of` them are at most `limit`, and whether they had to be."""
         texts = {name: self._plain(text) for name, text in self.pattern.texts(row).items()}
-        ids = self._ids(texts, tail, word)
-        if len(ids) <= self.max_length:
-            return ids, False
+        if len(ids_of(texts)) <= limit:
+            return texts, False
         ends = {name: self._token_ends(text) for name, text in texts.items()}
         lengths = {name: len(found) for name, found in ends.items()}
-        over = sum(lengths.values()) - self.room
-        while len(ids) > self.max_length:
+        while True:
+            cut = {name: text[: ends[name][lengths[name] - 1]] if lengths[name] else "" for name, text in texts.items()}
+            over = len(ids_of(cut)) - limit
+            if over <= 0:
+                return cut, True
             if not any(lengths.values()):
                 raise UsageError(
                     f"trainer.max_length={self.max_length} leaves no room for the text of a row beside the pattern "
                     f"`{self.pattern.template}` and what follows it."
                 )
-            lengths = self._shortened(lengths, max(1, over))
-            cut = {name: text[: ends[name][lengths[name] - 1]] if lengths[name] else "" for name, text in texts.items()}
-            ids = self._ids(cut, tail, word)
-            over = len(ids) - self.max_length
-        return ids, True
+            lengths = self._shortened(lengths, over)
 
     def _ids(self, texts: Mapping[str, str], tail: str = "", word: str | None = None) -> list[int]:
         filled = f"{self.prefix}{self.pattern.fill(texts, self.mask if word is None else word)}{tail}"

@@ -22,6 +22,8 @@ from peftbench.errors import UsageError, did_you_mean
 SEED = 20261121
 TOKENIZER_FILE = Path(__file__).with_name("tiny_tokenizer.json")
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+SENTINEL = "<extra_id_0>"
+"""What a T5 has in the place of the mask."""
 LIBRARY_INIT_LIMIT = 10_000_000
 """Parameters up to which transformers' own initialisation is used; drawing a billion normals takes most of a minute."""
 NOISE_SIZE, NOISE_PIECE, NOISE_STEP = 1 << 22, 1 << 21, 1_299_709
@@ -57,7 +59,8 @@ def build_config(name: str, arch: dict[str, Any], tokenizer: PreTrainedTokenizer
 
 def build_tokenizer(model_type: str, max_positions: int | None) -> PreTrainedTokenizerFast:
     """The packaged byte-level tokenizer: any Unicode text, no unknown tokens, text as the model family frames it."""
-    tokenizer = Tokenizer.from_file(str(TOKENIZER_FILE))
+    special = {**SPECIAL, "mask": SENTINEL} if model_type == "t5" else SPECIAL
+    tokenizer = Tokenizer.from_str(TOKENIZER_FILE.read_text("utf-8").replace(SPECIAL["mask"], special["mask"]))
     frames = {
         "bert": ("<s> $A </s>", "<s> $A </s> $B:1 </s>:1"),
         "t5": ("$A </s>", "$A </s> $B </s>"),
@@ -70,7 +73,7 @@ def build_tokenizer(model_type: str, max_positions: int | None) -> PreTrainedTok
     inputs = ["input_ids", "attention_mask"] + (["token_type_ids"] if model_type == "bert" else [])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        **{f"{role}_token": token for role, token in SPECIAL.items()},
+        **{f"{role}_token": token for role, token in SPECIAL.items() if token == special[role]},
         cls_token=SPECIAL["bos"],
         sep_token=SPECIAL["eos"],
         model_max_length=max_positions or 512,

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 NAME = "continued_pretraining"
 CORPUS, LABELS = "corpus.txt", "pseudo_labels.json"
-"""The texts as they are read, a line each, in the run's folder; and text id -> pseudo label, in the stage's folder while
-the run lasts."""
+"""The texts as they are read, a line each, in the run's folder; and text id -> pseudo label, in the stage's folder
+while the run lasts."""
 
 
 def continued_pretraining(context: Context, incoming: Predictor | None) -> Predictor:
@@ -122,7 +122,8 @@ def with_pseudo_labels(
     kept = [replace(row, target=labels[row.id]) for row in rows if row.id in labels]
     if len(kept) < 2:
         raise UsageError(
-            f"method.continued_pretraining.threshold={cfg.threshold}: {len(kept)} of {len(rows)} texts reach it. Lower it."
+            f"method.continued_pretraining.threshold={cfg.threshold}: {len(kept)} of {len(rows)} texts reach it. "
+            "Lower it."
         )
     if len(kept) < len(rows):
         report.notes.append(f"{len(rows) - len(kept)} of {len(rows)} texts are below the threshold of {cfg.threshold}")
@@ -152,7 +153,7 @@ def confidence(prediction: Prediction) -> float:
 
 def word_of(cloze: ClozeFormulation, row: Row) -> str:
     """The (first) label word of a row's label."""
-    return cloze.set.words[str(row.target)][0]
+    return cloze.first_word(str(row.target))
 
 
 def line(row: Row, cloze: ClozeFormulation | None) -> str:

@@ -119,6 +119,11 @@ class RecurrenceTuner(Tuner):
     cfg: schema.RecurrenceConfig
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        if backbone.purpose != "features":
+            raise UsageError(
+                "method=recurrence: reads a text window by window and has no masked-LM head for "
+                "method/formulation=cloze. Use method/formulation=head, or another tuner."
+            )
         limit = backbone.max_positions or context.max_length
         quarter = max(2, -(-context.max_length // 4))
         window = min(quarter, limit) if self.cfg.window is None else self.cfg.window

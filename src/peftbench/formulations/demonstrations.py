@@ -1,0 +1,96 @@
+"""Cloze with demonstrations (LM-BFF: Gao, Fisch and Chen 2021, arXiv 2012.15723, section 6).
+
+Behind the row in its pattern stands, for each class in label order, a drawn training row of that class in the same
+pattern, with its label word in the place of the mask. In training a set of demonstrations is drawn anew for each row in
+each step; a prediction is the mean of the class scores over several sets. A row never demonstrates itself.
+
+Our reading: the demonstrations together take at most half of the input, each an equal share of it; the released code
+has limits by data set.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from peftbench.errors import UsageError
+from peftbench.formulations.base import Batch, Encoded
+from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.patterns import single_mask
+from peftbench.tasks.base import Row
+
+HELD_OUT_STEP = 2**32 - 1
+"""Stands for the step outside training, where a row's demonstrations are always the same."""
+
+
+class DemonstratedCloze(ClozeFormulation):
+    """`method.formulation.demonstrations` is the number of sets behind a prediction; training takes one."""
+
+    title = "cloze"
+    _candidates: dict[str, list[tuple[str, str]]] | None = None
+
+    @property
+    def sets(self) -> int:
+        """Sets of demonstrations that an item gets now."""
+        return 1 if self.training else self.cfg.demonstrations
+
+    def candidates(self) -> dict[str, list[tuple[str, str]]]:
+        """Label -> (row id, demonstration) of each drawn training row.
+
+        Raises:
+            UsageError: there are no training rows (shots=0).
+        """
+        if self._candidates is None:
+            if not self.shots:
+                raise UsageError(
+                    "method.formulation.demonstrations: shots=0 leaves no labelled row to show. Set it to 0, or give "
+                    "some shots."
+                )
+            room = self.max_length // 2 // len(self.task.labels)
+            self._candidates = {label: [] for label in self.task.labels}
+            for row in self.shots:
+                shown = self.encoder.fill(row, self.first_word(str(row.target)), room)
+                self._candidates[str(row.target)].append((row.id, shown))
+        return self._candidates
+
+    def tail(self, row_id: str, number: int) -> str:
+        """The demonstrations of set `number` behind a row. A class without another row has none."""
+        step = (self.seed % 2**32, self.step) if self.training else (0, HELD_OUT_STEP)
+        random = np.random.RandomState([*step, zlib.crc32(row_id.encode()), number])
+        shown = []
+        for own in self.candidates().values():
+            if others := [text for id_, text in own if id_ != row_id]:
+                shown.append(others[random.randint(len(others))])
+        return "".join(f" {text}" for text in shown)
+
+    def encode_one(self, row: Row) -> Encoded:
+        """One row. Its length is that with one set of demonstrations; it differs a little from set to set."""
+        ids, cut = self.encoder.encode(row, self.tail(row.id, 0))
+        target = None if row.target is None else self.task.labels.index(str(row.target))
+        return Encoded(row.id, len(ids), 1.0, {"row": row, "target": target}, cut)
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        """Every item with its first set of demonstrations, then every item with its second ..."""
+        shown = [self._shown(item, number) for number in range(self.sets) for item in items]
+        batch = super().collate(shown)
+        batch["ids"] = [item.id for item in items]
+        if "targets" in batch:
+            batch["targets"] = batch["targets"][: len(items)]
+        return batch
+
+    def _shown(self, item: Encoded, number: int) -> Encoded:
+        ids, cut = self.encoder.encode(item.data["row"], self.tail(item.id, number))
+        data = {
+            "input_ids": ids,
+            "mask": single_mask(ids, self.encoder.mask_id, item.id),
+            "target": item.data["target"],
+        }
+        return Encoded(item.id, len(ids), item.weight, data, cut)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, classes): the mean over the sets."""
+        every = super().logits(model, batch)
+        return every.view(-1, len(batch["ids"]), every.shape[-1]).mean(0)

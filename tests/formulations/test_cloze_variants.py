@@ -1,0 +1,229 @@
+"""Cloze with demonstrations (LM-BFF) and with T5's sentinels."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from peftbench.build import build_learner
+from peftbench.config import compose
+from peftbench.errors import UsageError
+from peftbench.formulations.sentinel import decoder_starts
+from peftbench.measure.clock import PhaseClock
+from peftbench.tasks.base import DataSource, Row, TaskData
+
+SHOTS = [
+    Row("train:0", "The team won the cup", "sports"),
+    Row("train:1", "The striker scored twice", "sports"),
+    Row("train:2", "Parliament passed a law", "politics"),
+    Row("train:3", "The minister resigned", "politics"),
+]
+QUERIES = [Row("test:0", "A late goal", "sports"), Row("test:1", "A long debate on the price of water", "politics")]
+TASK = TaskData(
+    name="toy", subset="", train=SHOTS, dev=[], test=QUERIES, labels=("politics", "sports"), label_words={},
+    fields=("text", "pair"), problem="classification", main_metric="accuracy", metrics=("accuracy",),
+    source=DataSource("packaged", "test"),
+)  # fmt: skip
+
+
+def learner(*overrides, shots=SHOTS, template="{text} Topic: {mask}.", task=TASK):
+    given = [
+        "shots=2", "method=lora", "method/formulation=cloze", f"method.formulation.template='{template}'",
+        "trainer.max_length=96", *overrides,
+    ]  # fmt: skip
+    built, _ = build_learner(compose(given), task, PhaseClock(), shots)
+    return built.eval()
+
+
+def texts(net, batch):
+    tokenizer = net.formulation.tokenizer
+    kept = (ids[mask.bool()] for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True))
+    return [tokenizer.decode(ids[1:-1]) for ids in kept]
+
+
+def demonstrated(sets, **changes):
+    return learner("model=tiny-roberta", f"method.formulation.demonstrations={sets}", **changes)
+
+
+class TestDemonstrations:
+    def test_one_of_each_class_in_label_order_follows_the_row(self):
+        net = demonstrated(3)
+        shown = texts(net, net.collate(net.encode(QUERIES)))
+        assert len(shown) == 6
+        for text in shown:
+            query, first, second = list(text.split("Topic: ")[1:])
+            assert query.startswith("<mask>")
+            assert first.startswith("politics.")
+            assert second.startswith("sports.")
+            assert any(row.text in text for row in SHOTS if row.target == "sports")
+        assert len(set(shown)) > 2  # the sets differ
+
+    def test_the_mask_is_the_rows_own_and_there_is_one(self):
+        net = demonstrated(4)
+        poisoned = Row("test:2", "A text that says <mask> itself", None)
+        batch = net.collate(net.encode([*QUERIES, poisoned]))
+        mask = net.formulation.encoder.mask_id
+        assert torch.equal(batch["input_ids"] == mask, batch["places"])
+        assert (batch["places"].sum(1) == 1).all()
+
+    def test_a_row_never_demonstrates_itself(self):
+        net = demonstrated(1).train()
+        for step in range(20):
+            net.begin_step(step, 1, [])
+            batch = net.collate(net.encode(SHOTS))
+            for row, text in zip(SHOTS, texts(net, batch), strict=True):
+                assert text.count(row.text) == 1
+
+    def test_training_draws_anew_in_each_step_from_seed_step_and_item(self):
+        net = demonstrated(16).train()
+        items = net.encode(SHOTS)
+        assert len(net.collate(items)["input_ids"]) == len(SHOTS)  # one set, whatever a prediction takes
+
+        def shown(step, seed, order):
+            net.begin_step(step, seed, items)
+            batch = net.collate([items[i] for i in order])
+            return dict(zip(batch["ids"], texts(net, batch), strict=True))
+
+        steps = [shown(step, 1, [0, 1, 2, 3]) for step in range(8)]
+        assert shown(3, 1, [2, 0, 3, 1]) == steps[3]
+        assert shown(3, 1, [2])["train:2"] == steps[3]["train:2"]
+        assert any(one != other for one, other in pairwise(steps))
+
+    def test_one_fixed_set_is_a_single_forward_pass(self):
+        one_each = [SHOTS[0], SHOTS[2]]
+        net = demonstrated(1, shots=one_each)
+        item = net.encode(QUERIES[:1])
+        filled = (
+            "A late goal Topic: <mask>. Parliament passed a law Topic: politics. The team won the cup Topic: sports."
+        )
+        ids = net.formulation.tokenizer(filled, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            scores = net.model(input_ids=ids).logits[0, (ids[0] == net.formulation.encoder.mask_id).nonzero().item()]
+            expected = net.formulation.verbalizer(scores[None])[0]
+            got = net.formulation.logits(net.model, net.collate(item))[0]
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_prediction_is_the_mean_over_its_sets(self):
+        net = demonstrated(5)
+        items = net.encode(QUERIES)
+        batch = net.collate(items)
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "places")}
+        with torch.no_grad():
+            parts = [{key: value[2 * k : 2 * k + 2] for key, value in inputs.items()} for k in range(5)]
+            scores = [net.formulation.word_scores(net.model, part) for part in parts]
+            apart = [net.formulation.verbalizer(each) for each in scores]
+            together = net.formulation.logits(net.model, batch)
+            predictions = net.predict(batch)
+        torch.testing.assert_close(together, torch.stack(apart).mean(0), rtol=1e-4, atol=1e-5)
+        assert [p.id for p in predictions] == ["test:0", "test:1"]
+        assert list(predictions[0].scores.values()) == pytest.approx(together[0].tolist(), rel=1e-4)
+
+    def test_ten_thousand_words_leave_mask_and_demonstrations_whole(self):
+        net = demonstrated(2)
+        (item,) = net.encode([Row("test:9", "word " * 10_000, None)])
+        assert item.length <= 96
+        assert item.cut
+        for text in texts(net, net.collate([item])):
+            assert text.count("<mask>") == 1
+            assert "Topic: politics." in text
+            assert text.endswith("Topic: sports.")
+
+    def test_long_demonstrations_are_cut_to_their_share(self):
+        long = [Row(row.id, "word " * 500, row.target) for row in SHOTS]
+        net = demonstrated(1, shots=long)
+        (text,) = texts(net, net.collate(net.encode(QUERIES[:1])))
+        assert "A late goal Topic: <mask>." in text
+        assert text.endswith("Topic: sports.")
+
+    def test_without_labelled_rows_it_says_so(self):
+        with pytest.raises(UsageError, match=r"demonstrations.*shots=0"):
+            demonstrated(1, shots=()).encode(QUERIES)
+
+
+LONG_WORDS = {"politics": "law and government", "sports": "law"}
+
+
+def t5(*overrides):
+    """With a label word of several tokens, and one of which it begins with."""
+    return learner("model=tiny-t5", *overrides, task=replace(TASK, label_words=LONG_WORDS))
+
+
+class TestSentinels:
+    @pytest.mark.parametrize("method", ["lora", "prompt_tuning", "prefix_tuning", "full"])
+    def test_a_score_is_the_mean_log_likelihood_behind_the_sentinel(self, method):
+        net = t5(f"method={method}")
+        sentinel = net.formulation.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+        start = net.backbone.model.config.decoder_start_token_id
+        (item,) = net.encode(QUERIES[:1])
+        assert item.data["input_ids"].count(sentinel) == 1
+        batch = net.collate([item])
+        with torch.no_grad():
+            got = net.formulation.logits(net.model, batch)[0]
+            for label, score in zip(TASK.labels, got, strict=True):
+                (pieces,) = net.formulation.word_ids[label]
+                total = 0.0
+                for k, piece in enumerate(pieces):  # one pass a token, nothing shared
+                    ids = torch.tensor([[start, sentinel, *pieces[:k]]])
+                    logits = net.model(
+                        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], decoder_input_ids=ids
+                    ).logits
+                    total += logits[0, -1].log_softmax(-1)[piece].item()
+                assert score.item() == pytest.approx(total / len(pieces), rel=1e-4)
+
+    def test_the_encoder_runs_once_and_learns_from_every_word(self):
+        net = t5("method=full")
+        assert len(net.formulation.word_ids["politics"][0]) > 1
+        encoder, runs = net.backbone.model.get_encoder(), []
+        handle = encoder.block[0].register_forward_hook(lambda *_: runs.append(1))
+        net(net.collate(net.encode(QUERIES))).backward()
+        handle.remove()
+        assert len(runs) == 1
+        assert encoder.block[0].layer[0].SelfAttention.q.weight.grad.abs().sum() > 0
+        net.predict(net.collate(net.encode(QUERIES)))  # and the encoder is as it was
+
+    def test_a_batch_is_its_items(self):
+        net = t5()
+        items = net.encode(QUERIES)
+        with torch.no_grad():
+            whole = net(net.collate(items))
+            alone = sum(net(net.collate([item])) for item in items)
+        torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-4)
+
+    def test_it_learns(self):
+        net = t5("method=full").train()
+        optimizer = torch.optim.Adam(net.param_groups()["backbone"], lr=1e-3)
+        batch = net.collate(net.encode(SHOTS))
+        losses = []
+        for _ in range(30):
+            loss = net(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.2 * losses[0]
+
+    def test_a_tokenizer_without_sentinels_is_refused(self, monkeypatch):
+        from peftbench.models import random_init
+
+        monkeypatch.setattr(random_init, "SENTINEL", "<mask>")
+        with pytest.raises(UsageError, match=r"no <extra_id_0>.*score"):
+            t5()
+
+    @pytest.mark.parametrize(
+        "override", ["verbalizer=soft", "calibration=prior", "train_head=true", "demonstrations=2"]
+    )  # fmt: skip
+    def test_what_needs_a_masked_lm_says_so(self, override):
+        key = override.partition("=")[0]
+        with pytest.raises(UsageError, match=rf"{key}.*needs a masked LM"):
+            t5(f"method.formulation.{override}")
+
+
+def test_words_share_the_longest_beginnings():
+    assert decoder_starts([[1], [2], [3]]) == [()]
+    assert sorted(decoder_starts([[1], [2, 3], [2, 4, 5], [7, 8]])) == [(2, 4), (7,)]
+
+
+def test_recurrence_has_no_masked_lm():
+    with pytest.raises(UsageError, match=r"recurrence.*cloze"):
+        learner("model=tiny-bert", "method=recurrence", "trainer.max_length=32")
