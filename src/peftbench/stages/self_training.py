@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -24,21 +24,13 @@ from peftbench.measure.probe import count_flops
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.stages.student import Labelled, Student
-from peftbench.stages.supervised import (
-    DEFAULT_RATE,
-    LearnerPredictor,
-    fit,
-    fresh,
-    learning_rates,
-    measure_step,
-    uses_dev,
-)
+from peftbench.stages.supervised import DEFAULT_RATE, LearnerPredictor, fit, fresh, train_on, uses_dev
 from peftbench.training import checkpoint
-from peftbench.training.loop import train
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig, TrainerConfig
     from peftbench.formulations.base import Prediction
+    from peftbench.learner import Learner
     from peftbench.tasks.base import Row
 
 NAME, LABELS = "self_training", "pseudo-labels"
@@ -137,8 +129,8 @@ def another_time(context: Context, teacher: Predictor, number: int) -> LearnerPr
 def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor, folder: Path) -> StageReport:
     """Have a sample of the unlabelled rows labelled and train on them. `context` has the round's config."""
     cfg = context.cfg.method.self_training
-    report = StageReport("unlabeled", teachers=1)
     rows = sample(context.draw.unlabeled, cfg.pool or cfg.steps * cfg.unlabeled_batch, context.cfg.seed)
+    report = StageReport("unlabeled", teachers=1, unlabeled_passes=len(rows))
     targets = pseudo_labels(context, teacher, rows, folder.parent)
     confident: Tensor = targets.max(-1).values >= cfg.threshold
     if not confident.any():
@@ -161,8 +153,14 @@ def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor
         items += [with_soft_target(item, target) for item, target in zip(labelled, gold, strict=True)]
     trainer = replace(context.cfg.trainer, steps=cfg.steps, epochs=None, batch_size=cfg.unlabeled_batch, patience=None)
     learner = new_student(context, student, trainer, labelled)
-    fit_student(context, learner, items, trainer, folder, report)
-    report.unlabeled_passes = len(rows) + learner.unlabeled_passes
+    own, unlabeled = replace(context.cfg, trainer=trainer), {row.id for row in rows}
+    # the tracker shows the steps of the last stage's labelled rows, not these
+    train_on(context, cast("Learner", learner), items, folder, report, cfg=own, unlabeled=unlabeled)
+    if trainer.probe and report.status == "done":
+        with context.clock("probe"):
+            report.step_flops = (report.step_flops or 0.0) + weighting_flops(learner, items, trainer)
+    report.unlabeled_passes += learner.weighting_passes
+    report.notes += learner.notes()
     return report
 
 
@@ -218,42 +216,6 @@ def new_student(
     plan = Labelled.planned(labelled, cfg.meta_batch, cfg.steps, context.cfg.seed)
     first = round(cfg.uniform_share * cfg.steps) + (cfg.variant == "released")
     return Student(student.learner, cfg, dist, trainer.micro_batch, plan, first)
-
-
-def fit_student(
-    context: Context,
-    student: Student,
-    items: Sequence[Encoded],
-    trainer: TrainerConfig,
-    folder: Path,
-    report: StageReport,
-) -> None:
-    """Measure a step and train for a fixed number of steps; fills `report`."""
-    report.lr = learning_rates(context, student.learner)
-    learner: Any = student  # to the loop it is one
-    if trainer.probe:
-        with context.clock("probe"):
-            measure_step(context, learner, items, report, trainer)
-            report.step_flops = (report.step_flops or 0.0) + weighting_flops(student, items, trainer)
-    with context.clock("train"), context.meter.phase("train"):
-        result = train(
-            learner,
-            items,
-            cfg=trainer,
-            lr=report.lr,
-            weight_decay=context.cfg.method.weight_decay,
-            seed=context.cfg.seed,
-            select="last",
-            evaluate=None,
-            clock=context.clock,
-            dist=context.processes(),
-            folder=folder,
-            on_log=None,  # its steps are not those of the last stage, which the tracker shows
-            attempt=context.attempt,
-        )
-    report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
-    report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
-    report.notes += student.notes()
 
 
 def weighting_flops(student: Student, items: Sequence[Encoded], trainer: TrainerConfig) -> float:

@@ -90,20 +90,16 @@ class Student(nn.Module):
         """Choose the weights of the step's items, the same on every process."""
         self.learner.begin_step(step, seed, items)
         self.weights = {}
-        unlabelled = sum(item.data["target"] is None for item in items)
         if self.labelled is None or step < self.first:
-            self._count(0, 0, 0, unlabelled)
             return
         shares = self._normalised(self._products(items, self.labelled.of_step(step)))
-        self._count(1, not shares.any(), effective_size(shares), 2 * unlabelled)
+        unlabeled = sum(item.data["target"] is None for item in items)
+        self.tally += torch.tensor([1, not shares.any(), effective_size(shares), unlabeled], dtype=torch.float64)
         self.weights = {item.id: len(items) * w for item, w in zip(items, shares.tolist(), strict=True)}
 
-    def _count(self, *values: float) -> None:
-        self.tally += torch.tensor([float(value) for value in values], dtype=torch.float64)
-
     @property
-    def unlabeled_passes(self) -> int:
-        """Forward passes of unlabelled rows so far; a weighted step makes two of each row."""
+    def weighting_passes(self) -> int:
+        """Forward passes of unlabelled rows for their weights alone: one a row and weighted step."""
         return int(self.tally[3])
 
     def _normalised(self, products: Tensor) -> Tensor:
