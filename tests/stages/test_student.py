@@ -1,0 +1,198 @@
+"""A student as the loop sees it: its loss, its weights, what it keeps, and how it falls back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForMaskedLM, RobertaConfig
+
+from peftbench.build import build_learner
+from peftbench.config import compose
+from peftbench.config.schema import SelfTrainingConfig
+from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
+from peftbench.inputs import InputCache
+from peftbench.learner import Learner
+from peftbench.measure.clock import PhaseClock
+from peftbench.models.base import Backbone
+from peftbench.models.random_init import build_tokenizer
+from peftbench.stages.student import Labelled, Student, effective_size
+from peftbench.training.distributed import Dist
+from peftbench.tuners import TunerContext, build_tuner
+
+ALONE = Dist(torch.device("cpu"))
+CFG = SelfTrainingConfig(meta="closed_form", meta_batch=4, steps=10)
+
+
+@pytest.fixture(scope="module")
+def made() -> Any:
+    """A tiny learner off its start, its labelled items and ten items with soft targets."""
+    cfg = compose(["model=tiny-bert", "task=demo_news", "method=list", "shots=2", "trainer.max_length=24"])
+    data, drawn, _ = InputCache().load(cfg)
+    learner, _ = build_learner(cfg, data, PhaseClock(), drawn.train)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    targets = torch.softmax(5 * torch.randn(10, len(data.labels)), -1)
+    soft = [with_soft_target(i, q) for i, q in zip(learner.encode(drawn.unlabeled[:10]), targets, strict=True)]
+    return SimpleNamespace(learner=learner, labelled=learner.encode(drawn.train), soft=soft)
+
+
+def student(made: Any, dist: Any = ALONE, micro_batch: int | None = None, first: int = 6, cfg: Any = CFG) -> Student:
+    plan = Labelled.planned(made.labelled, cfg.meta_batch, cfg.steps, seed=1)
+    return Student(made.learner, cfg, dist, micro_batch, plan, first)
+
+
+def test_uniform_steps_are_the_sum_of_divergences_however_cut(made: Any) -> None:
+    own = student(made)
+    own.begin_step(5, 1, made.soft)
+    batch = own.collate(made.soft)
+    logits = made.learner.formulation.logits(made.learner.model, batch)
+    expected = soft_losses(logits, batch[SOFT_TARGETS]).sum()
+    torch.testing.assert_close(own(batch), expected)
+    parts = sum(own(own.collate(made.soft[a : a + 3])) for a in range(0, 10, 3))
+    torch.testing.assert_close(parts, expected, rtol=1e-4, atol=1e-4)
+    assert own.weighting_passes == 0
+
+
+def test_weights_of_a_step_have_mean_one_and_do_not_depend_on_the_cut(made: Any) -> None:
+    whole, cut = student(made), student(made, micro_batch=3)
+    for each in (whole, cut):
+        each.learner.train()
+        each.begin_step(6, 1, made.soft)
+        assert each.learner.training, "the mode is put back"
+    assert sum(whole.weights.values()) == pytest.approx(len(made.soft))
+    assert min(whole.weights.values()) == 0 < max(whole.weights.values())
+    assert list(cut.weights.values()) == pytest.approx(list(whole.weights.values()), rel=1e-4, abs=1e-5)
+    batch = whole.collate(made.soft)
+    losses = soft_losses(made.learner.formulation.logits(made.learner.model, batch), batch[SOFT_TARGETS])
+    expected = sum(whole.weights[item.id] * loss for item, loss in zip(made.soft, losses, strict=True))
+    torch.testing.assert_close(whole(batch), expected)
+    assert all(p.grad is None for p in made.learner.parameters())
+
+
+def test_processes_share_the_work_and_agree(made: Any) -> None:
+    """Two ranks in one process: what each gathers is what both computed."""
+    alone = student(made)
+    alone.begin_step(7, 1, made.soft)
+    found: list[list[float]] = []
+    for rank in (0, 1):
+        half = student(made, dist=SimpleNamespace(device=ALONE.device, rank=rank, world=2, gather=lambda v: [v, v]))
+        half._products = spy(half._products, found, rank)  # type: ignore[method-assign]
+        half.begin_step(7, 1, made.soft)
+    first, second = found
+    whole = SimpleNamespace(device=ALONE.device, rank=0, world=2, gather=lambda own: [own, second])
+    assert len(first) == len(second) == 5
+    both = student(made, dist=whole)
+    both.begin_step(7, 1, made.soft)
+    assert list(both.weights.values()) == pytest.approx(list(alone.weights.values()), rel=1e-4, abs=1e-5)
+
+
+def spy(products: Any, found: list[list[float]], rank: int) -> Any:
+    def look(*args: Any) -> torch.Tensor:
+        values = products(*args)
+        found.append(values[rank::2].tolist())
+        return values
+
+    return look
+
+
+def test_what_it_counts_survives_a_checkpoint(made: Any) -> None:
+    own = student(made)
+    for step in (5, 6, 7):
+        own.begin_step(step, 1, made.soft)
+    other = student(made)
+    other.load_training_state({name: tensor.clone() for name, tensor in own.training_state().items()})
+    other.forward_mode = own.forward_mode
+    assert own.weighting_passes == other.weighting_passes == 20
+    assert own.notes() == other.notes()
+    assert "weights of 2 steps" in own.notes()[0]
+
+
+def test_steps_without_any_weight_are_counted_and_move_nothing(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = student(made)
+    monkeypatch.setattr(own, "_products", lambda items, labelled: -torch.ones(len(items)))
+    own.begin_step(8, 1, made.soft)
+    assert set(own.weights.values()) == {0.0}
+    assert own(own.collate(made.soft)).item() == 0
+    assert "in 1 of them all weights were 0" in own.notes()[0]
+
+
+class NoForwardMode(torch.autograd.Function):
+    """The identity, without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad
+
+
+class Hidden(nn.Module):
+    """Scales by a parameter that is reached past the module's own attribute, as a careless tuner might do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.outside = (self.scale,)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.outside[0]
+
+
+@pytest.mark.parametrize("kind", ["no forward mode", "hidden parameter"])
+def test_what_forward_mode_cannot_do_gets_a_backward_pass_an_item(
+    made: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = made.learner.formulation.logits
+    hidden = Hidden()
+    change = NoForwardMode.apply if kind == "no forward mode" else hidden
+    monkeypatch.setattr(made.learner.formulation, "logits", lambda *args: change(logits(*args)))
+    if kind == "hidden parameter":
+        monkeypatch.setitem(made.learner._modules, "hidden", hidden)
+    own = student(made)
+    own.begin_step(6, 1, made.soft)
+    assert own.forward_mode is False
+    assert "a backward pass for each item" in own.notes()[0]
+    monkeypatch.undo()
+    usual = student(made)
+    usual.begin_step(6, 1, made.soft)
+    assert usual.forward_mode is True
+    if kind == "no forward mode":
+        assert list(own.weights.values()) == pytest.approx(list(usual.weights.values()), rel=1e-3, abs=1e-4)
+
+
+def test_effective_size() -> None:
+    assert effective_size(torch.tensor([0.25, 0.25, 0.25, 0.25])) == pytest.approx(4)
+    assert effective_size(torch.tensor([1.0, 0.0, 0.0])) == pytest.approx(1)
+    assert effective_size(torch.zeros(3)) == 0
+
+
+def test_roberta_large_trains_the_papers_number_of_parameters() -> None:
+    """14 million, the released code's sum: adapters and the head without the vocabulary that it shares."""
+    cfg = compose(["method=list", "task=demo_news"])
+    data, _, _ = InputCache().load(cfg)
+    config = RobertaConfig(
+        vocab_size=50265, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+    )
+    tokenizer = build_tokenizer("roberta", None)
+    with torch.device("meta"):
+        model = AutoModelForMaskedLM.from_config(config)
+        backbone = Backbone(
+            name="roberta-large", family="encoder", purpose="mlm", model=model, tokenizer=tokenizer,
+            hidden_size=1024, max_positions=512, pooling="mean", prefix="", revision="", source="meta",
+        )  # fmt: skip
+        formulation = ClozeFormulation(backbone, data, 128, cfg.method.formulation)
+        learner = Learner(backbone, build_tuner(cfg.method.tuner), formulation, TunerContext(128, (), 1))
+    counts = learner.counts()
+    assert counts["module"] == 24 * 2 * 2 * 1024 * 128 == 12_582_912
+    assert counts["head"] == 1_101_913
+    assert sum(p.numel() for p in learner.parameters() if p.requires_grad) == 13_684_825
