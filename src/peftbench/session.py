@@ -154,6 +154,12 @@ class Session:
         """The method's stages, in order, as far as none diverges."""
         predictor: Predictor | None = None
         check_stages(self.cfg.method.stages, self.context)
+        if self.cfg.method.init_from is not None:
+            from peftbench.init_from import check_sources
+
+            tests = [row for rows in self._tests().values() for row in rows]
+            with self.clock("data"):
+                self.record.notes += check_sources(self.cfg, tests)
         for number, name in enumerate(self.cfg.method.stages):
             with self.context.in_stage(number, name):
                 predictor = get_stage(name)(self.context, predictor)

@@ -321,6 +321,62 @@ def test_a_run_starts_from_another(tmp_path, monkeypatch, capsys) -> None:
     assert "that run trained model=tiny-bert" in capsys.readouterr().err
 
 
+@pytest.fixture
+def leaky_data(tmp_path):
+    """Two languages of MasakhaNEWS: rows of the first one's train stand, in other letters, in the other's test."""
+
+    def write(language: str, splits: dict[str, list[str]]) -> None:
+        folder = tmp_path / "data" / "masakhanews" / language
+        folder.mkdir(parents=True)
+        for split, texts in splits.items():
+            lines = [f"{('sports', 'health')[i % 2]}\t{text}\t{text} body\thttp://x" for i, text in enumerate(texts)]
+            (folder / f"{split}.tsv").write_text("\n".join(["category\theadline\ttext\turl", *lines]) + "\n")
+
+    def texts(name: str, count: int) -> list[str]:
+        return [f"{name} text {i}" for i in range(count)]
+
+    write("eng", {"train": texts("train", 8), "dev": texts("dev", 8), "test": texts("test", 8)})
+    write("swa", {"train": texts("own", 8), "dev": texts("watch", 8), "test": [*texts("TRAIN", 8), *texts("far", 2)]})
+    return tmp_path / "data"
+
+
+def masakhanews(data, language: str, *args: str) -> int:
+    few = ["shots=4", "protocol.dev_per_class=2", "protocol.on_shortage=all", "method=prompt_tuning"]
+    return call("task=masakhanews", f"task.lang={language}", f"data_dir={data}", *few, *args)
+
+
+def test_a_start_from_a_run_on_texts_of_test_is_refused(leaky_data, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert masakhanews(leaky_data, "eng") == 0
+    source = records(tmp_path)[0]["run_id"]
+    capsys.readouterr()
+    start = f"method.init_from={source}"
+    assert masakhanews(leaky_data, "swa", start) == 2
+    error = capsys.readouterr().err
+    assert f"{start}: 8 of the 12 train and dev rows" in error
+    assert "protocol.drop_overlap=false" in error
+    assert len(records(tmp_path)) == 1
+    assert masakhanews(leaky_data, "swa", start, "protocol.drop_overlap=false") == 0
+    second = next(r for r in records(tmp_path) if r["subset"] == "swa")
+    assert any("8 of the 12 train and dev rows of run" in note for note in second["notes"])
+    # Through a run between, whose own rows are clean, the first one's rows still count.
+    assert masakhanews(leaky_data, "eng", f"method.init_from={second['run_id']}", "seed=5") == 0
+    between = next(r for r in records(tmp_path) if r["subset"] == "eng" and r["seed"] == 5)
+    assert sum(" 0 of the 12 " in note for note in between["notes"]) == 2
+    assert masakhanews(leaky_data, "swa", f"method.init_from={between['run_id']}") == 2
+
+
+def test_a_source_whose_data_has_changed_is_noted(leaky_data, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert masakhanews(leaky_data, "eng") == 0
+    source = records(tmp_path)[0]["run_id"]
+    file = leaky_data / "masakhanews" / "eng" / "test.tsv"
+    file.write_text(file.read_text().replace("test text 1", "another"))
+    assert masakhanews(leaky_data, "swa", f"method.init_from={source}") == 0
+    second = next(r for r in records(tmp_path) if r["subset"] == "swa")
+    assert any("was not checked: the data of masakhanews/eng is not what" in note for note in second["notes"])
+
+
 def test_a_run_starts_from_the_tasks_texts(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert call("method=bayesprompt_init") == 0
