@@ -40,10 +40,10 @@ CLOSE = 1e-4
 FIT_LOSS = 2 / 3 * math.log(2)
 """Nats an item. Who knows only how frequent the two classes are has ln 2, at any rate of learning; prompts in front of
 a frozen random encoder, under a frozen random head, end at 0.39 to 0.43."""
-FALL = {"seq2seq": 1 / 3, "causal": 2 / 3}
-"""Share of the first loss that is enough where the answer is text. A frozen random network bounds how far prompts, and
-adapters of an encoder alone, can turn the words of its decoder: prompts end at 0.3. Or the right one of the two answers
-becomes the likelier one: that takes no more than telling the texts apart."""
+FALL = {"seq2seq": 1 / 2, "causal": 2 / 3}
+"""Share of the first loss that is enough where the answer is text. A frozen random network bounds how far prompts can
+turn the words of its decoder: 20 of them reach 0.3, EPT's 6 reach 0.4 in 200 steps. Or the right one of the two answers
+becomes the likelier one: that takes no more than telling the texts apart, which an adapter of the encoder alone can."""
 FIT_STEPS = (40, 160)
 """Steps after which the loss is looked at, one after the other."""
 LEARNT = 0.98
