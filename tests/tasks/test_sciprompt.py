@@ -155,3 +155,24 @@ def test_real_label_terms(real_data, subset, labels, fewest, most):
     assert [own.label for own in terms] == list(label_names(real_data / "sciprompt" / subset))
     if subset == "sdpra2021":
         assert [own.label for own in terms] == ["LO", "DC", "SE", "DS", "CL", "NI", "CR"]
+
+
+def test_terms_and_template_reach_the_cloze_formulation(write, load):
+    texts = "It sees,Visual QA (VQA)\nRules,Rule-based MT (RBMT)\n"
+    write("emerging_nlp", train_set__csv=texts, test_set__csv=texts, **LABEL_FILES)
+    data = load("emerging_nlp")
+    assert data.terms == {
+        "Visual QA (VQA)": (("visual qa (vqa)", 1.0), ("image", 0.75), ("look at", 0.5625)),
+        "Rule-based MT (RBMT)": (("rule-based mt (rbmt)", 1.0),),
+    }
+    assert {"output_words.txt", "output_scores.txt"} <= data.source.files.keys(), "their hashes are in the record"
+    assert data.cloze["sciprompt"].patterns == ("The field of this study is related to: {mask}. {text}",)
+    assert data.cloze["sciprompt"].words["Visual QA (VQA)"] == ("visual question answering",)
+
+
+def test_a_task_without_lists_has_no_terms(write, load):
+    texts = "It sees,Visual QA (VQA)\nRules,Rule-based MT (RBMT)\n"
+    write("emerging_nlp", train_set__csv=texts, test_set__csv=texts, label_dict__txt=LABEL_FILES["label_dict.txt"])
+    assert load("emerging_nlp").terms == {}
+    write("arxiv5", train_augmented__csv="text,label\na,math\n", test_untouched__csv="text,label\nb,cs\n")
+    assert load("arxiv5").terms == {}

@@ -55,11 +55,15 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task=..., task.subset=..., model=..., data_dir=...")
+    made.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="task=..., task.subset=..., model=..., data_dir=..."
+    )
     made.add_argument("--from", dest="source", type=Path, required=True, metavar="FILE", help="terms, one a line")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the words go: .yaml or .json")
     made.add_argument("--top", type=_positive, default=100, help="nearest terms looked at for each label (100)")
-    made.add_argument("--threshold", type=float, default=0.5, help="a term's cosine with the label's name is above (0.5)")
+    made.add_argument(
+        "--threshold", type=float, default=0.5, help="a term's cosine with the label's name is above (0.5)"
+    )
     made.add_argument("--cross-encoder", metavar="NAME", help="a model of contradiction, on the hub or in a folder")
     made.add_argument("--cross-threshold", type=float, default=0.9, help="a term's contradiction is below (0.9)")
     return made

@@ -1,4 +1,4 @@
-"""Which terms of a collection stand for which label: SciPrompt's retrieval and filter (arXiv 2410.01946) without a network.
+"""Which terms of a collection stand for which label: SciPrompt's retrieval and filter (arXiv 2410.01946), offline.
 
 The paper asks two web services for words related to a label's name. Here the `top` terms of a collection that a
 bi-encoder places nearest to the name take their place; what follows is the paper's.
