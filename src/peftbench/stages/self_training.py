@@ -65,7 +65,8 @@ def check_run(context: Context) -> None:
 
     Raises:
         UsageError: there are no unlabelled rows, or no labelled ones for the weights; the task has no classes, or the
-            formulation no scores for them; or a tuner's start cannot be kept.
+            formulation no scores for them.
+        ValueError: an unlabelled row has a target, which nobody may see.
     """
     cfg, data, draw = context.cfg, context.data, context.draw
     method = f"method={cfg.method.name}"
@@ -154,7 +155,6 @@ def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor
     trainer = replace(context.cfg.trainer, steps=cfg.steps, epochs=None, batch_size=cfg.unlabeled_batch, patience=None)
     learner = new_student(context, student, trainer, labelled)
     own, unlabeled = replace(context.cfg, trainer=trainer), {row.id for row in rows}
-    # the tracker shows the steps of the last stage's labelled rows, not these
     train_on(context, cast("Learner", learner), items, folder, report, cfg=own, unlabeled=unlabeled)
     if trainer.probe and report.status == "done":
         with context.clock("probe"):
@@ -237,6 +237,7 @@ def from_labels(context: Context, student: LearnerPredictor, folder: Path) -> St
     student.encode(context.draw.train)
     if uses_dev(context):
         student.encode(context.draw.dev)
-    report = fit(replace(context, cfg=replace(context.cfg, trainer=trainer)), student, folder)
+    # the tracker counts steps once, and shows the first teacher's
+    report = fit(replace(context, cfg=replace(context.cfg, trainer=trainer), log=None), student, folder)
     report.name = "labeled"
     return report
