@@ -1,5 +1,6 @@
 """Cloze with demonstrations (LM-BFF) and with T5's sentinels."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -227,3 +228,17 @@ def test_words_share_the_longest_beginnings():
 def test_recurrence_has_no_masked_lm():
     with pytest.raises(UsageError, match=r"recurrence.*cloze"):
         learner("model=tiny-bert", "method=recurrence", "trainer.max_length=32")
+
+
+@pytest.mark.parametrize("model", ["tiny-roberta", "tiny-t5"])
+def test_a_run_without_labelled_rows_answers_untrained(model, tmp_path):
+    from peftbench.run import run
+
+    args = [f"model={model}", "method=lora", "method/formulation=cloze", "task=demo_news", "shots=0", "trainer=debug"]
+    record, _ = run(compose([*args, "tracking.wandb=disabled", f"out_dir={tmp_path}"]))
+    assert (record.status, record.compute["steps"]) == ("done", 0)
+    assert record.model_info["formulation"] == "cloze"
+    answers = [json.loads(line) for line in next(tmp_path.rglob("predictions.jsonl")).read_text().splitlines()]
+    assert len(answers) == 105
+    labels = set(record.data["labels"])
+    assert all(set(answer["scores"]) == labels for answer in answers)

@@ -106,7 +106,8 @@ def encoder_once(model: nn.Module) -> Iterator[None]:
     what it returned then."""
     stack = next(m for m in model.modules() if isinstance(m, PreTrainedModel) and m.config.is_encoder_decoder)
     encoder = stack.get_encoder()
-    forward, wrapped, returned = encoder.forward, "forward" in vars(encoder), []
+    forward, wrapped = encoder.forward, "forward" in vars(encoder)
+    returned: list[Any] = []
 
     def once(*args: Any, **kwargs: Any) -> Any:
         if not returned:
