@@ -104,11 +104,11 @@ def measure(context: Context, predictor: LearnerPredictor, rows: Sequence[Row]) 
     formulation = learner.formulation
     assert isinstance(formulation, ClozeFormulation)
     items = predictor.encode(rows)
-    report = StageReport("calibration", tokens=sum(item.length for item in items), unlabeled_passes=len(items))
+    report = StageReport("calibration", tokens=sum(item.length for item in items))
     with context.clock("train"), context.meter.phase("train"):
         began = time.perf_counter()
         contextual = formulation.cfg.calibration == "contextual"
-        scores = all_scores(context, learner, items) if contextual else mean_scores(context, learner, items)[None]
+        scores, report.unlabeled_passes = (all_scores if contextual else mean_scores)(context, learner, items)
         removed = formulation.calibrate(learner.model, scores)
         report.seconds = time.perf_counter() - began
     words = sum(map(len, formulation.word_ids.values()))
@@ -117,19 +117,20 @@ def measure(context: Context, predictor: LearnerPredictor, rows: Sequence[Row]) 
     return report
 
 
-def mean_scores(context: Context, learner: Learner, items: Sequence[Encoded]) -> Tensor:
-    """(vocabulary,): the mean scores at the mask over `items`, summed in double precision."""
-    total: Tensor | None = None
+def mean_scores(context: Context, learner: Learner, items: Sequence[Encoded]) -> tuple[Tensor, int]:
+    """(1, vocabulary): the mean scores at the mask over `items`, summed in double precision; and how many passes they
+    are the mean of (an item with several sets of demonstrations makes several)."""
+    total, passes = torch.zeros(1, dtype=torch.float64, device=context.processes().device), 0
     for scores in _batches(context, learner, items):
-        part = scores.double().sum(0)
-        total = part if total is None else total + part
-    assert total is not None, "no items"
-    return (total / len(items)).float()
+        total = total + scores.double().sum(0)
+        passes += len(scores)
+    return (total / passes).float()[None], passes
 
 
-def all_scores(context: Context, learner: Learner, items: Sequence[Encoded]) -> Tensor:
-    """(items, vocabulary): the scores at the masks."""
-    return torch.cat(list(_batches(context, learner, items)))
+def all_scores(context: Context, learner: Learner, items: Sequence[Encoded]) -> tuple[Tensor, int]:
+    """(passes, vocabulary): the scores at the masks; and how many they are."""
+    scores = torch.cat(list(_batches(context, learner, items)))
+    return scores, len(scores)
 
 
 def _batches(context: Context, learner: Learner, items: Sequence[Encoded]) -> Iterator[Tensor]:
@@ -142,6 +143,7 @@ def _batches(context: Context, learner: Learner, items: Sequence[Encoded]) -> It
         for positions in evaluation_batches([item.length for item in items], context.cfg.trainer.eval_batch_tokens):
             batch = to_device(learner.collate([items[i] for i in positions]), device)
             with torch.no_grad(), autocast(context.precision, device):
-                yield formulation.word_scores(learner.model, batch)
+                scores = formulation.word_scores(learner.model, batch)
+            yield scores
     finally:
         learner.train(was_training)
