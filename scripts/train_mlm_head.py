@@ -72,6 +72,7 @@ def main() -> int:
         "seconds": round(seconds),
         "heldout": scores,
         "curve": curve,
+        "overlap": overlap(args.text),
         "sources": json.loads((args.text / "sources.json").read_text(encoding="utf-8")),
     }
     (args.out / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
@@ -93,6 +94,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps")
     return parser.parse_args()
+
+
+def overlap(text: Path) -> dict | None:
+    """What check_mlm_overlap.py found against the benchmark's texts, if it was asked (--json TEXT/overlap.json)."""
+    file = text / "overlap.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def blocks(file: Path, tokenizer) -> dict[str, Tensor]:
