@@ -12,7 +12,8 @@ from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from peftbench.build import build_learner
 from peftbench.config import compose
-from peftbench.config.schema import SelfTrainingConfig
+from peftbench.config.schema import SelfTrainingConfig, TrainerConfig
+from peftbench.formulations.base import Encoded
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.inputs import InputCache
@@ -22,6 +23,7 @@ from peftbench.models.base import Backbone
 from peftbench.models.random_init import build_tokenizer
 from peftbench.stages.student import Labelled, Student, effective_size
 from peftbench.training.distributed import Dist
+from peftbench.training.loop import train
 from peftbench.tuners import TunerContext, build_tuner
 
 ALONE = Dist(torch.device("cpu"))
@@ -168,6 +170,63 @@ def test_what_forward_mode_cannot_do_gets_a_backward_pass_an_item(
     assert usual.forward_mode is True
     if kind == "no forward mode":
         assert list(own.weights.values()) == pytest.approx(list(usual.weights.values()), rel=1e-3, abs=1e-4)
+
+
+class Linear(nn.Module):
+    """A linear classifier of 20 numbers with what the loop and a student ask of a learner."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.model = nn.Linear(20, 3)
+        self.formulation = SimpleNamespace(logits=lambda model, batch: model(batch["x"]))
+
+    def collate(self, items: Any) -> Any:
+        batch = {"ids": [i.id for i in items], "x": torch.stack([i.data["x"] for i in items])}
+        known = [i.data["target"] for i in items if i.data["target"] is not None]
+        return {**batch, "targets": torch.tensor(known)}
+
+    def forward(self, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.model(batch["x"]), batch["targets"], reduction="sum")
+
+    def begin_step(self, *_: Any) -> None: ...
+
+    before_step = after_step = begin_step
+
+    def param_groups(self) -> Any:
+        return {"all": list(self.parameters())}
+
+    def trainable_state(self) -> Any:
+        return {n: p.detach().clone() for n, p in self.named_parameters()}
+
+
+def accuracy_under_a_noisy_teacher(seed: int, weighted: bool) -> float:
+    """Of a student whose teacher is wrong, and sure of it, on 45 % of the rows; 30 labelled rows are right."""
+    draw = torch.Generator().manual_seed(seed)
+    centres = torch.randn(3, 20, generator=draw)
+    classes = torch.randint(3, (1230,), generator=draw)
+    x = centres[classes] + 2.0 * torch.randn(1230, 20, generator=draw)
+    told = torch.where(torch.rand(1230, generator=draw) < 0.45, (classes + 1) % 3, classes)
+    sure = nn.functional.one_hot(told, 3).float()
+    labelled = [Encoded(f"l{i}", 1, 1.0, {"x": x[i], "target": int(classes[i])}) for i in range(30)]
+    items = [Encoded(f"u{i}", 1, 1.0, {"x": x[i], "target": None}) for i in range(30, 730)]
+    soft = [with_soft_target(item, sure[30 + i]) for i, item in enumerate(items)]
+    learner: Any = Linear(seed)
+    cfg = SelfTrainingConfig(meta="closed_form", meta_batch=8, steps=150)
+    plan = Labelled.planned(labelled, cfg.meta_batch, cfg.steps, seed) if weighted else None
+    own: Any = Student(learner, cfg, ALONE, None, plan, first=round(cfg.uniform_share * cfg.steps))
+    trainer = TrainerConfig(name="toy", steps=150, batch_size=16, device="cpu", progress=False, precision="fp32")
+    train(
+        own, soft, cfg=trainer, lr={"all": 0.03}, weight_decay=0.0, seed=seed, select="last", evaluate=None,
+        clock=PhaseClock(), dist=ALONE,
+    )  # fmt: skip
+    return float((learner.model(x[730:]).argmax(-1) == classes[730:]).float().mean())
+
+
+def test_under_a_noisy_teacher_weights_help() -> None:
+    """On four toy tasks, in the loop as it is, against the same training without weights."""
+    for seed in range(4):
+        assert accuracy_under_a_noisy_teacher(seed, True) > accuracy_under_a_noisy_teacher(seed, False) + 0.05
 
 
 def test_effective_size() -> None:
