@@ -424,6 +424,13 @@ def test_the_command_writes_a_file(capsys, tmp_path):
     assert run(capsys)[1].splitlines()[0].startswith("absa")
 
 
+def test_the_folder_of_the_runs_can_be_given_as_to_a_run(capsys, tmp_path):
+    code, printed, _ = run(capsys, "cloze-head", f"out_dir={tmp_path}")
+    assert code == 0
+    assert f"out_dir={tmp_path}" in printed  # in the commands that fill the table
+    assert "Asked for" not in printed  # no setting of the cells
+
+
 def test_several_tables_at_once(capsys, tmp_path):
     code, printed, _ = run(capsys, "masakhanews-*c*", "--out-dir", str(tmp_path), "--out", str(tmp_path / "all"))
     assert code == 0

@@ -28,10 +28,15 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"peftbench table: {message}. `peftbench table --help` shows the options.")
 
+OUT_DIR = "out_dir="
+
 
 def table_command(argv: Sequence[str]) -> int:
     """Run `peftbench table ARGV`; returns the exit code. Raises UsageError for a wrong name, option or override."""
     options = _parser().parse_intermixed_args(argv)
+    for argument in [a for a in options.overrides if a.startswith(OUT_DIR)]:  # as a run's command has it
+        options.overrides.remove(argument)
+        options.out_dir = argument.removeprefix(OUT_DIR)
     if options.coverage:
         from peftbench.results.tables.coverage import to_markdown
 
