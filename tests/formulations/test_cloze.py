@@ -314,3 +314,15 @@ def test_an_unlabelled_row_gets_a_prediction_and_no_target():
     batch = net.collate(net.encode([replace(row, target=None) for row in ROWS]))
     assert "targets" not in batch
     assert [p.id for p in net.predict(batch)] == [row.id for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["drop_unlikely=0.5"], "without calibration nothing says what is unlikely"),
+        (["verbalizer=soft", "learn_weights=true"], "has a trained map and no weights of words"),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        learner("model=tiny-bert", *(f"method.formulation.{option}" for option in options))

@@ -177,3 +177,15 @@ def test_a_head_has_nothing_to_calibrate(tmp_path):
     with pytest.raises(UsageError, match="has nothing to calibrate"):
         run(compose(["model=tiny-bert", "task=demo_news", "trainer=debug", "shots=2", "method=lora",
                      "method.stages=[calibration,supervised]", f"out_dir={tmp_path}"]))  # fmt: skip
+
+
+def test_each_set_of_demonstrations_is_a_pass(tmp_path, monkeypatch):
+    seen = left_by(monkeypatch)
+    options = ["method.formulation.demonstrations=2", "method.formulation.prior_rows=4", "trainer.max_length=384"]
+    record = finish(tmp_path, *options)
+    assert record.stages[0]["unlabeled_passes"] == 8
+    ((context, predictor),) = seen
+    one = calibration.mean_scores(context, predictor.learner, predictor.encode(context.draw.dev[:1]))
+    every = calibration.all_scores(context, predictor.learner, predictor.encode(context.draw.dev[:1]))
+    assert (one[1], every[1]) == (2, 2)
+    torch.testing.assert_close(one[0][0], every[0].mean(0))

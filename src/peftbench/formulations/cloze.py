@@ -140,13 +140,27 @@ class ClozeFormulation(Formulation):
 def build_verbalizer(
     words: TokenisedWords, cfg: ClozeConfig, backbone: Backbone
 ) -> MeanVerbalizer | KnowledgeableVerbalizer | SoftVerbalizer:
-    """The verbalizer that the config names. A manual one with calibration is a knowledgeable one: without a prior the
-    two give the same probabilities, since a mean of logarithms differs from a mean of scores by a constant."""
+    """The verbalizer that the config names. A manual one with calibration or learned weights is a knowledgeable one:
+    without either the two give the same probabilities, as means of logarithms and of scores differ by a constant.
+
+    Raises:
+        UsageError: an option would have no effect.
+    """
     ids, calibrated = list(words.ids.values()), cfg.calibration != "none"
+    if cfg.drop_unlikely and not calibrated:
+        raise UsageError(
+            f"method.formulation.drop_unlikely={cfg.drop_unlikely}: without calibration nothing says what is unlikely. "
+            "Set method.formulation.calibration=prior, or drop_unlikely=0."
+        )
+    if cfg.learn_weights and cfg.verbalizer == "soft":
+        raise UsageError(
+            "method.formulation.learn_weights=true: the soft verbalizer has a trained map and no weights of words. Set "
+            "learn_weights=false."
+        )
     scores = list(words.scores.values())
     if cfg.verbalizer == "soft":
         return SoftVerbalizer(ids, scores, backbone.model.get_output_embeddings().weight.shape[1])
-    if cfg.verbalizer == "manual" and not calibrated:
+    if cfg.verbalizer == "manual" and not calibrated and not cfg.learn_weights:
         return MeanVerbalizer(ids)
     weighted = scores if cfg.verbalizer == "weighted" else None
     return KnowledgeableVerbalizer(ids, weighted, learn=cfg.learn_weights, calibrated=calibrated)
