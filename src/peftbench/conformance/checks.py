@@ -38,7 +38,7 @@ EQUAL = 1e-6
 CLOSE = 1e-4
 """The same where the order of additions differs: other padding, other batches."""
 FIT_LOSS = 0.8 * math.log(2)
-"""Nats an item. What does not see the text has ln 2 at the least, however long it is trained. In front of a frozen random
+"""Nats an item. What does not see the text has ln 2 at the least, however long it is trained. Before a frozen random
 encoder, under a frozen random head, prompts reach 0.39 to 0.43 in 200 steps and P-tuning's 0.52; weights reach 0."""
 FALL = {"seq2seq": 1 / 2, "causal": 2 / 3}
 """Share of the first loss that is enough where the answer is text. A frozen random network bounds how far prompts can
