@@ -47,6 +47,24 @@ def test_collapse_names_steps_and_rates(make_record: Callable[..., Record]) -> N
     assert "method.lr.prompt (0.03)" in warning
 
 
+def test_the_knobs_are_those_of_the_last_stage_and_of_the_config(make_record: Callable[..., Record]) -> None:
+    """The length of a distillation is not `trainer.steps`, and a method for any tuner has one rate for all groups."""
+    stages = [
+        {"name": "ensemble", "status": "done", "steps": 400, "seconds": {}},
+        {"name": "distillation", "status": "done", "steps": 90, "seconds": {}},
+    ]
+    config = {"method": {"name": "pet", "lr": {"default": 5e-5, "head": 1e-3}}}
+    still = {f"{kind}/{group}": [1e-9 if kind == "update" else 1.0] for group in ("backbone", "head", "lora")
+             for kind in ("gradient", "update", "weight")}  # fmt: skip
+    rates = {"backbone": 5e-5, "lora": 5e-5, "head": 1e-3}
+    record = make_record(stages=stages, config=config, lr=rates, curves=still)
+    collapse, *norms = warnings_of(record, [(t, "sports") for t, _ in GOOD])
+    knobs = "raise method.pet.classifier_steps (90) or method.lr.default (5e-05) or method.lr.head (0.001), and"
+    assert knobs in collapse
+    ends = sorted(warning.rsplit("raise ", 1)[1] for warning in norms)
+    assert ends == ["method.lr.default (5e-05)", "method.lr.default (5e-05)", "method.lr.head (0.001)"]
+
+
 def test_one_class_is_no_collapse_where_the_test_set_is_so(make_record: Callable[..., Record]) -> None:
     assert warnings_of(make_record(), [("no", "no")] * 95 + [("yes", "no")] * 5) == []
 

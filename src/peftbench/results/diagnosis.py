@@ -27,6 +27,9 @@ STILL, WILD = 1e-6, 0.3
 OUTLIER = 3.5
 """Distance from the median in units of 1.4826 x the median absolute deviation (Iglewicz and Hoaglin, 1993)."""
 
+STEPS = {"distillation": "method.pet.classifier_steps", "self_training": "method.self_training.steps"}
+"""Stages whose length `trainer.steps` does not set, and what does."""
+
 Answers = Sequence[tuple[Any, Any]]
 """(target, prediction) of each test item; a prediction of None could not be read as an answer."""
 
@@ -111,7 +114,7 @@ def _warnings(record: Record, facts: dict[str, Any]) -> Iterator[str]:
     yield from _word_warnings(record, facts.get("label_tokens") or {})
     yield from _gap_warnings(record, facts.get("dev_test_gap"))
     for group, norms in facts.get("norms", {}).items():
-        yield from _norm_warnings(group, norms, record.lr.get(group))
+        yield from _norm_warnings(group, _rate_knob(record, group), norms, record.lr.get(group))
 
 
 def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Iterator[str]:
@@ -124,10 +127,22 @@ def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Itera
     if record.shots == 0:
         yield what + "without training the label words decide; change task.label_words or give shots"
         return
-    rates = " or ".join(f"method.lr.{group} ({rate:g})" for group, rate in record.lr.items())
-    steps = record.compute.get("steps")
-    knob = "raise trainer.steps" + (f" ({steps:g})" if steps else "")
-    yield what + knob + (f" or {rates}" if rates else "") + ", and compare with another seed"
+    knobs = dict.fromkeys(f"{_rate_knob(record, group)} ({rate:g})" for group, rate in record.lr.items())
+    yield f"{what}raise {' or '.join([_steps_knob(record), *knobs])}, and compare with another seed"
+
+
+def _steps_knob(record: Record) -> str:
+    """What sets the length of the last training, and its steps."""
+    last = record.stages[-1] if record.stages else {}
+    knob = STEPS.get(last.get("name", ""), "trainer.steps")
+    steps = last.get("steps") or record.compute.get("steps")
+    return knob + (f" ({steps:g})" if steps else "")
+
+
+def _rate_knob(record: Record, group: str) -> str:
+    """The key of a parameter group's learning rate: `default` for a group without one of its own."""
+    given = record.config.get("method", {}).get("lr") or {}
+    return f"method.lr.{'default' if group not in given and 'default' in given else group}"
 
 
 def _invalid_warnings(record: Record) -> Iterator[str]:
@@ -184,8 +199,8 @@ def _gap_warnings(record: Record, gap: float | None) -> Iterator[str]:
         )
 
 
-def _norm_warnings(group: str, norms: dict[str, float], rate: float | None) -> Iterator[str]:
-    knob = f"method.lr.{group}" + (f" ({rate:g})" if rate else "")
+def _norm_warnings(group: str, knob: str, norms: dict[str, float], rate: float | None) -> Iterator[str]:
+    knob += f" ({rate:g})" if rate else ""
     if norms["gradient"] == 0:
         yield f"the parameters of `{group}` get no gradient: the loss does not reach them, so check the tuner"
     elif norms["update_ratio"] < STILL:
