@@ -217,7 +217,7 @@ class TestSentinels:
     def test_what_needs_a_masked_lm_says_so(self, override):
         key = override.partition("=")[0]
         with pytest.raises(UsageError, match=rf"{key}.*needs a masked LM"):
-            t5(f"method.formulation.{override}")
+            t5(f"method.formulation.{override}", "method.stages=[calibration,supervised]")
 
 
 def test_words_share_the_longest_beginnings():

@@ -98,6 +98,30 @@ def test_eight_in_ten_are_hidden_one_is_random_and_one_is_kept():
     assert kept / total == pytest.approx(0.1, abs=0.03)  # and one random token in two thousand
 
 
+@pytest.mark.parametrize("model", ["tiny-bert", "tiny-roberta"])
+def test_the_label_word_is_always_hidden_if_asked(model):
+    built, _ = masked_lm(model)
+    encoder = built.formulation.encoder
+    mlm = MlmFormulation(
+        built.backbone,
+        TASK,
+        64,
+        built.formulation.cfg,
+        ids=lambda row: encoder.encode_word(row, "law and order"),
+        always=True,
+    ).train()
+    short, long = mlm.encode([Row("a", "A short text", None), Row("b", "word " * 400, None)])
+    assert long.length <= 64
+    for item in (short, long):
+        word = item.data["always"]
+        assert mlm.tokenizer.decode([item.data["input_ids"][p] for p in word]).split() == ["law", "and", "order"]
+        for mlm.step in range(5):
+            shown, places = mlm.masked(item)
+            assert len(places) == item.weight >= len(word)
+            assert set(word) <= set(places)
+            assert {shown[p] for p in word} == {mlm.mask_id}
+
+
 @pytest.mark.parametrize(("model", "method"), [("tiny-bert", "lora"), ("tiny-roberta", "prompt_tuning")])
 def test_the_loss_is_the_cross_entropy_over_the_vocabulary_at_the_chosen_places(model, method):
     _, mlm = masked_lm(model, method)

@@ -131,6 +131,7 @@ class ContinuedPretrainingConfig:
     texts: int | None = number(10000, ge=2)
     held_out: float = number(0.1, ge=0, le=0.5)
     mask_share: float = number(0.15, gt=0, le=1)
+    always_mask_word: bool = False
     steps: int | None = number(None, ge=1)
     epochs: float | None = number(100, gt=0)
     batch_size: int = number(128, ge=1)

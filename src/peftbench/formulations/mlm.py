@@ -29,8 +29,8 @@ HIDDEN, RANDOM = 0.8, 0.1
 HELD_OUT_STEP = 2**32 - 1
 """Stands for the step outside training, where an item's masks are always the same."""
 
-Ids = Callable[[Row], tuple[list[int], bool | None]]
-"""A row's token ids, special tokens included, and whether its text was cut."""
+Ids = Callable[[Row], tuple[list[int], bool | None, list[int]]]
+"""A row's token ids, special tokens included; whether its text was cut; and the places of its label word, if any."""
 
 
 class MlmFormulation(Formulation):
@@ -39,6 +39,7 @@ class MlmFormulation(Formulation):
     Args:
         share: of an item's tokens that are predicted.
         ids: how a row is tokenised; None: its text, and behind it that of its pair, cut at `max_length`.
+        always: whether the label word's tokens are always chosen, and shown as the mask.
         train_head: whether the masked-LM head is trained where the tuner leaves it frozen.
     """
 
@@ -53,11 +54,12 @@ class MlmFormulation(Formulation):
         cfg: FormulationConfig,
         share: float = 0.15,
         ids: Ids | None = None,
+        always: bool = False,
         train_head: bool = False,
     ) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.prefix, self.share, self.train_head = backbone.prefix, share, train_head
-        self.ids = ids or self.plain_ids
+        self.ids, self.always = ids or self.plain_ids, always
         self.mask_id = int(self.tokenizer.mask_token_id)
         self.special = frozenset(self.tokenizer.all_special_ids)
 
@@ -68,33 +70,37 @@ class MlmFormulation(Formulation):
     def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return mlm_head.own_parameters(model) if self.train_head else {}
 
-    def plain_ids(self, row: Row) -> tuple[list[int], bool | None]:
+    def plain_ids(self, row: Row) -> tuple[list[int], bool | None, list[int]]:
         """Ids of the raw text."""
         text = self.prefix + (row.text if row.pair is None else f"{row.text} {row.pair}")
         ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_length:
-            return ids, False
-        return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], True
+            return ids, False, []
+        return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], True, []
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """An item's weight is the number of its tokens that are predicted; 0 for a text without any token."""
         items = []
         for row in rows:
-            ids, cut = self.ids(row)
+            ids, cut, word = self.ids(row)
+            always = word if self.always else []
             places = [place for place, token in enumerate(ids) if token not in self.special]
-            chosen = max(1, round(self.share * len(places))) if places else 0
-            items.append(Encoded(row.id, len(ids), float(chosen), {"input_ids": ids, "maskable": places}, cut))
+            chosen = max(1, len(always), round(self.share * len(places))) if places else 0
+            data = {"input_ids": ids, "always": always, "maskable": [p for p in places if p not in always]}
+            items.append(Encoded(row.id, len(ids), float(chosen), data, cut))
         return items
 
     def masked(self, item: Encoded) -> tuple[list[int], list[int]]:
         """The ids that the model is shown in the present step, and the places that it must predict, in order."""
         step = (self.seed % 2**32, self.step) if self.training else (0, HELD_OUT_STEP)
         random = np.random.RandomState([*step, zlib.crc32(item.id.encode())])
-        places = np.sort(random.choice(item.data["maskable"], size=int(item.weight), replace=False))
+        always = item.data["always"]
+        drawn = random.choice(item.data["maskable"], size=int(item.weight) - len(always), replace=False)
+        places = np.sort(np.concatenate([np.array(always, dtype=int), drawn]))
         fate, other = random.rand(len(places)), random.randint(len(self.tokenizer), size=len(places))
         shown = list(item.data["input_ids"])
         for place, chance, token in zip(places.tolist(), fate, other.tolist(), strict=True):
-            if chance < HIDDEN:
+            if chance < HIDDEN or place in always:
                 shown[place] = self.mask_id
             elif chance < HIDDEN + RANDOM:
                 shown[place] = token

@@ -113,11 +113,18 @@ class PatternEncoder:
                 f"Set trainer.max_length to {2 * empty} or more."
             )
 
-    def encode(self, row: Row, tail: str = "", word: str | None = None) -> tuple[list[int], bool]:
+    def encode(self, row: Row, tail: str = "") -> tuple[list[int], bool]:
         """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the
-        filled pattern and never shortened; `word` stands in the place of the mask, if it is given."""
-        texts, cut = self._fitted(row, lambda texts: self._ids(texts, tail, word), self.max_length)
-        return self._ids(texts, tail, word), cut
+        filled pattern and never shortened."""
+        texts, cut = self._fitted(row, lambda texts: self._ids(texts, tail), self.max_length)
+        return self._ids(texts, tail), cut
+
+    def encode_word(self, row: Row, word: str) -> tuple[list[int], bool, list[int]]:
+        """Like `encode`, with `word` in the place of the mask, and the places of its tokens."""
+        texts, cut = self._fitted(row, lambda texts: self._ids(texts, "", word), self.max_length)
+        ids, masked = self._ids(texts, "", word), self._ids(texts)
+        start = _shared(ids, masked)
+        return ids, cut, list(range(start, len(ids) - _shared(ids[start:][::-1], masked[start:][::-1])))
 
     def fill(self, row: Row, word: str, length: int) -> str:
         """The pattern filled with the row and with `word`, its texts shortened so that it takes at most `length`
@@ -176,6 +183,12 @@ class PatternEncoder:
             loser = nonempty[-1] if self.pattern.shorten == "last" else max(reversed(nonempty), key=left.__getitem__)
             left[loser] -= 1
         return left
+
+
+def _shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens two sequences begin with alike."""
+    pairs = zip(first, second, strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
 
 
 def single_mask(ids: Sequence[int], mask_id: int, row_id: str) -> int:

@@ -64,7 +64,8 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
         context.cfg.trainer.max_length,
         context.cfg.method.formulation,
         share=cfg.mask_share,
-        ids=(lambda row: cloze.encoder.encode(row, word=word_of(cloze, row))) if templated else None,
+        ids=(lambda row: cloze.encoder.encode_word(row, word_of(cloze, row))) if templated else None,
+        always=cfg.always_mask_word,
         train_head=cloze.cfg.train_head,
     )
     masked_lm = learner.with_formulation(mlm)
