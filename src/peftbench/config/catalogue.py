@@ -46,7 +46,7 @@ def _files(group: str) -> dict[str, Traversable]:
     """Choice -> YAML file. Sub-folders that are groups of their own (method/tuner) are left out."""
     found: dict[str, Traversable] = {}
     root = files("peftbench.conf") / group
-    own_groups = ("tuner", "formulation")
+    own_groups = ("tuner", "formulation", "self_training")
     for item in root.iterdir():
         if item.is_dir() and item.name not in own_groups:
             found.update({f"{item.name}/{f.name[:-5]}": f for f in item.iterdir() if f.name.endswith(".yaml")})
