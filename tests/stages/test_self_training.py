@@ -295,6 +295,7 @@ def test_weighted_steps_are_told(whole: Any) -> None:
     [
         ["method=list", "method/tuner=lora", *SHORT],
         ["method=self_training", *SHORT[:3], f"{OWN}threshold=0.1", f"{OWN}rounds=1"],
+        ["method=self_training", *SHORT[:3], f"{OWN}threshold=0", f"{OWN}rounds=1", "shots=0"],
         [
             "method=self_training",
             "method/formulation=head",

@@ -133,24 +133,10 @@ def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor
     rows = sample(context.draw.unlabeled, cfg.pool or cfg.steps * cfg.unlabeled_batch, context.cfg.seed)
     report = StageReport("unlabeled", teachers=1, unlabeled_passes=len(rows))
     targets = pseudo_labels(context, teacher, rows, folder.parent)
-    confident: Tensor = targets.max(-1).values >= cfg.threshold
-    if not confident.any():
-        raise UsageError(
-            f"method.self_training.threshold={cfg.threshold}: no pseudo label reaches it; the highest probability is "
-            f"{float(targets.max()):.3f}. Lower it."
-        )
-    if not confident.all():
-        report.notes.append(
-            f"{int(confident.sum())} of {len(rows)} pseudo labels reach the threshold {cfg.threshold:g}"
-        )
-    if cfg.labels == "hard":
-        targets = one_hot(targets.argmax(-1), targets.shape[-1])
-    encoded = student.encode(rows)
-    items = [with_soft_target(encoded[i], targets[i]) for i in confident.nonzero().flatten().tolist()]
-    labelled = student.encode(context.draw.train)
-    if cfg.with_labeled:
-        classes = torch.tensor([item.data["target"] for item in labelled])
-        gold = one_hot(classes, targets.shape[-1])
+    labelled = student.encode(context.draw.train) if context.draw.train else []
+    items = confident_items(context, student.encode(rows), targets, report)
+    if cfg.with_labeled and labelled:
+        gold = one_hot(torch.tensor([item.data["target"] for item in labelled]), targets.shape[-1])
         items += [with_soft_target(item, target) for item, target in zip(labelled, gold, strict=True)]
     trainer = replace(context.cfg.trainer, steps=cfg.steps, epochs=None, batch_size=cfg.unlabeled_batch, patience=None)
     learner = new_student(context, student, trainer, labelled)
@@ -162,6 +148,29 @@ def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor
     report.unlabeled_passes += learner.weighting_passes
     report.notes += learner.notes()
     return report
+
+
+def confident_items(
+    context: Context, encoded: Sequence[Encoded], targets: Tensor, report: StageReport
+) -> list[Encoded]:
+    """The items whose target, (items, classes), reaches the threshold, with it: soft, or as the teacher's choice.
+
+    Raises:
+        UsageError: there are none.
+    """
+    cfg = context.cfg.method.self_training
+    confident: Tensor = targets.max(-1).values >= cfg.threshold
+    if not confident.any():
+        raise UsageError(
+            f"method.self_training.threshold={cfg.threshold}: no pseudo label reaches it; the highest probability is "
+            f"{float(targets.max()):.3f}. Lower it."
+        )
+    if not confident.all():
+        count = int(confident.sum())
+        report.notes.append(f"{count} of {len(encoded)} pseudo labels reach the threshold {cfg.threshold:g}")
+    if cfg.labels == "hard":
+        targets = one_hot(targets.argmax(-1), targets.shape[-1])
+    return [with_soft_target(encoded[i], targets[i]) for i in confident.nonzero().flatten().tolist()]
 
 
 def sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
