@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from peftbench.errors import UsageError
 from peftbench.formulations.head import pool
@@ -25,7 +26,8 @@ class BiEncoder:
 
     def __init__(self, backbone: Backbone, device: torch.device, max_length: int = 64) -> None:
         self.backbone, self.device, self.max_length = backbone, device, max_length
-        backbone.model.to(device).eval()
+        model: nn.Module = backbone.model
+        model.to(device).eval()
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
