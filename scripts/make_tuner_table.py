@@ -22,9 +22,12 @@ import torch
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries
+from peftbench.config.schema import FormulationConfig
 from peftbench.conformance.bench import CASES, task
 from peftbench.conformance.subject import FAMILIES, find_subject
 from peftbench.conformance.suite import Finding, cases_of, judge
+from peftbench.errors import UsageError
+from peftbench.formulations import formulation_class
 from peftbench.models import load_backbone
 from peftbench.tuners import build_tuner
 from peftbench.tuners.base import TunerContext
@@ -41,8 +44,10 @@ What every method trains, and what the conformance suite (`peftbench check-metho
 `make tuner-table`; do not edit.
 
 - *trained*: parameters of the tuner on `model={model}`, without a classification head, and their share of the model.
-- *encoder, seq2seq, causal*: checks passed on the tiny networks of that family ({networks}); what failed or is not
-  claimed stands below. Empty: the tuner does not fit the family.
+- *encoder, seq2seq, causal*: checks passed on the tiny networks of that family ({networks});
+  what failed or is not claimed stands below. Empty: the tuner does not fit the family.
+- Methods that differ from one of these in formulation and stages only (`pet`, `list`, ...; see [stages](stages.md)) are
+  not judged again.
 - *FLOPs, saved*: of a step on those networks, relative to full fine-tuning (mean over the networks; with two layers and
   width 64 a guide to the kind of cost, not to its size).
 
@@ -65,10 +70,7 @@ def methods() -> list[str]:
 def facts(name: str) -> dict[str, Any]:
     """Families that a method fits, and what it trains of the default model."""
     method = compose([f"method={name}"]).method
-    fits = {"head": {"encoder", "causal"}, "generate": {"seq2seq", "causal"}, "score": {"seq2seq", "causal"}}
-    families = [
-        f for f in FAMILIES if f in build_tuner(method.tuner).families & fits.get(method.formulation.name, {*FAMILIES})
-    ]
+    families = [f for f in FAMILIES if f in build_tuner(method.tuner).families and is_posed(method.formulation, f)]
     parameters = share = None
     if "encoder" in families:
         backbone = load_backbone(compose([f"model={MODEL}"]).model, "features", dropout=0.0)
@@ -77,6 +79,19 @@ def facts(name: str) -> dict[str, Any]:
         parameters = sum(p.numel() for group in tuner.param_groups(model).values() for p in group)
         share = parameters / total
     return {"families": families, "parameters": parameters, "share": share}
+
+
+def is_posed(cfg: FormulationConfig, family: str) -> bool:
+    """Whether a formulation fits the family; `features` fits each."""
+    try:
+        return cfg.name == "features" or bool(formulation_class(cfg, family, 8, DATA.problem))
+    except UsageError:
+        return False
+
+
+def is_judged(name: str) -> bool:
+    """Whether the suite, which poses tasks with a head or as generation, judges the method and not only its tuner."""
+    return compose([f"method={name}"]).method.formulation.name != "cloze"
 
 
 def row(name: str, known: dict[str, Any], paper: str, findings: list[Finding]) -> str:
@@ -125,7 +140,7 @@ def main() -> int:
     papers = {entry["name"]: entry["paper"] or "" for entry in entries("method")}
     found = {name: kept for name, kept in earlier().items() if name not in options.again.split(",")}
     rows, remarks = "", ""
-    for name in known:
+    for name in filter(is_judged, known):
         if name not in found:
             subject = find_subject(name)
             found[name] = list(judge(subject, cases_of(subject)))

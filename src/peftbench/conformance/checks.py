@@ -37,9 +37,10 @@ EQUAL = 1e-6
 """Relative difference of logits that come from the same numbers by the same operations."""
 CLOSE = 1e-4
 """The same where the order of additions differs: other padding, other batches."""
-FIT_LOSS = 0.8 * math.log(2)
+FIT_LOSS = 0.9 * math.log(2)
 """Nats an item. What does not see the text has ln 2 at the least, however long it is trained. Before a frozen random
-encoder, under a frozen random head, prompts reach 0.39 to 0.43 in 200 steps and P-tuning's 0.52; weights reach 0."""
+encoder, under a frozen random head, prompts reach 0.39 to 0.43 in 200 steps, P-tuning's 0.52, and the embeddings of the
+two tokens around every text 0.53 to 0.59; what trains inside the network gets near 0."""
 FALL = {"seq2seq": 1 / 2, "causal": 2 / 3}
 """Share of the first loss that is enough where the answer is text. A frozen random network bounds how far prompts can
 turn the words of its decoder: 20 of them reach 0.3, EPT's 6 reach 0.4 in 200 steps. Or the right one of the two answers
