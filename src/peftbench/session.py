@@ -25,7 +25,7 @@ from peftbench.results.claims import Claimed
 from peftbench.results.files import write_atomic
 from peftbench.results.record import Record
 from peftbench.results.store import Store
-from peftbench.stages import check_stages, get_stage
+from peftbench.stages import STAGES, check_stages, get_stage
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.protocols import Draw
 
@@ -312,6 +312,7 @@ def needed_modules(cfg: RunConfig) -> list[str]:
     if cfg.method.needs_model:
         modules += ["torch", "peftbench.learner", "peftbench.tuners", "peftbench.models.load"]
         modules += ["peftbench.formulations.score", "peftbench.stages.supervised", "safetensors.torch"]
+    modules += [STAGES[name].split(":")[0] for name in cfg.method.stages if name in STAGES]
     if cfg.tracking.wandb != "disabled":
         modules.append("wandb")
     return modules
