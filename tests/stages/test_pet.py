@@ -193,7 +193,9 @@ def test_without_shots_untrained_models_teach(tmp_path: Path, seen: Seen) -> Non
     ("args", "words"),
     [
         (["method/formulation=head", "~method.formulation.prefer"], ["ensemble", "method/formulation=cloze"]),
-        (["method.stages=[ensemble]"], ["ensemble", "add `distillation`"]),
+        (["method.stages=[ensemble]"], ["ensemble", "put `distillation` right behind it"]),
+        (["method.stages=[ensemble,none,distillation]"], ["put `distillation` right behind it"]),
+        (["method.stages=[supervised,distillation]"], ["distillation", "needs `ensemble`"]),
         (["method.stages=[distillation]"], ["distillation", "needs `ensemble`"]),
         (["shots=full"], ["unlabelled rows", "fewer shots"]),
         (["method.pet.patterns=[9]"], ["method.pet.patterns=[9]", "0 to 4"]),

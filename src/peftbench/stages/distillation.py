@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
     from peftbench.learner import Learner
 
+NEEDS_ENSEMBLE = "method.stages: `distillation` needs `ensemble` right in front of it."
+
 
 class Pupil(nn.Module):
     """A learner as the loop sees it, with another loss: T^2 KL(softmax(S/T) || softmax(g/T)), summed over a batch.
@@ -59,6 +61,15 @@ def distillation_loss(logits: Tensor, targets: Tensor, temperature: float) -> Te
     return temperature**2 * soft_losses(logits / temperature, targets).sum()
 
 
+def check_run(context: Context) -> None:
+    """Raises UsageError unless an ensemble stands in front of every distillation."""
+    stages = context.cfg.method.stages
+    if any(
+        name == "distillation" and before != "ensemble" for before, name in zip(["", *stages], stages, strict=False)
+    ):
+        raise UsageError(NEEDS_ENSEMBLE)
+
+
 def distillation(context: Context, incoming: Predictor | None) -> Predictor:
     """Train a fresh classifier (the backbone's body and a classification head) on what the `Teachers` said.
 
@@ -66,7 +77,7 @@ def distillation(context: Context, incoming: Predictor | None) -> Predictor:
         UsageError: no ensemble comes before it.
     """
     if not isinstance(incoming, Teachers):
-        raise UsageError("method.stages: `distillation` needs `ensemble` right in front of it.")
+        raise UsageError(NEEDS_ENSEMBLE)
     cfg = classifier_config(context.cfg, len(incoming.rows))
     predictor = fresh(context, cfg)
     if uses_dev(context):

@@ -134,6 +134,16 @@ def ensemble(context: Context, incoming: Predictor | None) -> Predictor:
     return Teachers(rows, mean_logits(answers))
 
 
+def pairs(stages: Sequence[str]) -> list[tuple[str, str]]:
+    """Every stage with the one behind it, or "" if it is the last."""
+    return list(zip(stages, [*stages[1:], ""], strict=True))
+
+
+def check_run(context: Context) -> None:
+    """Whether the run can have an ensemble; raises what `check` does."""
+    check(context)
+
+
 def check(context: Context) -> list[Member]:
     """The members of a generation; a config that cannot work is refused before anything is trained.
 
@@ -148,8 +158,8 @@ def check(context: Context) -> list[Member]:
             f"method/formulation={formulation.name}: the `ensemble` stage has a model a pattern; use "
             "method/formulation=cloze."
         )
-    if context.last_stage:
-        raise UsageError("method.stages ends with `ensemble`, which only labels rows; add `distillation` behind it.")
+    if any(follows != "distillation" for name, follows in pairs(method.stages) if name == "ensemble"):
+        raise UsageError("method.stages: `ensemble` only labels rows; put `distillation` right behind it.")
     if family not in HeadFormulation.families:
         raise UsageError(
             f"method={method.name}: the classifier that the models teach has a head, which a {family} backbone takes "
