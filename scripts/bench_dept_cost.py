@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Cost of a DePT training step against prompt tuning's with as many trainable numbers.
+"""Cost of a DePT (or EPT) training step against prompt tuning's with as many trainable numbers.
 
     OMP_NUM_THREADS=1 python scripts/bench_dept_cost.py --batch 4 --repeats 3 --json dept_cost.json
+    OMP_NUM_THREADS=1 python scripts/bench_dept_cost.py --batch 4 --repeats 3 --method ept
 
 The steps of the two methods alternate in one process, on random weights of the real sizes and random full-length
 inputs, so that a slow moment of the machine meets both. DePT takes the rank with which it has as many trainable numbers
@@ -27,23 +28,24 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.config import compose
-from peftbench.config.tuners import DeptConfig, PromptTuningConfig
+from peftbench.config.tuners import DeptConfig, EptConfig, PromptTuningConfig
 from peftbench.measure.probe import probe_step
 from peftbench.models import load_backbone
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
 
-METHODS = ("dept", "prompt_tuning")
+LONG = "prompt_tuning"
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="arch/t5-base", help="of `peftbench ls models` (default: %(default)s)")
+    parser.add_argument("--method", choices=("dept", "ept"), default="dept", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=8, help="items in a step (default: %(default)s)")
     parser.add_argument("--length", type=int, default=256, help="tokens of an input, DePT's s (default: %(default)s)")
     parser.add_argument("--answer", type=int, default=2, help="tokens of an answer (default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=100, help="l, tokens of the long prompt (default: %(default)s)")
-    parser.add_argument("--virtual", type=int, default=40, help="m, virtual tokens of DePT (default: %(default)s)")
+    parser.add_argument("--virtual", type=int, default=40, help="m, virtual tokens (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each method (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16 is autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -55,16 +57,17 @@ def models(args: argparse.Namespace) -> tuple[Backbone, dict[str, nn.Module]]:
     """Both methods on one set of frozen weights, in train mode."""
     cfg = compose([f"model={args.model}"]).model
     backbone = load_backbone(cfg, "features" if cfg.family == "encoder" else "lm")
-    tuners = {
-        "dept": DeptConfig("dept", args.virtual, rank=None, budget_tokens=args.prompt, init="vocab"),
-        "prompt_tuning": PromptTuningConfig("prompt_tuning", args.prompt, init="vocab"),
-    }
+    short = DeptConfig("dept", args.virtual) if args.method == "dept" else EptConfig("ept", args.virtual)
+    configs = {args.method: short, LONG: PromptTuningConfig(LONG, args.prompt)}
     context = TunerContext(max_length=args.length, label_words=(), seed=0)
     built = {}
-    for name in METHODS:
+    for name, config in configs.items():
         shared = {id(t): t for t in (*backbone.model.parameters(), *backbone.model.buffers())}
         twin = replace(backbone, model=copy.deepcopy(backbone.model, shared))
-        built[name] = build_tuner(tuners[name]).build(twin, context).to(args.device).train()
+        tuner = build_tuner(replace(config, init="vocab"))
+        if name != LONG:
+            tuner.fit_budget(args.prompt * backbone.hidden_size, backbone, context)
+        built[name] = tuner.build(twin, context).to(args.device).train()
     return backbone, built
 
 
@@ -119,7 +122,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
 
     def keep(name: str, figures: dict[str, float]) -> None:
         for measure_name, value in figures.items():
-            values.setdefault(measure_name, {n: [] for n in METHODS})[name].append(value)
+            values.setdefault(measure_name, {n: [] for n in built})[name].append(value)
 
     for name, model in built.items():  # also the warm-up
         keep(name, asdict(probe_step(steps[name], [*model.parameters(), *model.buffers()])))
@@ -127,7 +130,7 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
         for name, model in built.items():
             keep(name, timed_step(steps[name], args.device))
             model.zero_grad(set_to_none=True)
-    ratios = {name: [a / b for a, b in zip(v["dept"], v["prompt_tuning"], strict=True)] for name, v in values.items()}
+    ratios = {name: [a / b for a, b in zip(v[args.method], v[LONG], strict=True)] for name, v in values.items()}
     return {
         "settings": {name: value for name, value in vars(args).items() if name != "json"},
         "torch": torch.__version__,
@@ -144,10 +147,10 @@ def main() -> None:
     figures = measure(args)
     print(f"{args.model}, batch {args.batch}, {args.length} tokens, {args.precision}, {args.device}")
     print(f"trainable: {figures['trainable']}; length: {figures['length']:.3f}")
-    print(f"{'':24}{'dept':>14}{'prompt_tuning':>16}{'ratio':>9}{'min':>8}{'max':>8}")
+    print(f"{'':24}{args.method:>14}{LONG:>16}{'ratio':>9}{'min':>8}{'max':>8}")
     for name, ratio in figures["ratios"].items():  # type: ignore[attr-defined]
         median = figures["medians"][name]  # type: ignore[index]
-        columns = f"{median['dept']:>14.5g}{median['prompt_tuning']:>16.5g}"
+        columns = f"{median[args.method]:>14.5g}{median[LONG]:>16.5g}"
         print(f"{name:24}{columns}{ratio['median']:>9.3f}{ratio['min']:>8.3f}{ratio['max']:>8.3f}")
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -49,7 +49,7 @@ from peftbench.tuners.base import TunerContext
 ROOT = Path(__file__).parents[1]
 TABLE, FIGURES = ROOT / "docs" / "tuner-costs.md", ROOT / "results" / "bench_tuners.json"
 CPU = torch.device("cpu")
-DEPTHS: dict[str, tuple[int, int]] = {"arch/t5-base": (2, 4), "arch/roberta-large": (2, 4), "arch/llama-1b": (1, 2)}
+DEPTHS: dict[str, tuple[int, int]] = dict.fromkeys(("arch/t5-base", "arch/roberta-large", "arch/llama-1b"), (1, 2))
 """Depths that are built. Steps are timed on the second."""
 ITEMS = {"arch/t5-base": 2, "arch/roberta-large": 2, "arch/llama-1b": 1}
 LABELS = ("sports", "health", "politics", "business")
@@ -212,6 +212,8 @@ weights of the real shapes, inputs of {length} tokens without padding, each meth
 - *CPU*: seconds of a step (forward, backward, AdamW) relative to full fine-tuning's, median of {pairs} neighbouring
   pairs with the smallest and the largest, at the reduced depth named above each table. It moves by several per cent
   between repetitions on a shared machine; FLOPs and bytes do not.
+
+No dropout, which alone saves a mask for every number it may drop: docs/benchmarks.md has DePT's and EPT's step with it.
 """
 
 
@@ -231,6 +233,8 @@ def markdown(known: dict[str, Any], pairs: int) -> str:
             cpu = f"{f['ratio']:.2f} ({f['ratio_min']:.2f}-{f['ratio_max']:.2f})"
             text += f"| `{name}` | {f['trained']:,.0f} | {share:.3%} | {flops:.3f} | {saved:.3f} | {cpu} |\n"
         text += against_prompts(table)
+        if left := sorted({*methods()} - {*table}):
+            text += f"\nNot measured: {', '.join(f'`{name}`' for name in left)}.\n"
         if refused:
             text += "\nNot on this backbone:\n\n" + "".join(refused)
     return text
@@ -246,8 +250,8 @@ def against_prompts(table: dict[str, Any]) -> str:
         if not name.startswith(("dept", "ept")) or "refused" in table.get(name, {"refused": ""}):
             continue
         f = table[name]
-        flops, saved, cpu = (f[k] / base[k] for k in ("flops", "saved", "cpu_seconds"))
-        lines += f"- `{name}`: FLOPs {flops:.3f}, saved bytes {saved:.3f}, CPU seconds {cpu:.2f}\n"
+        flops, saved, cpu = (f[k] / base[k] for k in ("flops", "saved", "ratio"))
+        lines += f"- `{name}`: FLOPs {flops:.3f}, saved bytes {saved:.3f}, CPU {cpu:.2f}\n"
     return f"\nRelative to prompt tuning with 100 tokens:\n\n{lines}" if lines else ""
 
 

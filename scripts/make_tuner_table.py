@@ -44,8 +44,9 @@ What every method trains, and what the conformance suite (`peftbench check-metho
 `make tuner-table`; do not edit.
 
 - *trained*: parameters of the tuner on `model={model}`, without a classification head, and their share of the model.
-- *encoder, seq2seq, causal*: checks passed on the tiny networks of that family ({networks});
-  what failed or is not claimed stands below. Empty: the tuner does not fit the family.
+- *encoder, seq2seq, causal*: checks passed on the tiny networks of that family
+  ({networks}); what failed or is not claimed stands below. Empty: the
+  tuner does not fit the family.
 - Methods that differ from one of these in formulation and stages only (`pet`, `list`, ...; see [stages](stages.md)) are
   not judged again.
 - *FLOPs, saved*: of a step on those networks, relative to full fine-tuning (mean over the networks; with two layers and
