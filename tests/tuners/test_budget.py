@@ -7,19 +7,22 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import tiny_backbone
+from tiny_models import WORDS, tiny_backbone
 
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
+from peftbench.tasks.base import Row
 from peftbench.tuners import TUNERS, Tuner, TunerContext, build_tuner
 from peftbench.tuners.budget import nearest
 
-CONTEXT = TunerContext(max_length=24, label_words=(), seed=0)
+TEXTS = [Row(f"train:{i}", f"sport news {word}", str(i % 2)) for i, word in enumerate(WORDS[:8])]
+CONTEXT = TunerContext(max_length=24, label_words=(), seed=0, pool=TEXTS, shots=TEXTS)
 BIG = TunerContext(max_length=256, label_words=(), seed=0)
 CONFIGS = {
     "prompt_tuning": schema.PromptTuningConfig(name="prompt_tuning"),
+    "bayesprompt": schema.BayesPromptConfig(name="bayesprompt"),
     "dept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab"),
     "adept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab", offset="token"),
     "ept": schema.EptConfig(name="ept", num_virtual_tokens=5, init="vocab"),
