@@ -38,7 +38,14 @@ FAST = [
     "trainer.probe=false",
 ]
 SHORT = ["texts=40", "steps=4", "batch_size=8", "eval_every=2"]
-ARGS = [*FAST, "trainer.probe=false", "trainer.device=cpu", "trainer.precision=fp32", "trainer.max_length=48", "method.lr.default=1e-3"]
+ARGS = [
+    *FAST,
+    "trainer.probe=false",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+    "trainer.max_length=48",
+    "method.lr.default=1e-3",
+]
 LABELS = ("health", "politics", "sports")
 ROWS = [Row(f"train:{i}", f"Text number {i}\u2028with two\nlines", LABELS[i % 3]) for i in range(12)]
 

@@ -29,8 +29,8 @@ class Row:
         text: the first (or only) text.
         target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
-        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None. One that the
-            model is not given is empty.
+        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None. One
+            that the model is not given is empty.
         group: rows that must stay together in a split or be scored together (a sentence with several aspects in
             ABSA, a question with several answers in MultiRC, the two choices of one COPA item), else None.
     """

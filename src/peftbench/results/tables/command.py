@@ -28,6 +28,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"peftbench table: {message}. `peftbench table --help` shows the options.")
 
+
 OUT_DIR = "out_dir="
 
 

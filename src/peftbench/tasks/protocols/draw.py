@@ -16,7 +16,7 @@ from typing import Any
 
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
-from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols.samplers import SAMPLERS, walk
 from peftbench.tasks.protocols.splits import (
     Key,
