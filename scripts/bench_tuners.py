@@ -210,8 +210,8 @@ weights of the real shapes, inputs of {length} tokens without padding, each meth
 - *FLOPs, saved*: of a training step at the real depth, relative to full fine-tuning; saved are the bytes held for the
   backward pass. Counted at two small depths and carried on in a straight line.
 - *CPU*: seconds of a step (forward, backward, AdamW) relative to full fine-tuning's, median of {pairs} neighbouring
-  pairs with the smallest and the largest, at the reduced depth named above each table. It moves by several per cent
-  between repetitions on a shared machine; FLOPs and bytes do not.
+  pairs with the smallest and the largest, at the reduced depth named above each table. On a shared machine it moves by
+  a tenth and more between repetitions; FLOPs and bytes do not.
 
 No dropout, which alone saves a mask for every number it may drop: docs/benchmarks.md has DePT's and EPT's step with it.
 """
