@@ -165,7 +165,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch
     ("changes", "message"),
     [
         (["method.stages=[supervised]"], "no stage measures the prior"),
-        (["method.formulation.calibration=none"], "has nothing to calibrate"),
+        (["method.formulation.calibration=none", "method.formulation.drop_unlikely=0"], "has nothing to calibrate"),
     ],
 )
 def test_stage_and_formulation_have_to_agree(tmp_path, changes, message):
