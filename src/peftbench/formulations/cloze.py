@@ -182,8 +182,8 @@ def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:
         return task.cloze[auto if cfg.patterns == "auto" else cfg.patterns]
     if cfg.template is None:
         raise UsageError(
-            f"task {task.name} has no cloze patterns. Give one: method.formulation.template='{{text}} Topic: "
-            "{mask}.', or add a `cloze` section to the task's YAML (docs/adding-a-task.md)."
+            f"task {task.name} has no cloze patterns. Give one: \"method.formulation.template='{{text}} Topic: "
+            "{mask}.'\", or add a `cloze` section to the task's YAML (docs/adding-a-task.md)."
         )
     return PatternSet("template", (), {label: (task.label_words.get(label, label),) for label in task.labels})
 
