@@ -2,9 +2,7 @@
 
 import os
 
-os.environ.setdefault(
-    "HF_HUB_OFFLINE", "1"
-)  # no test needs a network or waits for one; read at import
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network or waits for one; read at import
 
 from hypothesis import HealthCheck, settings
 

@@ -233,8 +233,8 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return UsageError(f"{group}={choice}: no such {group.split('/')[-1]}. {did_you_mean(choice, error.options)}")
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        quoted = f"\"{key}='{value}'\""  # the outer quotes are for the shell, the inner ones for Hydra
+        given, _, value = error.override.partition("=")
+        quoted = f"\"{given}='{value}'\""  # the outer quotes are for the shell, the inner ones for Hydra
         return UsageError(
             f"{error.override}: cannot be read as key=value. {first_line(error)} "
             f"A value with braces, brackets or commas needs quotes within quotes: {quoted}"
