@@ -106,3 +106,8 @@ def test_every_config_file_opens_with_the_command_that_runs_it():
         lines = item.read_text(encoding="utf-8").splitlines()
         first = lines[lines[0] == "# @package _global_"]  # Hydra reads that line only if it is the first
         assert first.startswith("# peftbench"), f"{item} opens with {first!r}"
+
+
+def test_a_value_that_hydra_cannot_read_is_shown_with_its_quotes():
+    with pytest.raises(UsageError, match=r"\"method\.formulation\.template='\{text\} x \{mask\}'\""):
+        compose(["method.formulation.template={text} x {mask}"])
