@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_soft import tiny
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,21 +22,6 @@ CASES = {
     "full": ["method=full", *CLOZE],
     "dept": ["method=dept", *CLOZE],
 }
-
-
-def tiny(*overrides: str, shots: int = 3):
-    """A tiny learner off its start, its labelled items, and items with random soft targets."""
-    cfg = compose(["model=tiny-bert", "task=demo_news", f"shots={shots}", "trainer.max_length=24", *overrides])
-    data, drawn, _ = InputCache().load(cfg)
-    learner, _ = build_learner(cfg, data, PhaseClock(), drawn.train)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    targets = torch.softmax(5 * torch.randn(10, len(data.labels)), -1)
-    soft = [with_soft_target(i, q) for i, q in zip(learner.encode(drawn.unlabeled[:10]), targets, strict=True)]
-    return learner.eval(), learner.encode(drawn.train), soft
 
 
 def through_the_inner_step(learner, labelled, soft, rate: float) -> torch.Tensor:

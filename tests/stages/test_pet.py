@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from cut_off_runs import Killed, killed_at
 
 from peftbench import session as session_module
 from peftbench.config import compose
@@ -299,31 +300,6 @@ def test_the_pupil_learns_the_soft_labels_and_the_teachers_stay(tmp_path: Path, 
 
 
 # --- cut-off runs
-
-
-class Killed(BaseException):
-    """Stands for a SIGKILL: nothing of the session's own endings may run."""
-
-
-@contextmanager
-def killed_at(monkeypatch: pytest.MonkeyPatch, part: str, step: int) -> Iterator[None]:
-    """Die in the 0-based `step` of the training whose folder is named `part`."""
-    real, resume, folders = loop._Engine.step, loop.resume, [""]
-
-    def look(folder: Path, *args: Any) -> Any:
-        folders.append(folder.name)
-        return resume(folder, *args)
-
-    def die(engine: Any, at: int) -> Any:
-        if folders[-1] == part and at == step:
-            raise Killed
-        return real(engine, at)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "resume", look)
-        patch.setattr(loop._Engine, "step", die)
-        patch.setattr(session_module.Session, "_file_failure", lambda *_: None)
-        yield
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cut_off_runs import Killed, killed_at
 
 from peftbench import session as session_module
 from peftbench.build import build_learner
@@ -233,10 +234,6 @@ def test_a_row_that_kept_its_label_is_refused(tmp_path: Path) -> None:
         stage.check_run(SimpleNamespace(cfg=cfg, data=data, draw=careless))  # type: ignore[arg-type]
 
 
-class Killed(BaseException):
-    """Stands for a SIGKILL."""
-
-
 @pytest.mark.parametrize(
     ("part", "step", "left"), [("round-1/unlabeled", 3, 3), ("round-2/labeled", 1, 1), ("round-2/unlabeled", 4, 3)]
 )
@@ -244,24 +241,8 @@ def test_a_killed_run_goes_on_in_its_round_and_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, part: str, step: int, left: int
 ) -> None:
     """Killed in a uniform step, in labelled tuning, or in a weighted step with a checkpoint before it."""
-    real, resume = loop._Engine.step, loop.resume
-    at: list[str] = []
-
-    def look(folder: Path, *args: Any) -> Any:
-        at.append(folder.as_posix())
-        return resume(folder, *args)
-
-    def die(engine: Any, number: int) -> Any:
-        if at and at[-1].endswith(part) and number == step:
-            raise Killed
-        return real(engine, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "resume", look)
-        patch.setattr(loop._Engine, "step", die)
-        patch.setattr(session_module.Session, "_file_failure", lambda *_: None)
-        with pytest.raises(Killed):
-            finish(tmp_path, *LIST, "trainer.checkpoint_every=2")
+    with killed_at(monkeypatch, part, step), pytest.raises(Killed):
+        finish(tmp_path, *LIST, "trainer.checkpoint_every=2")
     spy = Spy(monkeypatch)
     record, files = finish(tmp_path, *LIST, "trainer.checkpoint_every=2")
     done = {"round-1/unlabeled": 2, "round-2/labeled": 0, "round-2/unlabeled": 4}[part]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_soft import tiny
 from torch import nn
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
-from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.config.schema import SelfTrainingConfig, TrainerConfig
 from peftbench.formulations.base import Encoded
@@ -33,17 +33,8 @@ CFG = SelfTrainingConfig(meta="closed_form", meta_batch=4, steps=10)
 @pytest.fixture(scope="module")
 def made() -> Any:
     """A tiny learner off its start, its labelled items and ten items with soft targets."""
-    cfg = compose(["model=tiny-bert", "task=demo_news", "method=list", "shots=2", "trainer.max_length=24"])
-    data, drawn, _ = InputCache().load(cfg)
-    learner, _ = build_learner(cfg, data, PhaseClock(), drawn.train)
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in learner.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.05 * torch.randn_like(parameter))
-    targets = torch.softmax(5 * torch.randn(10, len(data.labels)), -1)
-    soft = [with_soft_target(i, q) for i, q in zip(learner.encode(drawn.unlabeled[:10]), targets, strict=True)]
-    return SimpleNamespace(learner=learner, labelled=learner.encode(drawn.train), soft=soft)
+    learner, labelled, soft = tiny("method=list", shots=2)
+    return SimpleNamespace(learner=learner, labelled=labelled, soft=soft)
 
 
 def student(made: Any, dist: Any = ALONE, micro_batch: int | None = None, first: int = 6, cfg: Any = CFG) -> Student:
