@@ -64,6 +64,14 @@ def test_mistakes_are_named_with_the_nearest_choice(override, named, near):
     assert near in text
 
 
+def test_another_formulation_than_the_methods_own_is_possible_but_for_its_keys():
+    text = message("method=list", "method/formulation=head")
+    assert "method/formulation=head: only `cloze` has method.formulation.prefer, method.formulation.train_head" in text
+    rest = text.rpartition("sets: ")[2].replace("'", "").split()
+    cfg = compose(["method=list", "method/formulation=head", *rest])
+    assert cfg.method.formulation.name == "head"
+
+
 @pytest.mark.parametrize("group", ["model", "method", "task", "protocol"])
 def test_every_combination_of_axes_composes(group):
     for name in names(group):

@@ -1,18 +1,22 @@
 """Cloze with demonstrations (LM-BFF) and with T5's sentinels."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 
 from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.sentinel import decoder_starts
 from peftbench.measure.clock import PhaseClock
-from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.run import run
+from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 
 SHOTS = [
     Row("train:0", "The team won the cup", "sports"),
@@ -29,10 +33,9 @@ TASK = TaskData(
 
 
 def learner(*overrides, shots=SHOTS, template="{text} Topic: {mask}.", task=TASK):
-    given = [
-        "shots=2", "method=lora", "method/formulation=cloze", f"method.formulation.template='{template}'",
-        "trainer.max_length=96", *overrides,
-    ]  # fmt: skip
+    given = ["shots=2", "method=lora", "method/formulation=cloze", "trainer.max_length=96", *overrides]
+    if template is not None:
+        given.append(f"method.formulation.template='{template}'")
     built, _ = build_learner(compose(given), task, PhaseClock(), shots)
     return built.eval()
 
@@ -242,3 +245,68 @@ def test_a_run_without_labelled_rows_answers_untrained(model, tmp_path):
     assert len(answers) == 105
     labels = set(record.data["labels"])
     assert all(set(answer["scores"]) == labels for answer in answers)
+
+
+SCORED = TaskData(
+    name="toy", subset="", dev=[],
+    train=[Row("train:0", "A plane flies", 4.0, "A jet flies"), Row("train:1", "A dog", 0.5, "Law")],
+    test=[Row("test:0", "A cat", 2.5, "A cat sleeps")], labels=(), label_words={}, fields=("text", "pair"),
+    problem="regression", main_metric="pearson", metrics=("pearson",), source=DataSource("packaged", "test"),
+    score_range=(0.0, 5.0),
+    cloze={"toy": PatternSet("toy", ("{text} {mask}, {pair:lower}",), {"low": ("no",), "high": ("yes",)})},
+)  # fmt: skip
+
+
+class TestScores:
+    @pytest.mark.parametrize("model", ["tiny-bert", "tiny-t5"])
+    def test_an_answer_stands_between_the_two_words(self, model):
+        net = learner(f"model={model}", template=None, task=SCORED, shots=SCORED.train)
+        rows = [*SCORED.train, *SCORED.test]
+        batch = net.collate(net.encode(rows))
+        low, high = softmax(net.formulation.logits(net.model, batch).detach().numpy(), axis=1).T
+        answers = [prediction.label for prediction in net.predict(batch)]
+        assert answers == pytest.approx(5 * high, rel=1e-5)
+        wanted = np.array([row.target for row in rows]) / 5
+        divergence = rel_entr(wanted, high) + rel_entr(1 - wanted, low)
+        assert net(batch).item() == pytest.approx(divergence.sum(), rel=1e-4)
+
+    @pytest.mark.parametrize(("score", "end"), [(0.0, "low"), (2.4, "low"), (2.5, "high"), (5.0, "high")])
+    def test_a_score_is_written_as_the_word_of_the_nearer_end(self, score, end):
+        net = learner("model=tiny-bert", template=None, task=SCORED, shots=SCORED.train)
+        assert net.formulation.first_word(score) == {"low": "no", "high": "yes"}[end]
+
+    def test_the_ends_of_the_range_are_told_apart_by_training(self):
+        net = learner("model=tiny-bert", "method=full", template=None, task=SCORED, shots=SCORED.train)
+        batch = net.collate(net.encode(SCORED.train))
+        optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+        for _ in range(60):
+            optimizer.zero_grad()
+            net(batch).backward()
+            optimizer.step()
+        assert [p.label for p in net.predict(batch)] == pytest.approx([4.0, 0.5], abs=0.2)
+
+    def test_an_example_of_each_end_follows_the_row(self):
+        net = demonstrated(1, template=None, task=SCORED, shots=SCORED.train)
+        (shown,) = texts(net, net.collate(net.encode(SCORED.test)))
+        assert shown.index("no, law") < shown.index("yes, a jet flies")
+
+    def test_nobody_votes_on_scores(self, tmp_path):
+        folder = tmp_path / "glue" / "STS-B"
+        folder.mkdir(parents=True)
+        for split in ("train", "dev"):
+            lines = [f"{split} {i}\tTwo {i}\t{i % 6}" for i in range(24)]
+            (folder / f"{split}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *lines]) + "\n")
+        given = [
+            "model=tiny-bert",
+            "task=stsb",
+            "trainer=debug",
+            "shots=2",
+            f"data_dir={tmp_path}",
+            f"out_dir={tmp_path}",
+        ]
+        with pytest.raises(UsageError, match="the models vote on classes, and task glue is a regression task"):
+            run(compose([*given, "method=pet"]))
+        record, _ = run(compose([*given, "method=pcp", "method.continued_pretraining.steps=2", "trainer.steps=2"]))
+        assert record.status == "done", record.reason
+        corpus = (tmp_path / "runs" / record.run_id / "corpus.txt").read_text().splitlines()
+        assert all(re.fullmatch(r"train (\d+) (No|Yes), two \1", line) for line in corpus)

@@ -99,6 +99,16 @@ def test_label_words_that_the_tokenizer_does_not_know_or_splits(make_record: Cal
     assert split.endswith("task.label_words.health=WORD")
 
 
+def test_a_cloze_has_words_of_its_own(make_record: Callable[..., Record]) -> None:
+    config = {"task": {"label_words": {"health": "afya"}}, "method": {"formulation": {"name": "cloze"}}}
+    tokens = {"sports": ["sports"], "health": ["a", "##f", "##ya", "##nj", "##ema"]}
+    (split,) = warnings_of(make_record(config=config), GOOD, {"max_length": 8, "label_tokens": tokens})
+    assert "(`a ##f ##ya ##nj ##ema`: 5)" in split
+    assert split.endswith("choose shorter ones with method.formulation.words=FILE, label `health`")
+    collapse = warnings_of(make_record(shots=0, config=config), [(t, "sports") for t, _ in GOOD])
+    assert "change method.formulation.words" in collapse[0]
+
+
 def test_invalid_answers_name_the_scoring_formulation(make_record: Callable[..., Record]) -> None:
     (warning,) = warnings_of(make_record(predictions={"count": 60, "invalid": 30}))
     assert warning.startswith("50 % of the answers are no label")

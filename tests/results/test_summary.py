@@ -35,6 +35,8 @@ def test_a_finished_run(tmp_path: Path, make_record: Callable[..., Record]) -> N
     ):
         assert part in text, part
     assert "\x1b" not in text
+    whole = make_record(parameters={"module": 22_713_216, "head": 0, "total": 22_713_216})
+    assert "22,713,216 of 22,713,216 parameters (100 %)" in shown(whole, tmp_path)
     assert text.index("train  ") < text.index("eval  ") < text.index("import  ")
 
 

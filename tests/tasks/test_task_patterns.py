@@ -59,6 +59,7 @@ def _is_pair(cfg, subset) -> bool:
         ("glue", "sst2", "lm_bff", "A good film. It was great."),
         ("glue", "mnli", "lm_bff", "A good film? Yes, it was shown."),
         ("glue", "mrpc", "lm_bff", "A good film. Yes, it was shown."),
+        ("glue", "stsb", "pcp", "A good film. Yes, it was shown."),
         ("glue", "rte", "pcp", "A good film. Clearly, I think that it was shown."),
         ("topics", "trec", "lm_bff", "Expression: A good film."),
         ("topics", "snli", "pcp", "A good film. Yes, in this case it was shown."),
@@ -67,7 +68,7 @@ def _is_pair(cfg, subset) -> bool:
     ],
 )
 def test_filled_patterns_read_as_published(task, subset, name, filled):
-    label = {"mrpc": "equivalent", "trec": "abbreviation", "yelp_review": "five stars"}.get(subset)
+    label = {"mrpc": "equivalent", "trec": "abbreviation", "yelp_review": "five stars", "stsb": "high"}.get(subset)
     label = label or ("entailment" if subset in ("mnli", "rte", "snli") else "positive")
     cfg = replace(compose([f"task={task}"]).task, subset=subset)
     patterns = pattern_sets(cfg, resolve_subset(cfg))[name]

@@ -102,6 +102,7 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
     method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
     formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
+    check_keys_of_other_formulations(method, formulation, formulation_class)
     method.formulation = own = build(formulation_class, formulation, "method.formulation")
     if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
         own.words, own.words_sha256 = fingerprint_words(own)
@@ -113,6 +114,21 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     if isinstance(tuner, FileConfig):
         tuner.file, tuner.sha256 = fingerprint(tuner)
     return method
+
+
+def check_keys_of_other_formulations(
+    method: schema.MethodConfig, section: dict[str, Any], chosen: type[schema.FormulationConfig]
+) -> None:
+    """Raises UsageError if the section has keys that only another formulation knows: left by the method's YAML when a
+    user chooses another formulation."""
+    for name, other in schema.FORMULATION_SCHEMAS.items():
+        if foreign := [key for key in section if key in _field_names(other) and key not in _field_names(chosen)]:
+            keys = [f"method.formulation.{key}" for key in foreign]
+            raise UsageError(
+                f"method/formulation={method.formulation.name}: only `{name}` has {', '.join(keys)}. Use "
+                f"method/formulation={name}, or take out what method={method.name} sets: "
+                + " ".join(f"'~{key}'" for key in keys)
+            )
 
 
 def from_plain(

@@ -58,6 +58,6 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
             "method/formulation=score with an encoder-decoder or causal model, method/formulation=cloze with a masked "
             "LM, or shots of 1 and more."
         )
-    if problem == "regression" and name in ("score", "cloze"):
-        raise UsageError(f"method/formulation={name} ranks labels and this task has scores. Use head or generate.")
+    if problem == "regression" and name == "score":
+        raise UsageError("method/formulation=score ranks labels and this task has scores. Use head, cloze or generate.")
     return chosen

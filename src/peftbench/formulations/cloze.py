@@ -1,7 +1,7 @@
 """`cloze`: the row is rewritten as a text with one masked word, and each label's words are scored at the mask.
 
 Pattern-exploiting training (Schick and Schuetze 2021, arXiv 2001.07676, section 3.1) and its relatives. The loss is
-the cross-entropy of the softmax over the class scores, never over the vocabulary.
+that of the softmax over the class scores, never over the vocabulary: see `cloze_answers`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.cloze_answers import answer_of
 from peftbench.formulations.label_words import TokenisedWords, choose_words, tokenise_words
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
 from peftbench.formulations.text import pad_inputs
 from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, MeanVerbalizer, SoftVerbalizer
 from peftbench.models.base import Backbone
-from peftbench.tasks.base import PatternSet, Row, TaskData
+from peftbench.tasks.base import PatternSet, Row, Target, TaskData
 
 
 class ClozeFormulation(Formulation):
@@ -42,6 +42,7 @@ class ClozeFormulation(Formulation):
             mask=self.mask_token(backbone),
             prefix=backbone.prefix,
         )
+        self.answer = answer_of(task)
         self.words = choose_words(task, self.set, cfg)
         words = tokenise_words(self.tokenizer, self.words, cfg.split_words)
         self.word_ids, self.notes = words.ids, words.notes
@@ -55,9 +56,9 @@ class ClozeFormulation(Formulation):
             )
         return str(self.tokenizer.mask_token)
 
-    def first_word(self, label: str) -> str:
-        """The word that is written where a label is to be read: in demonstrations, and in PCP's corpus."""
-        return self.words.words[label][0]
+    def first_word(self, target: Target | None) -> str:
+        """The word that is written where a target is to be read: in demonstrations, and in PCP's corpus."""
+        return self.words.words[self.answer.label_of(target)][0]
 
     def attach(self, model: nn.Module) -> None:
         if isinstance(self.verbalizer, SoftVerbalizer):
@@ -81,7 +82,7 @@ class ClozeFormulation(Formulation):
     def encode_one(self, row: Row) -> Encoded:
         """One row; its mask stands at `data["mask"]`."""
         ids, cut = self.encoder.encode(row)
-        target = None if row.target is None else self.task.labels.index(str(row.target))
+        target = None if row.target is None else self.answer.encode(row.target)
         data = {"input_ids": ids, "mask": single_mask(ids, self.encoder.mask_id, row.id), "target": target}
         return Encoded(row.id, len(ids), 1.0, data, cut)
 
@@ -127,14 +128,11 @@ class ClozeFormulation(Formulation):
         return int(verbalizer.words.mask.sum() - kept.sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(self.logits(model, batch), batch["targets"], reduction="sum")
+        return self.answer.loss(self.logits(model, batch), batch["targets"])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        labels = self.task.labels
-        return [
-            Prediction(id_, labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
-            for id_, row in zip(batch["ids"], self.logits(model, batch).cpu(), strict=True)
-        ]
+        logits = self.logits(model, batch).cpu()
+        return [self.answer.read(id_, row) for id_, row in zip(batch["ids"], logits, strict=True)]
 
 
 def build_verbalizer(
@@ -185,7 +183,7 @@ def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:
             f"task {task.name} has no cloze patterns. Give one: \"method.formulation.template='{{text}} Topic: "
             "{mask}.'\", or add a `cloze` section to the task's YAML (docs/adding-a-task.md)."
         )
-    return PatternSet("template", (), {label: (task.label_words.get(label, label),) for label in task.labels})
+    return PatternSet("template", (), {label: (task.label_words.get(label, label),) for label in task.cloze_labels})
 
 
 def choose_template(patterns: PatternSet, cfg: ClozeConfig) -> str:

@@ -38,7 +38,7 @@ class DemonstratedCloze(ClozeFormulation):
         return 1 if self.training else self.cfg.demonstrations
 
     def candidates(self) -> dict[str, list[tuple[str, str]]]:
-        """Label -> (row id, demonstration) of each drawn training row.
+        """Label -> (row id, demonstration) of each drawn training row; scores belong to the nearer end.
 
         Raises:
             UsageError: there are no training rows (shots=0).
@@ -49,11 +49,11 @@ class DemonstratedCloze(ClozeFormulation):
                     "method.formulation.demonstrations: shots=0 leaves no labelled row to show. Set it to 0, or give "
                     "some shots."
                 )
-            room = self.max_length // 2 // len(self.task.labels)
-            self._candidates = {label: [] for label in self.task.labels}
+            room = self.max_length // 2 // len(self.answer.labels)
+            self._candidates = {label: [] for label in self.answer.labels}
             for row in self.shots:
-                shown = self.encoder.fill(row, self.first_word(str(row.target)), room)
-                self._candidates[str(row.target)].append((row.id, shown))
+                shown = self.encoder.fill(row, self.first_word(row.target), room)
+                self._candidates[self.answer.label_of(row.target)].append((row.id, shown))
         return self._candidates
 
     def tail(self, row_id: str, number: int) -> str:
@@ -69,7 +69,7 @@ class DemonstratedCloze(ClozeFormulation):
     def encode_one(self, row: Row) -> Encoded:
         """One row. Its length is that with one set of demonstrations; it differs a little from set to set."""
         ids, cut = self.encoder.encode(row, self.tail(row.id, 0))
-        target = None if row.target is None else self.task.labels.index(str(row.target))
+        target = None if row.target is None else self.answer.encode(row.target)
         return Encoded(row.id, len(ids), 1.0, {"row": row, "target": target}, cut)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:

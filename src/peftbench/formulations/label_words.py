@@ -63,11 +63,11 @@ def choose_words(task: TaskData, patterns: PatternSet, cfg: ClozeConfig) -> Labe
     if choice == "auto":
         choice = "terms" if task.terms else "task"
     if choice == "task":
-        own = {label: patterns.words[label] for label in task.labels}
+        own = {label: patterns.words[label] for label in task.cloze_labels}
         return LabelWords.plain(own, f"method.formulation.patterns={patterns.name}")
     if choice == "names":
         return LabelWords.plain(
-            {x: (task.label_words.get(x, x),) for x in task.labels}, "method.formulation.words=names"
+            {x: (task.label_words.get(x, x),) for x in task.cloze_labels}, "method.formulation.words=names"
         )
     if choice == "terms":
         if not task.terms:
@@ -76,7 +76,7 @@ def choose_words(task: TaskData, patterns: PatternSet, cfg: ClozeConfig) -> Labe
                 "words=task, or make a file of your own terms: peftbench terms --help."
             )
         return LabelWords.of({label: task.terms[label] for label in task.labels}, "method.formulation.words=terms")
-    return LabelWords.of(read_words(Path(choice).expanduser(), task.labels), f"method.formulation.words={choice}")
+    return LabelWords.of(read_words(Path(choice).expanduser(), task.cloze_labels), f"method.formulation.words={choice}")
 
 
 def read_words(path: Path, labels: Sequence[str]) -> dict[str, list[tuple[str, float]]]:

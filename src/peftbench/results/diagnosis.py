@@ -125,7 +125,8 @@ def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Itera
     what = f"{_percent(majority['share'])} of the predictions are `{majority['label']}`"
     what += f", as are {_percent(majority['target_share'])} of the test items: "
     if record.shots == 0:
-        yield what + "without training the label words decide; change task.label_words or give shots"
+        knob = "method.formulation.words" if _is_cloze(record) else "task.label_words"
+        yield f"{what}without training the label words decide; change {knob} or give shots"
         return
     knobs = dict.fromkeys(f"{_rate_knob(record, group)} ({rate:g})" for group, rate in record.lr.items())
     yield f"{what}raise {' or '.join([_steps_knob(record), *knobs])}, and compare with another seed"
@@ -166,21 +167,29 @@ def _length_warnings(truncation: dict[str, Any] | None) -> Iterator[str]:
         )
 
 
+def _is_cloze(record: Record) -> bool:
+    return ((record.config.get("method") or {}).get("formulation") or {}).get("name") == "cloze"
+
+
 def _word_warnings(record: Record, tokens: dict[str, list[str]]) -> Iterator[str]:
-    words = record.config.get("task", {}).get("label_words") or {}
+    cloze = _is_cloze(record)
+    words = {} if cloze else record.config.get("task", {}).get("label_words") or {}
+
+    def knob(label: str) -> str:
+        return f"method.formulation.words=FILE, label `{label}`" if cloze else f"task.label_words.{label}=WORD"
+
     unknown = [label for label, pieces in tokens.items() if any(p in ("<unk>", "[UNK]") for p in pieces)]
     split = {label: len(pieces) for label, pieces in tokens.items() if len(pieces) >= MANY_PIECES}
     for label in unknown:
         yield (
-            f"the tokenizer does not know the label word `{words.get(label, label)}`: choose another with "
-            f"task.label_words.{label}=WORD"
+            f"the tokenizer does not know the label word `{words.get(label, label)}`: choose another with {knob(label)}"
         )
     if split:
         longest = max(split, key=lambda label: (split[label], label))
+        word = " ".join(tokens[longest]) if cloze else words.get(longest, longest)
         yield (
             f"the tokenizer splits the words of {len(split)} of {len(tokens)} labels into {MANY_PIECES} pieces or more "
-            f"(`{words.get(longest, longest)}`: {split[longest]}): choose shorter ones with "
-            f"task.label_words.{longest}=WORD"
+            f"(`{word}`: {split[longest]}): choose shorter ones with {knob(longest)}"
         )
 
 

@@ -104,7 +104,8 @@ def _tuning(tuning: dict[str, Any], took: str) -> str:
 
 def _parameters(counts: dict[str, int]) -> str:
     trained = counts.get("module", 0) + counts.get("head", 0)
-    text = f"{trained:,} of {counts['total']:,} parameters ({100 * trained / counts['total']:.2g} %)"
+    share = 100 * trained / counts["total"]
+    text = f"{trained:,} of {counts['total']:,} parameters ({share:.{2 if share < 99 else 3}g} %)"
     return text + (f", {_bytes(counts['adapter_bytes'])} on disk" if counts.get("adapter_bytes") else "")
 
 

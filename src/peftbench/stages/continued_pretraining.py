@@ -64,7 +64,7 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
         context.cfg.trainer.max_length,
         context.cfg.method.formulation,
         share=cfg.mask_share,
-        ids=(lambda row: cloze.encoder.encode_word(row, word_of(cloze, row))) if templated else None,
+        ids=(lambda row: cloze.encoder.encode_word(row, cloze.first_word(row.target))) if templated else None,
         always=cfg.always_mask_word,
         train_head=cloze.cfg.train_head,
     )
@@ -131,11 +131,12 @@ def with_pseudo_labels(
     return kept
 
 
-def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[Row]) -> dict[str, str]:
-    cfg = context.cfg.method.continued_pretraining
+def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[Row]) -> dict[str, str | float]:
+    cfg, data = context.cfg.method.continued_pretraining, context.data
     if cfg.pseudo_labels == "random":
-        names = np.random.RandomState(context.cfg.seed).choice(context.data.labels, size=len(rows))
-        return {row.id: str(name) for row, name in zip(rows, names, strict=True)}
+        choices = np.array(data.labels or data.score_range)
+        drawn = np.random.RandomState(context.cfg.seed).choice(choices, size=len(rows))
+        return {row.id: label for row, label in zip(rows, drawn.tolist(), strict=True)}
     if incoming is None:
         raise UsageError(
             "method.continued_pretraining.corpus=templated needs a model that gives pseudo labels: put `supervised` in "
@@ -143,7 +144,7 @@ def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[
         )
     with context.clock("train"), context.meter.phase("train"):
         predictions = incoming.predict(rows)
-    return {p.id: str(p.label) for p in predictions if p.label is not None and confidence(p) >= cfg.threshold}
+    return {p.id: p.label for p in predictions if p.label is not None and confidence(p) >= cfg.threshold}
 
 
 def confidence(prediction: Prediction) -> float:
@@ -152,18 +153,13 @@ def confidence(prediction: Prediction) -> float:
     return 1 / sum(math.exp(score - top) for score in prediction.scores.values())
 
 
-def word_of(cloze: ClozeFormulation, row: Row) -> str:
-    """The (first) label word of a row's label."""
-    return cloze.first_word(str(row.target))
-
-
 def line(row: Row, cloze: ClozeFormulation | None) -> str:
     """A text as the corpus has it, whole: in the pattern with its label word, or (None) as it is."""
     if cloze is None:
         text = row.text if row.pair is None else f"{row.text} {row.pair}"
     else:
         pattern = cloze.encoder.pattern
-        text = pattern.fill(pattern.texts(row), word_of(cloze, row))
+        text = pattern.fill(pattern.texts(row), cloze.first_word(row.target))
     return " ".join(text.split())
 
 

@@ -148,8 +148,8 @@ def check(context: Context) -> list[Member]:
     """The members of a generation; a config that cannot work is refused before anything is trained.
 
     Raises:
-        UsageError: no cloze formulation, no such pattern, no unlabelled rows, no `distillation` behind, a backbone that
-            takes no classification head, or iPET without labelled rows or with a single model.
+        UsageError: no cloze formulation, no classes, no such pattern, no unlabelled rows, no `distillation` behind, a
+            backbone that takes no classification head, or iPET without labelled rows or with a single model.
     """
     method, cfg, family = context.cfg.method, context.cfg.method.pet, context.cfg.model.family
     formulation = method.formulation
@@ -164,6 +164,11 @@ def check(context: Context) -> list[Member]:
         raise UsageError(
             f"method={method.name}: the classifier that the models teach has a head, which a {family} backbone takes "
             "not. Use a masked LM, such as model=minilm-mlm or model=roberta-large, or method=lm_bff."
+        )
+    if context.data.problem != "classification":
+        raise UsageError(
+            f"method={method.name}: the models vote on classes, and task {context.data.name} is a "
+            f"{context.data.problem} task. Use method=lm_bff."
         )
     if not context.draw.unlabeled:
         raise UsageError(

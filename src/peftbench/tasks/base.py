@@ -18,6 +18,8 @@ Target = str | float | tuple
 """A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
 
 Problem = Literal["classification", "regression", "tuples"]
+ENDS = ("low", "high")
+"""The ends of a regression task's scores, as cloze patterns name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class PatternSet:
     Attributes:
         name: as in `method.formulation.patterns=NAME`.
         patterns: texts with the placeholders that `peftbench.formulations.patterns` explains, each with one `{mask}`.
-        words: label name -> its words.
+        words: label name -> its words; of a regression task, `low` and `high` -> theirs.
         shorten: which part of a too long input loses tokens: the `last` that is not empty (PET), or the `longest`.
         source: where the set comes from.
     """
@@ -127,6 +129,11 @@ class TaskData:
         """Id of each labelled row -> its `text_key`; made once for all draws from this data."""
         splits = (self.train, self.dev, self.test, *self.extra_tests.values())
         return {row.id: text_key(row) for rows in splits for row in rows}
+
+    @property
+    def cloze_labels(self) -> tuple[str, ...]:
+        """What has words of its own in a cloze: the labels, or the ends of a regression task's scores."""
+        return ENDS if self.problem == "regression" else self.labels
 
     def sha256(self) -> str:
         """Hash of every labelled row, so that two results can be checked to rest on the same data."""

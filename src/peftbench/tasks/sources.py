@@ -16,7 +16,7 @@ from typing import Any
 
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
+from peftbench.tasks.base import ENDS, DataSource, PatternSet, Row, TaskData
 from peftbench.tasks.readers import read_parquet
 
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
@@ -206,6 +206,7 @@ def pattern_sets(cfg: TaskConfig, subset: Subset) -> dict[str, PatternSet]:
         UsageError: a set has an unknown key, no pattern, or no word for a label.
     """
     own = subset.options.get("cloze", {})
+    labels = ENDS if "score_range" in subset.options else subset.label_names
     sets = {}
     for name in dict.fromkeys([*own, *cfg.cloze]):
         values = {**cfg.cloze.get(name, {}), **own.get(name, {})}
@@ -214,7 +215,7 @@ def pattern_sets(cfg: TaskConfig, subset: Subset) -> dict[str, PatternSet]:
                 f"task.cloze.{name}.{sorted(unknown)[0]}: no such key. A set has patterns, words, shorten."
             )
         words = {label: _tuple(word) for label, word in values.get("words", subset.label_words).items()}
-        named = {label: words.get(label, (subset.label_words.get(label, label),)) for label in subset.label_names}
+        named = {label: words.get(label, (subset.label_words.get(label, label),)) for label in labels}
         patterns = _tuple(values.get("patterns", ()))
         if not patterns:
             raise UsageError(f"task.cloze.{name}: the set has no patterns.")
