@@ -71,6 +71,7 @@ class ClozeConfig(FormulationConfig):
     pattern: int = number(0, ge=0)
     template: str | None = None
     demonstrations: int = number(0, ge=0)
+    soft_pattern: bool = False
     split_words: str = one_of("mean", "error", default="mean")
     train_head: bool = False
     words: str = "task"

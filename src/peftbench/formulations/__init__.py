@@ -25,6 +25,7 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
     from peftbench.formulations.head import HeadFormulation
     from peftbench.formulations.score import ScoreFormulation
     from peftbench.formulations.sentinel import SentinelCloze
+    from peftbench.formulations.soft_pattern import SoftPatternCloze
 
     classes: dict[str, type[Formulation]] = {
         "head": HeadFormulation,
@@ -48,6 +49,8 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
         classes[name] = SentinelCloze
     elif getattr(cfg, "demonstrations", 0):
         classes[name] = DemonstratedCloze
+    elif getattr(cfg, "soft_pattern", False):
+        classes[name] = SoftPatternCloze
     chosen = classes[name]
     if family not in chosen.families:
         works = ", ".join(n for n, c in classes.items() if family in c.families)

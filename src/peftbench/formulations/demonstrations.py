@@ -16,11 +16,13 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.patterns import single_mask
-from peftbench.tasks.base import Row
+from peftbench.models.base import Backbone
+from peftbench.tasks.base import Row, TaskData
 
 HELD_OUT_STEP = 2**32 - 1
 """Stands for the step outside training, where a row's demonstrations are always the same."""
@@ -31,6 +33,14 @@ class DemonstratedCloze(ClozeFormulation):
 
     title = "cloze"
     _candidates: dict[str, list[tuple[str, str]]] | None = None
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
+        if cfg.soft_pattern:
+            raise UsageError(
+                f"method.formulation.demonstrations={cfg.demonstrations}: examples are written in the words that "
+                "soft_pattern=true takes away. Set one of the two."
+            )
+        super().__init__(backbone, task, max_length, cfg)
 
     @property
     def sets(self) -> int:

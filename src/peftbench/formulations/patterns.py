@@ -83,6 +83,10 @@ class Pattern:
 
     def fill(self, texts: Mapping[str, str], word: str) -> str:
         """The pattern's text with `texts` and with `word` in the place of the mask."""
+        return "".join(self.filled_pieces(texts, word)).strip()
+
+    def filled_pieces(self, texts: Mapping[str, str], word: str) -> list[str]:
+        """What stands in the place of each of `pieces`."""
         filled = []
         for piece in self.pieces:
             if isinstance(piece, str):
@@ -91,7 +95,7 @@ class Pattern:
                 filled.append(word)
             else:
                 filled.append(CHANGES[piece.change](texts[piece.name]) if piece.change else texts[piece.name])
-        return "".join(filled).strip()
+        return filled
 
 
 class PatternEncoder:
@@ -125,6 +129,30 @@ class PatternEncoder:
         ids, masked = self._ids(texts, "", word), self._ids(texts)
         start = _shared(ids, masked)
         return ids, cut, list(range(start, len(ids) - _shared(ids[start:][::-1], masked[start:][::-1])))
+
+    def literal_ids(self) -> list[list[int]]:
+        """The tokens of each of the pattern's own pieces, as they are between words."""
+        texts = dict.fromkeys(self.pattern.names, "word")
+        ids = self._ids(texts)
+        return [[ids[place] for place in places] for places in self._literal_places(texts)]
+
+    def literal_places(self, row: Row) -> list[list[int]]:
+        """Where the tokens of each of the pattern's own pieces stand in `encode(row)`."""
+        return self._literal_places(self._fitted(row, self._ids, self.max_length)[0])
+
+    def _literal_places(self, texts: Mapping[str, str]) -> list[list[int]]:
+        pieces = self.pattern.filled_pieces(texts, self.mask)
+        whole = "".join(pieces)
+        start = len(self.prefix) - (len(whole) - len(whole.lstrip()))
+        offsets = self.tokenizer(self.prefix + whole.strip(), return_offsets_mapping=True, verbose=False)
+        found = []
+        for piece, text in zip(self.pattern.pieces, pieces, strict=True):
+            end = start + len(text)
+            if isinstance(piece, str):
+                spans = enumerate(offsets["offset_mapping"])
+                found.append([place for place, (a, b) in spans if start <= a < b <= end])
+            start = end
+        return found
 
     def fill(self, row: Row, word: str, length: int) -> str:
         """The pattern filled with the row and with `word`, its texts shortened so that it takes at most `length`

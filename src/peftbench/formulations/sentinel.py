@@ -38,6 +38,7 @@ class SentinelCloze(ClozeFormulation):
             ("calibration", "none"),
             ("train_head", False),
             ("demonstrations", 0),
+            ("soft_pattern", False),
         ):
             if getattr(cfg, key) != only:
                 raise UsageError(

@@ -81,6 +81,7 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
         return fit(context, masked_lm, rows, folder, report)
 
     context.reports.append(once(context, masked_lm, work))
+    cloze.attach(learner.model)  # what starts from the model's vectors starts from those that it has now
     return predictor
 
 
