@@ -70,7 +70,15 @@ def ranks(process: subprocess.Popen[str]) -> list[int]:
 
 
 def gone(pids: list[int]) -> bool:
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    return not any(works(pid) for pid in pids)
+
+
+def works(pid: int) -> bool:
+    """Whether there is such a process, and not only its entry in the table, which waits for init to read it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
 
 
 def the_record(folder: Path) -> Record:

@@ -291,7 +291,10 @@ class Session:
 
     def _file_failure(self, error: BaseException) -> None:
         """A record with the reason, and the traceback in the run's folder. What is finished of it is kept."""
+        from peftbench.stages.costs import stage_costs
+
         record = self.record
+        record.stages = stage_costs(self.context.reports, self.clock, [self.context.meter.sections()])
         record.status = "failed" if isinstance(error, Exception) else "interrupted"
         record.score, record.scores = None, {}
         record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")

@@ -103,6 +103,11 @@ def test_a_stage_cut_off_keeps_the_account_of_the_one_before(tmp_path: Path, mon
         with pytest.raises(Interrupted):
             run(compose([*FAST, *MORE, f"out_dir={tmp_path}"]))
     (before,) = Store(tmp_path).all()
+    assert [(stage["name"], stage["status"]) for stage in before.stages] == [
+        ("supervised", "done"),
+        ("two_parts", "unfinished"),
+    ]
+    assert phases(before.stages)["train"] == pytest.approx(before.seconds["train"], abs=1e-9)
     record = finish(tmp_path)
     first = record.stages[0]
     assert before.seconds["train"] > 0
@@ -136,6 +141,20 @@ def test_a_stage_that_leaves_no_report_is_a_mistake(tmp_path: Path, monkeypatch:
     assert record is not None
     assert record.status == "failed"
     assert "stage `two_parts` left 0 reports" in record.reason
+    assert [stage["status"] for stage in record.stages] == ["done"]
+
+
+def test_a_part_that_fails_leaves_its_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(context: Context, incoming: Predictor | None) -> Predictor:
+        with context.part("one"), context.clock("train"):
+            time.sleep(0.05)
+            raise RuntimeError("no luck")
+
+    monkeypatch.setitem(globals(), "two_parts", fail)
+    record, _ = run(compose([*FAST, *MORE, f"out_dir={tmp_path}"]))
+    assert record is not None
+    assert (record.status, record.stages[1]["status"]) == ("failed", "unfinished")
+    assert record.stages[1]["seconds"]["train"] >= 0.05
 
 
 def test_a_person_sees_a_line_a_stage(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class StageReport:
 
     Attributes:
         name: the stage's.
-        status: "done" or "diverged".
+        status: "done", "diverged" or, in the record of a run that failed or was interrupted, "unfinished".
         reason: why it diverged.
         steps, tokens: optimiser steps and input tokens (padding not counted) of training.
         seconds: wall seconds of pure training.
@@ -140,12 +140,16 @@ class Context:
     @contextmanager
     def in_stage(self, number: int, name: str) -> Iterator[None]:
         """The stage of that 0-based number is at work in the block. What it costs is booked under its name, and its
-        report, the one that it appends to `reports`, says so."""
+        report, the one that it appends to `reports`, says so. A stage that does not end has one all the same."""
         self.stage, self.last_stage = f"{number + 1}-{name}", number + 1 == len(self.cfg.method.stages)
         self.attempt.progress.show("train", stage=name, step=0)
         earlier = len(self.reports)
-        with self._section(self.stage):
-            yield
+        try:
+            with self._section(self.stage):
+                yield
+        except BaseException:
+            self.reports[earlier:] = [StageReport(name, status="unfinished", section=self.stage)]
+            raise
         if len(self.reports) != earlier + 1:
             raise RuntimeError(f"stage `{name}` left {len(self.reports) - earlier} reports; it must append one")
         self.reports[-1].section = self.stage
