@@ -112,6 +112,14 @@ def test_floors_without_a_model_are_no_basis_for_each_other() -> None:
     assert estimate(wanted("method=majority"), [floor]) == NO_BASIS
 
 
+def test_methods_of_several_trainings_stand_for_themselves_alone() -> None:
+    pet = ran(method="pet", compute={"steps": 600}, seconds={"train": 150.0, "total": 200.0})
+    assert estimate(wanted(), [pet]) == NO_BASIS
+    assert estimate(wanted("method=pet"), [ran()]) == NO_BASIS
+    assert estimate(wanted("method=pet"), [ran(), pet]).seconds == 200.0
+    assert estimate(wanted("method=dept"), [ran(), pet]).basis == "1 run of the same model, other methods"
+
+
 def test_another_device_is_the_last_resort() -> None:
     gpu = ran(environment={"device": "cuda"}, memory={"train_peak_mib": 900.0, "train_peak_reserved_mib": 1000.0})
     found = estimate(wanted(), [gpu])

@@ -78,6 +78,7 @@ class Estimator:
             "task": cfg.task.name,
             "subset": cfg.task.subset,
             "shots": cfg.shots,
+            "one_training": cfg.method.stages in (["supervised"], ["classical"]),
             "trains": cfg.shots != 0 and not {*cfg.method.stages} <= {"classical", "none"},
             "planned_steps": trainer.steps,
             **{name: getattr(trainer, name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},
@@ -90,9 +91,11 @@ class Estimator:
     def _search(self, wanted: Row, device: str) -> Estimate:
         for same_device in (True, False):
             for keys, words in LEVELS:
-                if wanted["model"] == NO_MODEL and "method" not in keys:
-                    continue
                 group = self._groups.get((keys, *(wanted[key] for key in keys)), [])
+                if "method" not in keys:
+                    if wanted["model"] == NO_MODEL or not wanted["one_training"]:
+                        continue
+                    group = [r for r in group if not trained_several(r)]
                 near = [r for r in group if (r.get("device") == device) == same_device]
                 usable = [(r, scale) for r in near if (scale := training_scale(wanted, r)) is not None]
                 if usable:
@@ -113,6 +116,12 @@ def with_trials(run: Estimate, search: SearchConfig) -> Estimate:
     cpu_seconds = None if run.cpu_seconds is None else run.cpu_seconds * times
     basis = f"{run.basis}; {most} trials"
     return replace(run, seconds=run.seconds * times, cpu_seconds=cpu_seconds, basis=basis)
+
+
+def trained_several(r: Row) -> bool:
+    """Whether a run had more steps than its trainer plans for one training: a method of several stages or models, whose
+    length says nothing about others."""
+    return bool(r.get("planned_steps")) and (r.get("steps") or 0) > r["planned_steps"]
 
 
 def training_scale(wanted: Row, earlier: Row) -> float | None:
