@@ -15,6 +15,7 @@ from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.sentinel import decoder_starts
 from peftbench.measure.clock import PhaseClock
+from peftbench.models import load_backbone
 from peftbench.run import run
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 
@@ -139,6 +140,51 @@ class TestDemonstrations:
         (text,) = texts(net, net.collate(net.encode(QUERIES[:1])))
         assert "A late goal Topic: <mask>" in text
         assert text.endswith("Topic: sports.")
+
+    @pytest.mark.parametrize(("share", "shown"), [(0.5, 1), (0.51, 2), (0.9, 2)])
+    def test_only_the_nearest_of_each_class_are_shown(self, share, shown):
+        near = [
+            "method.formulation.demonstrations_encoder=tiny-bert",
+            f"method.formulation.demonstrations_nearest={share}",
+        ]
+        net = learner("model=tiny-roberta", "method.formulation.demonstrations=40", *near)
+        seen = {text: set() for text in (row.text for row in QUERIES)}
+        batch = net.collate(net.encode(QUERIES))
+        for i, text in enumerate(texts(net, batch)):
+            seen[QUERIES[i % 2].text] |= {row.id for row in SHOTS if row.text in text}
+        backbone = load_backbone(compose(["model=tiny-bert"]).model, "features", 0.0)
+        vectors = {}
+        for row in (*SHOTS, *QUERIES):
+            inputs = backbone.tokenizer(row.text, return_tensors="pt")
+            with torch.no_grad():
+                vectors[row.id] = backbone.model(**inputs).last_hidden_state[0].mean(0)
+        for query in QUERIES:
+            wanted = set()
+            for label in TASK.labels:
+                own = [row.id for row in SHOTS if row.target == label]
+                cosines = {id_: torch.cosine_similarity(vectors[id_], vectors[query.id], dim=0).item() for id_ in own}
+                wanted |= set(sorted(own, key=lambda id_: -cosines[id_])[:shown])
+            assert seen[query.text] == wanted
+
+    def test_a_training_row_is_shown_the_nearest_of_the_others(self):
+        near = ["method.formulation.demonstrations_encoder=tiny-bert", "method.formulation.demonstrations_nearest=0.01"]
+        net = learner("model=tiny-roberta", "method.formulation.demonstrations=2", *near).train()
+        before = torch.get_rng_state()
+        items = net.encode(SHOTS)
+        assert torch.equal(torch.get_rng_state(), before)
+        for step in range(6):
+            net.begin_step(step, 1, items)
+            for row, text in zip(SHOTS, texts(net, net.collate(items)), strict=True):
+                other = next(r for r in SHOTS if r.target == row.target and r is not row)
+                assert text.count(row.text) == text.count(other.text) == 1
+
+    def test_nearest_of_nothing_and_an_encoder_that_is_none(self):
+        with pytest.raises(UsageError, match="nothing is shown"):
+            learner("model=tiny-bert", "method.formulation.demonstrations_nearest=0.5")
+        wrong = ["method.formulation.demonstrations_nearest=0.5", "method.formulation.demonstrations_encoder=minlm"]
+        net = learner("model=tiny-bert", "method.formulation.demonstrations=2", *wrong)
+        with pytest.raises(UsageError, match="`minilm`"):
+            net.encode(QUERIES)
 
     def test_without_labelled_rows_it_says_so(self):
         with pytest.raises(UsageError, match=r"demonstrations.*shots=0"):

@@ -17,9 +17,10 @@ from peftbench import tasks
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.errors import UsageError
+from peftbench.formulations.bi_encoder import BiEncoder
 from peftbench.formulations.label_words import read_words
 from peftbench.models import load_backbone
-from peftbench.terms.encoders import BiEncoder, CrossEncoder
+from peftbench.terms.encoders import CrossEncoder
 from peftbench.terms.retrieve import WRAPPER, read_terms, retrieve
 
 NAMES = {"ph": "physics", "bio": "biology"}

@@ -71,6 +71,8 @@ class ClozeConfig(FormulationConfig):
     pattern: int = number(0, ge=0)
     template: str | None = None
     demonstrations: int = number(0, ge=0)
+    demonstrations_nearest: float = number(1.0, gt=0, le=1)
+    demonstrations_encoder: str = "minilm"
     soft_pattern: bool = False
     split_words: str = one_of("mean", "error", default="mean")
     train_head: bool = False

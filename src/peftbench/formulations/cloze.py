@@ -33,6 +33,11 @@ class ClozeFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
+        if cfg.demonstrations_nearest < 1 and not cfg.demonstrations:
+            raise UsageError(
+                f"method.formulation.demonstrations_nearest={cfg.demonstrations_nearest}: nothing is shown. Set "
+                "method.formulation.demonstrations=16, or leave it at 1."
+            )
         self.cfg = cfg
         self.set = pattern_set(task, cfg)
         self.encoder = PatternEncoder(

@@ -2,7 +2,9 @@
 
 Behind the row in its pattern stands, for each class in label order, a drawn training row of that class in the same
 pattern, with its label word in the place of the mask. In training a set of demonstrations is drawn anew for each row in
-each step; a prediction is the mean of the class scores over several sets. A row never demonstrates itself.
+each step; a prediction is the mean of the class scores over several sets. A row never demonstrates itself. With
+`demonstrations_nearest` a row sees only those of each class that are nearest to it (section 6.2), by the cosine of the
+texts' vectors from a sentence encoder.
 
 Our reading: the demonstrations together take at most half of the input, each an equal share of it; the released code
 has limits by data set.
@@ -10,15 +12,18 @@ has limits by data set.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
+from peftbench.formulations.bi_encoder import bi_encoder
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.patterns import single_mask
 from peftbench.models.base import Backbone
@@ -41,6 +46,8 @@ class DemonstratedCloze(ClozeFormulation):
                 "soft_pattern=true takes away. Set one of the two."
             )
         super().__init__(backbone, task, max_length, cfg)
+        self._near: dict[str, frozenset[str]] = {}
+        """Row id -> the training rows that it may be shown, where not every other may."""
 
     @property
     def sets(self) -> int:
@@ -72,9 +79,33 @@ class DemonstratedCloze(ClozeFormulation):
         random = np.random.RandomState([*step, zlib.crc32(row_id.encode()), number])
         shown = []
         for own in self.candidates().values():
-            if others := [text for id_, text in own if id_ != row_id]:
+            if others := [text for id_, text in own if id_ != row_id and id_ in self._near.get(row_id, {id_})]:
                 shown.append(others[random.randint(len(others))])
         return "".join(f" {text}" for text in shown)
+
+    def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        if self.cfg.demonstrations_nearest < 1 and self.shots and rows:
+            self._near |= self._nearest(rows)
+        return super().encode(rows)
+
+    def _nearest(self, rows: Sequence[Row]) -> dict[str, frozenset[str]]:
+        """Row id -> ids of the nearest training rows, of each class the share that the config says, rounded up."""
+        similar = bi_encoder(self.cfg.demonstrations_encoder, self.device())
+        shots = similar([whole_text(row) for row in self.shots])
+        labels = np.array([self.answer.label_of(row.target) for row in self.shots])
+        ids, found = np.array([row.id for row in self.shots]), {}
+        for row, cosines in zip(rows, similar([whole_text(row) for row in rows]) @ shots.T, strict=True):
+            kept: list[str] = []
+            for label in self.answer.labels:
+                own = np.flatnonzero((labels == label) & (ids != row.id))
+                count = math.ceil(self.cfg.demonstrations_nearest * len(own))
+                kept += ids[own[np.argsort(-cosines[own], kind="stable")[:count]]].tolist()
+            found[row.id] = frozenset(kept)
+        return found
+
+    def device(self) -> torch.device:
+        """Where the learner is."""
+        return next(buffer.device for buffer in self.buffers())
 
     def encode_one(self, row: Row) -> Encoded:
         """One row. Its length is that with one set of demonstrations; it differs a little from set to set."""
@@ -104,3 +135,8 @@ class DemonstratedCloze(ClozeFormulation):
         """(batch, classes): the mean over the sets."""
         every = super().logits(model, batch)
         return every.view(-1, len(batch["ids"]), every.shape[-1]).mean(0)
+
+
+def whole_text(row: Row) -> str:
+    """All that a row says."""
+    return row.text if row.pair is None else f"{row.text} {row.pair}"

@@ -80,10 +80,11 @@ def make_words(cfg: RunConfig, options: argparse.Namespace) -> tuple[dict[str, d
     """The words of each label of the config's task, and what model they come from."""
     import torch
 
+    from peftbench.formulations.bi_encoder import BiEncoder
     from peftbench.inputs import data_dir
     from peftbench.models import load_backbone
     from peftbench.tasks import load_task
-    from peftbench.terms.encoders import BiEncoder, CrossEncoder
+    from peftbench.terms.encoders import CrossEncoder
     from peftbench.terms.retrieve import read_terms, retrieve
 
     data = load_task(cfg.task, data_dir(cfg))

@@ -1,4 +1,4 @@
-"""The two models of SciPrompt's filter: a bi-encoder, which is any encoder here, and a cross-encoder for pairs."""
+"""The second model of SciPrompt's filter, a cross-encoder for pairs. The first is a `BiEncoder`."""
 
 from __future__ import annotations
 
@@ -6,44 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from peftbench.errors import UsageError
-from peftbench.formulations.head import pool
-from peftbench.models.base import Backbone
 
 BATCH = 64
-
-
-class BiEncoder:
-    """Texts to vectors of length 1: the backbone's pooled hidden states, as sentence encoders are used.
-
-    Args:
-        backbone: an encoder loaded for `features`.
-        max_length: tokens kept of a text.
-    """
-
-    def __init__(self, backbone: Backbone, device: torch.device, max_length: int = 64) -> None:
-        self.backbone, self.device, self.max_length = backbone, device, max_length
-        model: nn.Module = backbone.model
-        model.to(device).eval()
-
-    @torch.inference_mode()
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, d), fp32."""
-        out = np.empty((len(texts), self.backbone.hidden_size), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        for start in range(0, len(order), BATCH):
-            places = order[start : start + BATCH]
-            inputs = self.backbone.tokenizer(
-                [self.backbone.prefix + texts[i] for i in places],
-                padding=True, truncation=True, max_length=self.max_length, return_tensors="pt",
-            ).to(self.device)  # fmt: skip
-            hidden = self.backbone.model(**inputs).last_hidden_state.float()
-            vectors = F.normalize(pool(hidden, inputs["attention_mask"], self.backbone.pooling), dim=-1)
-            out[places] = vectors.cpu().numpy()
-        return out
 
 
 class CrossEncoder:
