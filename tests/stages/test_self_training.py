@@ -135,7 +135,8 @@ def test_the_first_teacher_is_a_run_of_its_own() -> None:
     """The command of docs/stages.md: what LiST is compared with has its words, its rates and its training."""
     ours = compose(["method=list", "trainer=list"])
     lone = ["method=lite", "method/formulation=cloze", "method.formulation.train_head=true"]
-    other = compose([*lone, "method.formulation.prefer=[lm_bff]", "trainer=list"])
+    rates = ["method.lr.adapter=3e-4", "method.lr.head=3e-4"]
+    other = compose([*lone, *rates, "method.formulation.prefer=[lm_bff]", "trainer=list"])
     assert other.method.tuner == ours.method.tuner
     assert other.method.formulation == ours.method.formulation
     assert other.method.weight_decay == ours.method.weight_decay
@@ -146,6 +147,7 @@ def test_the_first_teacher_is_a_run_of_its_own() -> None:
 def test_without_weights_one_round_is_soft_distillation_and_labelled_tuning(tmp_path: Path) -> None:
     """Against a few lines of plain PyTorch that know neither stage nor student."""
     args = ["method=list", *SHORT, f"{OWN}rounds=1", f"{OWN}meta=none", "trainer.precision=fp32"]
+    args.append("method.lr.default=1e-3")  # as `by_hand`
     record, _ = finish(tmp_path, *args)
     cfg = compose([*FAST, f"out_dir={tmp_path}", *args])
     data, drawn, _ = InputCache().load(cfg)
@@ -183,7 +185,7 @@ def cross_entropy(logits: torch.Tensor, batch: Any) -> torch.Tensor:
 
 
 def by_hand(learner: Any, items: Any, seed: int, size: int, steps: int, loss: Any) -> None:
-    """AdamW with the debug trainer's linear schedule and clipping, on the batches that the seed gives."""
+    """AdamW at 1e-3 with the debug trainer's linear schedule and clipping, on the batches that the seed gives."""
     own = [p for p in learner.parameters() if p.requires_grad]
     matrices, vectors = [p for p in own if p.ndim > 1], [p for p in own if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors}], lr=1e-3, weight_decay=0.0)
