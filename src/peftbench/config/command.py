@@ -7,17 +7,22 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.resources import files as files_of
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from peftbench.config import schema
 from peftbench.config.catalogue import names
 from peftbench.config.load import CONFIG_MODULE, GROUPS, compose, compose_raw
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
+_ADDED = re.compile(r"method\.lr\.|method\.tuner\.options\.|method\.continued_pretraining\.lr\.|search\.space\.")
+"""Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
+_PARTS = ("tuner", "formulation")
+"""Groups inside `method`, whose sections have the name of the file that they were made from."""
 _PLAIN = re.compile(r"[\w./:+@%-]+")
 
 
@@ -35,6 +40,7 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
     """
     named = [(group, _choice(group, config.get(group) or {})) for group in GROUPS if group not in _HOW]
     choices = [f"{group}={name}" for group, name in named if group in always or name != _default_names()[group]]
+    choices += _parts_of_the_method(choices, config.get("method") or {})
     raw = _flat(_plain_tree(choices))
     wanted = {key: value for key, value in _flat(config).items() if not _is_left_out(key, keep)}
     needed = {key: wanted[key] for key, value in raw.items() if value == "???" and key in wanted}
@@ -43,14 +49,38 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
     own = {k: v for k, v in changed.items() if "${" not in str(raw.get(k))}  # the others may follow (subset: ${.lang})
     made = _composed(choices, {**needed, **own})
     rest = {k: v for k, v in changed.items() if made.get(k) != v}
-    return [*choices, *(f"{key}={hydra_value(value)}" for key, value in {**needed, **own, **rest}.items())]
+    added = {f"+{k}": v for k, v in wanted.items() if k not in base and _ADDED.match(k)}
+    return [*choices, *(f"{key}={hydra_value(value)}" for key, value in {**needed, **own, **rest, **added}.items())]
+
+
+def _parts_of_the_method(choices: Sequence[str], method: dict[str, Any]) -> list[str]:
+    """The tuner and the formulation, where they are not the method's own; and without the keys (`~key`) that the
+    method gives its own formulation and the chosen one does not have."""
+    own = _plain_tree(choices).get("method") or {}
+    parts = {part: (method.get(part) or {}).get("name") for part in _PARTS}
+    chosen = [
+        f"method/{part}={name}"
+        for part, name in parts.items()
+        if name in names(f"method/{part}") and name != (own.get(part) or {}).get("name")
+    ]
+    if not any(choice.startswith("method/formulation") for choice in chosen):
+        return chosen
+    left = (_plain_tree([*choices, *chosen]).get("method") or {}).get("formulation") or {}
+    known = {
+        f.name for f in fields(schema.FORMULATION_SCHEMAS.get(str(parts["formulation"]), schema.FormulationConfig))
+    }
+    return [*chosen, *(f"~method.formulation.{key}" for key in left if key not in known)]
 
 
 def _choice(group: str, section: dict[str, Any]) -> str:
-    """The file that a section was made from. Those that take their name from a value (`model=hub`) are told by
-    likeness.
+    """The file that a section was made from: of a task the short one (`task=sst2`), if there is one. Those that take
+    their name from a value (`model=hub`) are told by likeness.
     """
     name, files = section.get("name", _default_names()[group]), names(group)
+    if group == "task" and section.get("subset") in files:
+        alias = _section(group, section["subset"])
+        if name in alias.get("defaults", ()) and alias.get("description") == section.get("description"):
+            return str(section["subset"])
     if name in files:
         return name
     templates = {file: _flat(_section(group, file)) for file in files}
@@ -125,4 +155,11 @@ def _leaves(config: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and value and all(re.fullmatch(r"\w+", str(k)) for k in value):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", _as_json(value)
+
+
+def _as_json(value: Any) -> Any:
+    """As a record has it: keys of mappings are text, tuples are lists. Infinity stays."""
+    if isinstance(value, dict):
+        return {str(k): _as_json(v) for k, v in value.items()}
+    return [_as_json(v) for v in value] if isinstance(value, (list, tuple)) else value
