@@ -225,9 +225,10 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
     steps, losses = report.curves.pop("dev_step"), report.curves.pop("dev")
     report.curves |= {"held_out_step": steps, "held_out_loss": [-score for score in losses]}
     if losses:
-        best = min(-score for score in losses)
+        best, step = min((-score, step) for step, score in zip(steps, losses, strict=True))
+        first = "" if len(losses) == 1 else f"{-losses[0]:.3f} after {steps[0]} steps, "
         report.notes.append(
-            f"masked-LM loss on {len(held_out)} held-out texts: {-losses[0]:.3f} at first, {best:.3f} kept"
+            f"masked-LM loss on {len(held_out)} held-out texts: {first}{best:.3f} after {step} steps (kept)"
         )
     report.unlabeled_passes += round(result.steps * len(items) / math.ceil(len(items) / trainer.batch_size))
     return report
