@@ -83,7 +83,7 @@ def test_every_combination_of_axes_composes(group):
 
 def test_every_trainer_composes():
     for name in names("trainer"):
-        compose([f"trainer={name}"])
+        assert compose([f"trainer={name}"]).trainer.name == name
 
 
 def test_every_choice_says_what_it_is():
