@@ -87,8 +87,8 @@ class ClozeFormulation(Formulation):
     def encode_one(self, row: Row) -> Encoded:
         """One row; its mask stands at `data["mask"]`."""
         ids, cut = self.encoder.encode(row)
-        target = None if row.target is None else self.answer.encode(row.target)
-        data = {"input_ids": ids, "mask": single_mask(ids, self.encoder.mask_id, row.id), "target": target}
+        mask, target = single_mask(ids, self.encoder.mask_id, row.id), self.answer.encode(row.target)
+        data = {"input_ids": ids, "mask": mask, "target": target}
         return Encoded(row.id, len(ids), 1.0, data, cut)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:

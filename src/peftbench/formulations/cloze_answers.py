@@ -21,9 +21,9 @@ class ClassAnswer:
         """Which label's word is written for a target."""
         return str(target)
 
-    def encode(self, target: Target | None) -> int:
-        """A target as the loss wants it."""
-        return self.labels.index(str(target))
+    def encode(self, target: Target | None) -> int | None:
+        """A target as the loss wants it; None stays None."""
+        return None if target is None else self.labels.index(str(target))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Scalar: the sum over a batch, from logits (batch, classes) and targets (batch,)."""
@@ -54,8 +54,10 @@ class ScoreAnswer:
         """The nearer end; a score in the middle belongs to the upper one, as in LM-BFF's draw."""
         return self.labels[float(target) >= (self.low + self.high) / 2]  # type: ignore[arg-type]
 
-    def encode(self, target: Target | None) -> tuple[float, float]:
-        """The two ends' shares in a score."""
+    def encode(self, target: Target | None) -> tuple[float, float] | None:
+        """The two ends' shares in a score; None stays None."""
+        if target is None:
+            return None
         share = (float(target) - self.low) / (self.high - self.low)  # type: ignore[arg-type]
         return 1 - share, share
 

@@ -91,10 +91,10 @@ class DemonstratedCloze(ClozeFormulation):
     def _nearest(self, rows: Sequence[Row]) -> dict[str, frozenset[str]]:
         """Row id -> ids of the nearest training rows, of each class the share that the config says, rounded up."""
         similar = bi_encoder(self.cfg.demonstrations_encoder, self.device())
-        shots = similar([whole_text(row) for row in self.shots])
+        shots = similar([row.whole for row in self.shots])
         labels = np.array([self.answer.label_of(row.target) for row in self.shots])
         ids, found = np.array([row.id for row in self.shots]), {}
-        for row, cosines in zip(rows, similar([whole_text(row) for row in rows]) @ shots.T, strict=True):
+        for row, cosines in zip(rows, similar([row.whole for row in rows]) @ shots.T, strict=True):
             kept: list[str] = []
             for label in self.answer.labels:
                 own = np.flatnonzero((labels == label) & (ids != row.id))
@@ -110,8 +110,7 @@ class DemonstratedCloze(ClozeFormulation):
     def encode_one(self, row: Row) -> Encoded:
         """One row. Its length is that with one set of demonstrations; it differs a little from set to set."""
         ids, cut = self.encoder.encode(row, self.tail(row.id, 0))
-        target = None if row.target is None else self.answer.encode(row.target)
-        return Encoded(row.id, len(ids), 1.0, {"row": row, "target": target}, cut)
+        return Encoded(row.id, len(ids), 1.0, {"row": row, "target": self.answer.encode(row.target)}, cut)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Every item with its first set of demonstrations, then every item with its second ..."""
@@ -135,8 +134,3 @@ class DemonstratedCloze(ClozeFormulation):
         """(batch, classes): the mean over the sets."""
         every = super().logits(model, batch)
         return every.view(-1, len(batch["ids"]), every.shape[-1]).mean(0)
-
-
-def whole_text(row: Row) -> str:
-    """All that a row says."""
-    return row.text if row.pair is None else f"{row.text} {row.pair}"

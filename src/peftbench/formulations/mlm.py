@@ -72,7 +72,7 @@ class MlmFormulation(Formulation):
 
     def plain_ids(self, row: Row) -> tuple[list[int], bool | None, list[int]]:
         """Ids of the raw text."""
-        text = self.prefix + (row.text if row.pair is None else f"{row.text} {row.pair}")
+        text = self.prefix + row.whole
         ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_length:
             return ids, False, []

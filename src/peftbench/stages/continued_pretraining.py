@@ -157,7 +157,7 @@ def confidence(prediction: Prediction) -> float:
 def line(row: Row, cloze: ClozeFormulation | None) -> str:
     """A text as the corpus has it, whole: in the pattern with its label word, or (None) as it is."""
     if cloze is None:
-        text = row.text if row.pair is None else f"{row.text} {row.pair}"
+        text = row.whole
     else:
         pattern = cloze.encoder.pattern
         text = pattern.fill(pattern.texts(row), cloze.first_word(row.target))

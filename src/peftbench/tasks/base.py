@@ -44,6 +44,11 @@ class Row:
     group: str | None = None
     parts: Mapping[str, str] | None = None
 
+    @property
+    def whole(self) -> str:
+        """All that the row says: both texts of a pair, a space between them."""
+        return self.text if self.pair is None else f"{self.text} {self.pair}"
+
 
 @dataclass(frozen=True)
 class PatternSet:

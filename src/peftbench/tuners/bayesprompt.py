@@ -109,7 +109,7 @@ def features(backbone: Backbone, rows: Sequence[Row], max_length: int) -> Array:
     if not rows:
         return np.zeros((0, backbone.hidden_size))
     embedding = backbone.model.get_input_embeddings()
-    texts = [row.text if row.pair is None else f"{row.text} {row.pair}" for row in rows]
+    texts = [row.whole for row in rows]
     ids = backbone.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
     means = [embedding(torch.tensor(i)).float().mean(0) for i in ids if i]
     return torch.stack(means).double().numpy()

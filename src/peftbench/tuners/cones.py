@@ -23,7 +23,6 @@ from torch import Tensor
 
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
-from peftbench.tasks.base import Row
 from peftbench.tuners.base import TunerContext
 
 STEPS, RATE = 200, 1.0e-2
@@ -45,7 +44,7 @@ def concept_prompt(backbone: Backbone, context: TunerContext, rows: int) -> Tens
     if not all(isinstance(row.target, str) for row in shots):
         raise UsageError("method.tuner.init=cones learns one vector a class; this task's targets are no class names.")
     classes = sorted({str(row.target) for row in shots})
-    texts = encode(backbone, [whole(row) for row in shots], context.max_length)
+    texts = encode(backbone, [row.whole for row in shots], context.max_length)
     names = encode(backbone, classes, context.max_length)
     each = -(-rows // len(classes))
     targets = torch.tensor([classes.index(str(row.target)) for row in shots])
@@ -93,7 +92,3 @@ def encode(backbone: Backbone, texts: Sequence[str], max_length: int) -> Tensor:
         ids = backbone.tokenizer(backbone.prefix + text, truncation=True, max_length=max_length)["input_ids"]
         vectors.append(stack(input_ids=torch.tensor([ids])).last_hidden_state[0].float().mean(0))  # type: ignore[operator]
     return torch.stack(vectors)
-
-
-def whole(row: Row) -> str:
-    return row.text if row.pair is None else f"{row.text} {row.pair}"
