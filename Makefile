@@ -98,7 +98,7 @@ mlm-head: install-dev ## train the masked-LM head of model=minilm-mlm anew (two 
 bench-multitenant: install-dev ## eight tenants in one batch: IAPT against LoRA with an adapter a row
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_multitenant.py
 
-tables: install ## every paper's table from the records in results/, as Markdown, LaTeX and CSV in results/tables/
+tables: install ## every paper's table from the records in results/, as Markdown, LaTeX and CSV in tables/
 	$(BIN)/peftbench table '*'
 
 table-paper: install ## one paper's tables: make table-masakhanews, table-dept, table-hft ... (the beginning of their names)

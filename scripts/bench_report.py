@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "results"))
 
 from made_up_board import fill
 
-from peftbench.results.leaderboard import rebuild
-from peftbench.results.store import Store
+from peftbench.records.leaderboard import rebuild
+from peftbench.records.store import Store
 
 METHODS = [f"method_{i:02}" for i in range(45)]
 SHOTS = (5, 10, 20)

@@ -24,8 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from peftbench.measure.environment import environment
-from peftbench.results.record import Record
-from peftbench.results.store import Store, encode
+from peftbench.records.record import Record
+from peftbench.records.store import Store, encode
 from peftbench.sweeps.jobs import Job, compose_jobs, expand
 from peftbench.sweeps.sweep import Sweep
 
@@ -33,7 +33,7 @@ METHODS, SHOTS = "dept,lora,full,bitfit,prompt_tuning", "2,5,10,15"
 PER_SEED = 20
 STEPS = 160
 SMALL = 1000
-REBUILD = "from peftbench.results import leaderboard, store; import sys; leaderboard.rebuild(store.Store(sys.argv[1]))"
+REBUILD = "from peftbench.records import leaderboard, store; import sys; leaderboard.rebuild(store.Store(sys.argv[1]))"
 
 
 def command(runs: int, out_dir: Path) -> list[str]:

@@ -25,12 +25,12 @@ import numpy as np
 
 from peftbench import __version__
 from peftbench.config.many import Composer
-from peftbench.results.ids import run_id
-from peftbench.results.leaderboard import rebuild
-from peftbench.results.record import Record
-from peftbench.results.store import Store, encode
-from peftbench.results.tables import spec
-from peftbench.results.tables.commands import cell_sweep, merge, value
+from peftbench.records.ids import run_id
+from peftbench.records.leaderboard import rebuild
+from peftbench.records.record import Record
+from peftbench.records.store import Store, encode
+from peftbench.tables import spec
+from peftbench.tables.commands import cell_sweep, merge, value
 
 TABLE = "masakhanews-fewshot"
 SEEDS = 5

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftbench.results.statistics import (
+from peftbench.statistics import (
     Cell,
     Items,
     Run,

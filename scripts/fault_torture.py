@@ -31,10 +31,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from peftbench.cli import main as peftbench
 from peftbench.config import compose
-from peftbench.results import leaderboard
-from peftbench.results.record import Record
-from peftbench.results.store import Store
-from peftbench.sweeps.gc import Wish, leftovers, remove
+from peftbench.inspect.gc import Wish, leftovers, remove
+from peftbench.records import leaderboard
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 
 COMMON = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 COMMON += ["trainer.steps=24", "trainer.eval_every=6", "trainer.device=cpu", "trainer.save=all"]

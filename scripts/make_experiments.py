@@ -9,8 +9,8 @@ import argparse
 from importlib.resources import files
 from pathlib import Path
 
-from peftbench.results.tables import spec
-from peftbench.results.tables.commands import Sweep, cell_sweep, merge, runs
+from peftbench.tables import spec
+from peftbench.tables.commands import Sweep, cell_sweep, merge, runs
 
 HEAD = """\
 # @package _global_

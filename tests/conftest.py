@@ -1,11 +1,22 @@
 """For all tests."""
 
 import os
+from collections.abc import Callable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network or waits for one; read at import
 
+import pytest
 from hypothesis import HealthCheck, settings
+from made_up_records import a_record
+
+from peftbench.records.record import Record
 
 # A loaded machine is no defect: neither a slow example nor slow generation fails a test.
 settings.register_profile("peftbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("peftbench")
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    """A finished record with the given fields; see tests/made_up."""
+    return a_record

@@ -15,8 +15,8 @@ from types import ModuleType
 
 import pytest
 
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.training import launch
 
 pytestmark = pytest.mark.slow
@@ -265,7 +265,7 @@ def test_a_few_random_kills(tmp_path: Path) -> None:
 
 
 def test_the_torture_notices_what_it_looks_for(torture: ModuleType, tmp_path: Path) -> None:
-    from results.made_up_records import a_record
+    from made_up_records import a_record
 
     store, tally = Store(tmp_path), torture.Tally()
     whole = {name: a_record(name) for name in ("aa", "bb")}

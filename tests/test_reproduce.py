@@ -11,10 +11,10 @@ import pytest
 
 from peftbench.cli import main
 from peftbench.config import compose
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.reproduce import checks, outcome
 from peftbench.reproduce.command import _lend
-from peftbench.results.record import Record
-from peftbench.results.store import Store
 from peftbench.run import run
 
 FAST = ["task=demo_news", "tracking.wandb=disabled", "shots=2"]

@@ -20,9 +20,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from peftbench.errors import Interrupted, UsageError
+from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
 from peftbench.measure.memory import MemoryMeter
-from peftbench.results.files import write_atomic
 
 log = logging.getLogger(__name__)
 

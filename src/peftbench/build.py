@@ -31,6 +31,7 @@ def build_learner(
         from peftbench.models import load_backbone
         from peftbench.tuners import build_tuner
         from peftbench.tuners.base import TunerContext
+        from peftbench.tuners.budget import fit_budget
 
     check_calibration(cfg.method)
     chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
@@ -46,7 +47,7 @@ def build_learner(
         words = tuple(data.label_words.get(label, label) for label in data.labels)
         context = TunerContext(cfg.trainer.max_length, words, cfg.seed, pool=data.train, shots=shots)
         if cfg.method.budget is not None:
-            tuner.fit_budget(cfg.method.budget, backbone, context)
+            fit_budget(tuner, cfg.method.budget, backbone, context)
         learner = Learner(backbone, tuner, formulation, context)
         if cfg.method.init_from is not None:
             warm_start(learner, cfg)
@@ -83,7 +84,7 @@ def warm_start(learner: Learner, cfg: RunConfig) -> None:
     Raises:
         UsageError: that run is not finished, saved nothing, or trained another backbone.
     """
-    from peftbench.results.store import Store
+    from peftbench.records.store import Store
 
     run, store = str(cfg.method.init_from), Store(Path(cfg.out_dir))
     record, folder = store.load(run), store.folder(run) / "adapter"

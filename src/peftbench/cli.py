@@ -22,14 +22,14 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "run": "peftbench.cli:run_command",
     "ls": "peftbench.cli:ls_command",
-    "plan": "peftbench.sweeps.plan_command:plan_command",
-    "status": "peftbench.sweeps.status:status_command",
-    "gc": "peftbench.sweeps.gc:gc_command",
-    "leaderboard": "peftbench.results.cli_views:leaderboard_command",
-    "table": "peftbench.results.tables.command:table_command",
-    "compare": "peftbench.results.compare.command:compare_command",
-    "plot": "peftbench.results.plots.command:plot_command",
-    "report": "peftbench.results.report.command:report_command",
+    "plan": "peftbench.inspect.plan_command:plan_command",
+    "status": "peftbench.inspect.status:status_command",
+    "gc": "peftbench.inspect.gc:gc_command",
+    "leaderboard": "peftbench.views.leaderboard_command:leaderboard_command",
+    "table": "peftbench.tables.command:table_command",
+    "compare": "peftbench.views.compare.command:compare_command",
+    "plot": "peftbench.figures.plots.command:plot_command",
+    "report": "peftbench.figures.report.command:report_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",
     "terms": "peftbench.terms.command:terms_command",
@@ -165,11 +165,11 @@ def run_command(args: list[str]) -> int:
 def run_one(cfg: DictConfig) -> int:
     """One run and its summary; the exit code."""
     from peftbench.config.load import to_run_config
-    from peftbench.results.summary import print_summary
-    from peftbench.run import run
+    from peftbench.search.search import run_searched
+    from peftbench.views.summary import print_summary
 
     config = to_run_config(cfg)
-    record, is_new = run(config)
+    record, is_new = run_searched(config)
     if record is None:  # not the main process of a distributed run
         return DONE
     print_summary(record, config.out_dir, is_new)
@@ -179,7 +179,7 @@ def run_one(cfg: DictConfig) -> int:
 def ls_command(args: list[str]) -> int:
     """`peftbench ls [GROUP] [--json]`, `peftbench ls runs [COLUMN=VALUE ...]`."""
     if args[:1] == ["runs"]:
-        from peftbench.sweeps.runs import ls_runs
+        from peftbench.inspect.runs import ls_runs
 
         return ls_runs(args[1:])
     from peftbench.config.catalogue import ls

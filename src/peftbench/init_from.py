@@ -10,8 +10,8 @@ from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import data_dir
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.tasks import load_task
 from peftbench.tasks.base import Row, text_key
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from peftbench import __version__
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
-from peftbench.results.ids import run_id
+from peftbench.records.ids import run_id
 from peftbench.tasks import TaskData, load_task
 from peftbench.tasks.protocols import Draw, draw
 from peftbench.tasks.protocols.draw import data_seed_of

@@ -14,13 +14,13 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted, UsageError
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
-from peftbench.results.leaderboard import rebuild
-from peftbench.results.store import Store
+from peftbench.records.leaderboard import rebuild
+from peftbench.records.store import Store
 from peftbench.session import Session, base_record
 from peftbench.training.launch import Outcome, find_place, launch
 
 if TYPE_CHECKING:
-    from peftbench.results.record import Record
+    from peftbench.records.record import Record
 
 TRIALS = "trials"
 """Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
@@ -47,10 +47,6 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     finished = store.load(identity)
     if finished is not None and finished.status == "done" and not cfg.rerun:
         return (finished if place is None or place.rank == 0 else None), False
-    if cfg.search.name != "none" and cfg.tuning.get("study") != identity:
-        from peftbench.sweeps.search import tuned_run
-
-        return tuned_run(cfg, inputs)
     if cfg.trainer.devices > 1 and place is None:
         return run_on_devices(cfg, store, base_record(cfg, data, drawn, identity)), True
 
@@ -104,6 +100,6 @@ def file_for_the_dead(outcome: Outcome, store: Store, record: Record) -> Record:
 
 
 def run_in_process(config: dict[str, Any]) -> int:
-    """One of several processes that train together; returns its exit code. See `peftbench.training.worker`."""
+    """One of several processes that train together; returns its exit code. See `peftbench.ddp_worker`."""
     record, _ = run(from_plain(config))
     return 0 if record is None or record.status == "done" else 1

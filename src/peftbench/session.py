@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, Progress, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
+from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
-from peftbench.results.claims import Claimed
-from peftbench.results.files import write_atomic
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.leases import LeaseHeld
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.stages import STAGES, check_stages, get_stage
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.protocols import Draw
@@ -77,7 +77,7 @@ class Session:
                 import_module(module)
         from peftbench.measure.environment import environment
         from peftbench.measure.memory import MemoryMeter
-        from peftbench.results.tracking import Tracker
+        from peftbench.records.tracking import Tracker
         from peftbench.stages.base import Context
 
         dist, precision = None, "fp32"
@@ -201,8 +201,8 @@ class Session:
 
     def save(self, predictor: Predictor, predictions: list[Prediction]) -> None:
         """Files first, the record last: once it is there, the run is done and all of it is on disk."""
-        from peftbench.results.diagnosis import diagnose
-        from peftbench.results.predictions import write_predictions
+        from peftbench.records.diagnosis import diagnose
+        from peftbench.records.predictions import write_predictions
 
         self.attempt.progress.show("save")
         self._fill_measures(predictor)
@@ -253,7 +253,7 @@ class Session:
 
     def _file(self) -> None:
         """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
-        from peftbench.results.leaderboard import rebuild
+        from peftbench.records.leaderboard import rebuild
 
         record = self.record
         with self.attempt.held():
@@ -274,7 +274,7 @@ class Session:
     ) -> bool:
         """File a crash or an interruption. A crash of a run in one process ends here; its record says why."""
         try:
-            self._mistaken = isinstance(error, UsageError) and not isinstance(error, Claimed)
+            self._mistaken = isinstance(error, UsageError) and not isinstance(error, LeaseHeld)
             if error is None or self._filed or isinstance(error, (UsageError, SystemExit)):
                 return False
             if self.main:

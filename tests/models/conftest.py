@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import peftbench.conf
-from peftbench.config.load import build
 from peftbench.config.schema import ModelConfig
+from peftbench.config.sections import build
 
 MODELS = Path(peftbench.conf.__file__).parent / "model"
 

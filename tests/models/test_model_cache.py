@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.cache import build_once, cache_dir
 from peftbench.errors import UsageError
-from peftbench.models.cache import build_once, cache_dir
 
 
 def test_environment_variable_and_default(monkeypatch, own_cache):

@@ -17,7 +17,7 @@ from peftbench.errors import Interrupted, UsageError
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
-from peftbench.results.store import Store
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages import calibration, supervised
 from peftbench.stages.base import Context, Predictor

@@ -21,8 +21,8 @@ from peftbench.formulations.patterns import Pattern
 from peftbench.formulations.predictions import Prediction
 from peftbench.measure.clock import PhaseClock
 from peftbench.measure.memory import MemoryMeter
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages import continued_pretraining as stage
 from peftbench.stages.base import StageReport

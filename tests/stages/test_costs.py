@@ -15,12 +15,12 @@ from rich.console import Console
 from peftbench import stages
 from peftbench.config import compose
 from peftbench.errors import Interrupted
-from peftbench.results.record import Record
-from peftbench.results.report.detail import stage_rows
-from peftbench.results.store import Store
-from peftbench.results.summary import print_summary
+from peftbench.figures.report.detail import stage_rows
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.views.summary import print_summary
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 MORE = ["method=lora", "trainer.steps=3", "trainer.device=cpu", "method.stages=[supervised,two_parts]"]

@@ -19,8 +19,8 @@ from peftbench import session as session_module
 from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.predictions import Prediction
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages import distillation as distillation_module
 from peftbench.stages import ensemble as ensemble_module

@@ -18,8 +18,8 @@ from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages import self_training as stage
 from peftbench.stages.supervised import LearnerPredictor

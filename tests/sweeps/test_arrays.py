@@ -10,8 +10,8 @@ import pytest
 
 from peftbench.config.load import compose
 from peftbench.errors import UsageError
-from peftbench.results.claims import Holder
-from peftbench.results.record import Record
+from peftbench.records.leases import Holder
+from peftbench.records.record import Record
 from peftbench.sweeps import queues, slurm
 from peftbench.sweeps.arrays import ArrayOptions, arrays, read_task, remembered
 from peftbench.sweeps.jobs import Job

@@ -15,7 +15,7 @@ from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.inputs import InputCache
 from peftbench.models.kept import keep_loaded
-from peftbench.results.store import Store
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.order import Line
@@ -198,7 +198,7 @@ def test_a_repeated_sweep_runs_only_what_is_missing(here, monkeypatch, capsys):
 def test_a_run_in_other_hands_is_left_to_them_and_looked_at_again(here, capsys):
     jobs = compose_jobs([[*FAST, "method=majority", f"seed={seed}", "out_dir=results"] for seed in (1, 2)])
     code = (
-        "import sys, time\nfrom peftbench.results.store import Store\n"
+        "import sys, time\nfrom peftbench.records.store import Store\n"
         f"with Store('results').claim('{jobs[0].run_id}'):\n    print('held', flush=True)\n    time.sleep(3)\n"
     )
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

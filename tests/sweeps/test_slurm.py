@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from peftbench.results.leaderboard import rows_of
-from peftbench.results.store import Store
+from peftbench.records.leaderboard import rows_of
+from peftbench.records.states import read_progress
+from peftbench.records.store import Store
 from peftbench.sweeps.arrays import remembered
-from peftbench.sweeps.states import read_progress
 
 pytestmark = [pytest.mark.slurm]
 BASE = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]

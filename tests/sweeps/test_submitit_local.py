@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from peftbench.config.load import compose
-from peftbench.results.store import Store
+from peftbench.records.states import read_progress
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.sweeps import worker
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, TaskRun, write_tasks
 from peftbench.sweeps.jobs import compose_jobs
-from peftbench.sweeps.states import read_progress
 
 FLOOR = ["method=majority", "task=demo_news", "tracking.wandb=disabled"]
 TINY = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]

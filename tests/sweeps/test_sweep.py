@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 
 from peftbench.errors import UsageError
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.sweep import Sweep, SweepJob, cause, detail_file, report

@@ -11,8 +11,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from peftbench.config.load import build
 from peftbench.config.schema import TASK_SCHEMAS, TaskConfig
+from peftbench.config.sections import build
 
 
 @cache

@@ -15,8 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftbench.config.load import build
 from peftbench.config.schema import ProtocolConfig
+from peftbench.config.sections import build
 from peftbench.errors import UsageError
 from peftbench.tasks.base import DataSource, Row, TaskData, text_key
 from peftbench.tasks.protocols import draw

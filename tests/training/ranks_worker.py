@@ -1,4 +1,4 @@
-"""Stands in for `peftbench.training.worker` under the launcher: each rank does what the JSON file tells it to."""
+"""Stands in for `peftbench.ddp_worker` under the launcher: each rank does what the JSON file tells it to."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from peftbench.ddp_worker import hold_leash
 from peftbench.training.launch import LEASH, find_place
-from peftbench.training.worker import hold_leash
 
 config = json.loads(Path(sys.argv[1]).read_text())
 place = find_place(os.environ)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from peftbench import ddp_worker as worker
 from peftbench.errors import UsageError
-from peftbench.training import launch, worker
+from peftbench.training import launch
 from peftbench.training.launch import Place, find_place, first_host
 
 HERE = Path(__file__).parent

@@ -17,8 +17,8 @@ from peftbench import session as session_module
 from peftbench import stages
 from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.stages.base import Context, Predictor
 from peftbench.training import checkpoint, loop
@@ -336,7 +336,7 @@ def test_a_run_that_another_has_finished_meanwhile_is_not_done_twice(
 
 def test_a_lost_claim_ends_the_run_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process was suspended; when it wakes, the run is another's: no checkpoint, no record, one message."""
-    from peftbench.results.claims import ClaimLost
+    from peftbench.records.leases import LeaseLost
 
     real = loop._Engine.step
 
@@ -347,7 +347,7 @@ def test_a_lost_claim_ends_the_run_without_a_trace(tmp_path: Path, monkeypatch: 
         return real(engine, step)
 
     monkeypatch.setattr(loop._Engine, "step", suspended)
-    with pytest.raises(ClaimLost, match="taken the run over"):
+    with pytest.raises(LeaseLost, match="taken the run over"):
         finish(tmp_path, "method=lora", "trainer.checkpoint_every=3")
     assert Store(tmp_path).all() == []
     assert [p.name for p in tmp_path.rglob("checkpoint-*")] == ["checkpoint-00000003"]

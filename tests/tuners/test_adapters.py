@@ -29,6 +29,7 @@ from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, convolve
 from peftbench.tuners.adapters import AdapterLayer
+from peftbench.tuners.budget import fit_budget
 from peftbench.tuners.sublayers import find_blocks, find_norms, find_sublayers
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
@@ -304,10 +305,10 @@ def test_with_the_masked_lm_head_they_are_the_parameters_that_list_trains() -> N
 def test_a_budget_sets_the_bottleneck_or_the_rank() -> None:
     tuner = build_tuner(schema.PfeifferConfig(name="pfeiffer"))
     backbone = full_size(BertConfig())
-    tuner.fit_budget(900_000, backbone, CONTEXT)
+    fit_budget(tuner, 900_000, backbone, CONTEXT)
     assert tuner.cfg.bottleneck == 48
     tuner = build_tuner(schema.CompacterConfig(name="compacter", train_norms=False))
-    tuner.fit_budget(200_000, backbone, CONTEXT)
+    fit_budget(tuner, 200_000, backbone, CONTEXT)
     assert tuner.expected_parameters(backbone, CONTEXT) == pytest.approx(200_000, rel=0.05)
 
 

@@ -15,7 +15,7 @@ from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
 from peftbench.tuners import TUNERS, Tuner, TunerContext, build_tuner
-from peftbench.tuners.budget import nearest
+from peftbench.tuners.budget import fit_budget, nearest
 
 TEXTS = [Row(f"train:{i}", f"sport news {word}", str(i % 2)) for i, word in enumerate(WORDS[:8])]
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=0, pool=TEXTS, shots=TEXTS)
@@ -48,7 +48,7 @@ def test_what_is_built_has_the_size_that_was_promised(name: str, budget: int) ->
     tuner, backbone = build_tuner(CONFIGS[name]), tiny_backbone("llama" if name == "iapt" else "bert")
     backbone.max_positions = None
     before = dict(vars(tuner.cfg))
-    tuner.fit_budget(budget, backbone, CONTEXT)
+    fit_budget(tuner, budget, backbone, CONTEXT)
     reached = sum(p.numel() for p in tuner.build(backbone, CONTEXT).parameters() if p.requires_grad)
     assert abs(reached - budget) <= 0.05 * budget
     assert f"{reached} parameters" in tuner.notes[0]
@@ -65,18 +65,18 @@ def test_the_papers_budget_gives_the_papers_sizes() -> None:
         (schema.DeptConfig(name="dept", num_virtual_tokens=60, rank=1, offset="token"), 19),
     ):
         tuner = build_tuner(cfg)
-        tuner.fit_budget(76_800, backbone, BIG)
+        fit_budget(tuner, 76_800, backbone, BIG)
         assert getattr(tuner.cfg, tuner.budget_knob) == value
 
 
 def test_what_cannot_be_met_is_refused_with_the_nearest() -> None:
     tuner = build_tuner(CONFIGS["prompt_tuning"])
     with pytest.raises(UsageError, match=r"method\.budget=24: .*16 parameters \(-33\.3%\).*num_virtual_tokens=1\b"):
-        tuner.fit_budget(24, tiny_backbone("bert"), CONTEXT)
+        fit_budget(tuner, 24, tiny_backbone("bert"), CONTEXT)
     assert tuner.cfg == CONFIGS["prompt_tuning"]
     assert tuner.notes == []
     with pytest.raises(UsageError, match=r"method\.budget=100: .*full cannot be derived"):
-        build_tuner(schema.FullConfig(name="full")).fit_budget(100, tiny_backbone("bert"), CONTEXT)
+        fit_budget(build_tuner(schema.FullConfig(name="full")), 100, tiny_backbone("bert"), CONTEXT)
 
 
 def test_every_knob_is_a_key_and_has_a_formula() -> None:

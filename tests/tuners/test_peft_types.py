@@ -13,9 +13,10 @@ from torch import nn
 from peftbench.config import compose
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
-from peftbench.results.ids import run_id
+from peftbench.records.ids import run_id
 from peftbench.tuners import Tuner, TunerContext, build_tuner
 from peftbench.tuners.adalora import distance_from_orthogonality
+from peftbench.tuners.budget import fit_budget
 
 CONTEXT = TunerContext(max_length=24, label_words=("sport", "health"), seed=3)
 SMALL = {
@@ -173,12 +174,12 @@ def test_both_spellings_are_the_same_run() -> None:
 @pytest.mark.parametrize(("method", "knob"), [("vera", "r"), ("loha", "r"), ("fourierft", "n_frequency")])
 def test_a_budget_sets_the_option_that_decides_the_size(method: str, knob: str) -> None:
     tuner, backbone = build_tuner(compose([f"method={method}"]).method.tuner), tiny_backbone("bert")
-    tuner.fit_budget(1024, backbone, CONTEXT)
+    fit_budget(tuner, 1024, backbone, CONTEXT)
     reached = trainable(tuner.build(backbone, CONTEXT))
     assert reached == pytest.approx(1024, rel=0.05)
     assert f"options.{knob}={tuner.cfg.options[knob]}, which trains {reached} parameters" in tuner.notes[0]
     with pytest.raises(UsageError, match="cannot be derived from a budget"):
-        tuner_of("IA3").fit_budget(1000, backbone, CONTEXT)
+        fit_budget(tuner_of("IA3"), 1000, backbone, CONTEXT)
 
 
 # AdaLoRA

@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 
 from peftbench.config import schema
 from peftbench.config.catalogue import names
-from peftbench.config.load import CONFIG_MODULE, GROUPS, compose, compose_raw
+from peftbench.config.load import CONFIG_MODULE, compose, compose_raw
+from peftbench.config.sections import GROUPS
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
@@ -19,23 +17,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
 from peftbench.config.catalogue import names
+from peftbench.config.sections import GROUPS, build_section, field_names, first_line
 from peftbench.config.space import read_space
-from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.config.user_files import UserFiles
 from peftbench.errors import UsageError, did_you_mean
 
 Plugins.instance().register(UserFiles)
 
 CONFIG_MODULE = "peftbench.conf"
-GROUPS = {
-    "model": schema.ModelConfig,
-    "method": schema.MethodConfig,
-    "task": schema.TaskConfig,
-    "protocol": schema.ProtocolConfig,
-    "trainer": schema.TrainerConfig,
-    "tracking": schema.TrackingConfig,
-    "search": schema.SearchConfig,
-}
 OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 """Sections to which keys may be added."""
 
@@ -86,51 +75,6 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return {str(k): v for k, v in plain.items()}
 
 
-def build_section(group: str, plain: dict[str, Any]) -> Any:
-    """The checked section of one group, from plain values."""
-    if group == "method":
-        return build_method(plain)
-    schema_class = GROUPS[group]
-    if group == "task":
-        schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
-    return build(schema_class, plain, group)
-
-
-def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
-    """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
-    formulation = plain.get("formulation") or {}
-    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
-    method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
-    formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
-    check_keys_of_other_formulations(method, formulation, formulation_class)
-    method.formulation = own = build(formulation_class, formulation, "method.formulation")
-    if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
-        own.words, own.words_sha256 = fingerprint_words(own)
-    tuner_plain = plain.get("tuner") or {}
-    name = str(tuner_plain.get("name"))
-    if name not in TUNER_SCHEMAS:
-        raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
-    method.tuner = tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
-    if isinstance(tuner, FileConfig):
-        tuner.file, tuner.sha256 = fingerprint(tuner)
-    return method
-
-
-def check_keys_of_other_formulations(
-    method: schema.MethodConfig, section: dict[str, Any], chosen: type[schema.FormulationConfig]
-) -> None:
-    """Raises UsageError if the section has keys that only another formulation knows: left by the method's YAML when a
-    user chooses another formulation."""
-    for name, other in schema.FORMULATION_SCHEMAS.items():
-        if foreign := [key for key in section if key in _field_names(other) and key not in _field_names(chosen)]:
-            keys = [f"method.formulation.{key}" for key in foreign]
-            raise UsageError(
-                f"method/formulation={method.formulation.name}: only `{name}` has {', '.join(keys)}. Use "
-                f"method/formulation={name}, or take out what method={method.name} sets: "
-                + " ".join(f"'~{key}'" for key in keys)
-            )
-
-
 def from_plain(
     plain: dict[str, Any], section: Callable[[str, dict[str, Any]], Any] = build_section
 ) -> schema.RunConfig:
@@ -142,78 +86,10 @@ def from_plain(
     top = {k: v for k, v in plain.items() if k not in GROUPS}
     for key in top:
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
-            raise UsageError(f"{key}: no such key. {did_you_mean(key, _field_names(schema.RunConfig))}")
+            raise UsageError(f"{key}: no such key. {did_you_mean(key, field_names(schema.RunConfig))}")
     run = schema.RunConfig(**parts, **top)
     check_top(run)
     return run
-
-
-def fingerprint(tuner: FileConfig) -> tuple[str, str]:
-    """Absolute path and SHA-256 of a user's tuner file.
-
-    Raises:
-        UsageError: there is no such file, or it is not the one that the run began with.
-    """
-    path = Path(tuner.file).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(f"method.tuner.file={tuner.file}: no such file.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if tuner.sha256 not in (None, digest):
-        raise UsageError(f"method.tuner.file={tuner.file}: was edited since this run began. Start it again.")
-    return str(path), digest
-
-
-def fingerprint_words(cloze: schema.ClozeConfig) -> tuple[str, str]:
-    """Absolute path and SHA-256 of a user's file of label words.
-
-    Raises:
-        UsageError: there is no such file, or it is not the one that the run began with.
-    """
-    path = Path(cloze.words).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(
-            f"method.formulation.words={cloze.words}: neither a file nor a choice. "
-            f"{did_you_mean(cloze.words, schema.CLOZE_WORDS)}"
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if cloze.words_sha256 not in (None, digest):
-        raise UsageError(f"method.formulation.words={cloze.words}: was edited since this run began. Start it again.")
-    return str(path), digest
-
-
-def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
-    """An instance of `schema_class` from plain values: keys, types and ranges checked."""
-    fields = _field_names(schema_class)
-    for key in section:
-        if key not in fields:
-            raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
-    try:
-        instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), section))
-    except OmegaConfBaseException as error:
-        key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
-        raise UsageError(f"{key}: {first_line(error)}") from None
-    check_ranges(instance, where)
-    return instance
-
-
-def check_ranges(instance: Any, where: str) -> None:
-    """Compare every field of a dataclass instance, nested ones included, with the range in its metadata."""
-    for f in dataclasses.fields(instance):
-        value, key = getattr(instance, f.name), f"{where}.{f.name}"
-        if dataclasses.is_dataclass(value):
-            check_ranges(value, key)
-        choices = f.metadata.get("choices")
-        if choices is not None and value is not None and value not in choices:
-            raise UsageError(f"{key}={value}: not a valid choice. {did_you_mean(str(value), map(str, choices))}")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            continue
-        for bound, broken, words in (
-            (f.metadata.get("ge"), lambda v, b: v < b, "at least"),
-            (f.metadata.get("gt"), lambda v, b: v <= b, "more than"),
-            (f.metadata.get("le"), lambda v, b: v > b, "at most"),
-        ):
-            if bound is not None and not broken(value, value) and broken(value, bound):
-                raise UsageError(f"{key}={value}: must be {words} {bound}.")
 
 
 def check_top(run: schema.RunConfig) -> None:
@@ -297,12 +173,3 @@ def _all_keys(overrides: Iterable[str], bad: str) -> list[str]:
     if not isinstance(node, DictConfig):
         parent, node = "", cfg
     return [f"{parent}.{k!s}" if parent else str(k) for k in node]
-
-
-def _field_names(schema_class: type) -> list[str]:
-    return [f.name for f in dataclasses.fields(schema_class)]
-
-
-def first_line(error: BaseException | None) -> str:
-    """The first non-empty line of an error's text."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -23,10 +23,9 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from peftbench.cache import JsonCache, code_stamp, tree_stamp
 from peftbench.config.load import (
     CONFIG_MODULE,
-    GROUPS,
-    build_section,
     compose_raw,
     explain,
     from_plain,
@@ -34,9 +33,9 @@ from peftbench.config.load import (
     to_run_config,
 )
 from peftbench.config.schema import RunConfig
+from peftbench.config.sections import GROUPS, build_section
 from peftbench.config.user_files import user_folder
 from peftbench.errors import UsageError
-from peftbench.memory import Memory, code_stamp, tree_stamp
 
 T = TypeVar("T")
 Plain = dict[str, Any]
@@ -233,7 +232,7 @@ def _texts(folder: Any) -> Iterator[str]:
 
 def composed(choices: tuple[str, ...]) -> DictConfig:
     """`compose_raw`, or what an earlier command got from it, if neither Hydra nor a config file has changed since."""
-    user, memory = user_folder(), Memory("composed")
+    user, memory = user_folder(), JsonCache("composed")
     files_of = [code_stamp("conf", "config"), tree_stamp(user) if user else ""]
     key = [hydra.__version__, omegaconf.__version__, *files_of, *choices]
     known = memory.get(*key)

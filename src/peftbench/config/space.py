@@ -137,8 +137,8 @@ def with_values(cfg: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     Raises:
         UsageError: a value has the wrong type or range.
     """
-    from peftbench.config.load import build_section
     from peftbench.config.schema import SearchConfig
+    from peftbench.config.sections import build_section
 
     plain = {root: asdict(getattr(cfg, root)) for root in ROOTS}
     for key, value in values.items():

@@ -16,9 +16,9 @@ import torch
 from peftbench.conformance.bench import CASES, Bench, logits, trainer
 from peftbench.conformance.checks import Verdict, failed, is_random, not_claimed, same_training
 from peftbench.conformance.subject import Subject, find_subject
+from peftbench.ddp_worker import hold_leash
 from peftbench.training.distributed import Dist, join
 from peftbench.training.launch import launch
-from peftbench.training.worker import hold_leash
 
 STEPS = 5
 MICRO_BATCH = 3

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from peftbench.formulations.base import Batch, Encoded
-
-if TYPE_CHECKING:
-    from peftbench.learner import Learner
+from peftbench.formulations.base import Encoded
 
 SOFT_TARGETS = "soft_targets"
 """In an item's `data`: (classes,) probabilities, fp32. In a batch: (batch, classes)."""
@@ -28,11 +24,6 @@ def with_soft_target(item: Encoded, probabilities: Tensor) -> Encoded:
     return replace(item, data={**item.data, SOFT_TARGETS: probabilities})
 
 
-def collate_soft(learner: Learner, items: Sequence[Encoded]) -> Batch:
-    """The learner's batch of items with soft targets, and these targets beside it."""
-    return {**learner.collate(items), SOFT_TARGETS: torch.stack([item.data[SOFT_TARGETS] for item in items])}
-
-
 def soft_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """KL(q_i || softmax(z_i)) of each item, (batch,), from logits z and soft targets q, both (batch, classes).
 
@@ -40,15 +31,3 @@ def soft_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """
     log_p = torch.log_softmax(logits.float(), dim=-1)
     return (torch.special.xlogy(targets, targets) - targets * log_p).sum(-1)
-
-
-class SoftLosses(nn.Module):
-    """A learner as a function from a batch with soft targets to the loss of each of its items, (batch,)."""
-
-    def __init__(self, learner: Learner) -> None:
-        super().__init__()
-        self.learner = learner
-
-    def forward(self, batch: Batch) -> Tensor:
-        learner: Any = self.learner
-        return soft_losses(learner.formulation.logits(learner.model, batch), batch[SOFT_TARGETS])

@@ -11,12 +11,9 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import peftbench
-
-if TYPE_CHECKING:
-    from peftbench.training.distributed import Dist
 
 PACKAGES = (
     "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors",
@@ -24,7 +21,17 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def environment(dist: Dist | None = None, precision: str | None = None) -> dict[str, Any]:
+class Processes(Protocol):
+    """What is asked of the processes of a run, `peftbench.training.distributed.Dist`."""
+
+    @property
+    def device(self) -> Any: ...
+
+    @property
+    def world(self) -> int: ...
+
+
+def environment(dist: Processes | None = None, precision: str | None = None) -> dict[str, Any]:
     """Facts for the record.
 
     Args:
@@ -105,7 +112,7 @@ def cpu_name() -> str:
     return model[1].strip() if model else platform.machine()
 
 
-def _torch_facts(dist: Dist | None) -> dict[str, Any]:
+def _torch_facts(dist: Processes | None) -> dict[str, Any]:
     """Threads of a process and the GPU's name, None where they do not apply."""
     torch = sys.modules.get("torch")
     if torch is None or dist is None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from peftbench.cache import build_once
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models.cache import build_once
 
 CONFIG_AND_TOKENIZER = ["*.json", "*.txt", "*.model"]
 WEIGHTS = "*.safetensors"

@@ -12,7 +12,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, Inputs
 from peftbench.measure.environment import code_version, cpu_name, versions
-from peftbench.results.record import Record
+from peftbench.records.record import Record
 
 EXACT, ROUNDING = "exact", "rounding"
 """Equal to the last bit; or equal but for rounding, which training may make larger."""

@@ -12,6 +12,8 @@ from typing import NoReturn
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.reproduce.checks import (
     EXACT,
     ROUNDING,
@@ -21,8 +23,6 @@ from peftbench.reproduce.checks import (
     rebuild_config,
     refusals,
 )
-from peftbench.results.record import Record
-from peftbench.results.store import Store
 
 FOLDER = "reproductions"
 """Below `out_dir`: a store of its own, so that no table counts a run twice."""

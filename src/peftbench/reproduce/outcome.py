@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from peftbench.records.leaderboard import current_rows, row
+from peftbench.records.predictions import read_predictions
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.reproduce.checks import EXACT
-from peftbench.results.leaderboard import current_rows, row
-from peftbench.results.predictions import read_predictions
-from peftbench.results.record import Record
-from peftbench.results.store import Store
 
 DEFAULT_POINTS = 2.0
 """Tolerance for rounding where no other seeds tell how far apart equal experiments lie."""
@@ -114,7 +114,7 @@ def print_lines(compared: Sequence[Line]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from peftbench.results.summary import printable
+    from peftbench.views.summary import printable
 
     console = Console()
     if not console.is_terminal:

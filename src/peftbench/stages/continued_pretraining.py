@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.errors import UsageError
+from peftbench.files import write_atomic
 from peftbench.formulations.base import Prediction
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.mlm import MlmFormulation
-from peftbench.results.files import write_atomic
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.stages.supervised import LearnerPredictor, fresh, learning_rates, measure_step

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
-from peftbench.formulations.soft_targets import SOFT_TARGETS, collate_soft, soft_losses, with_soft_target
+from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ensemble import Teachers, trainer_of
 from peftbench.stages.ledger import once
 from peftbench.stages.pseudo_labels import softmax
+from peftbench.stages.soft_losses import collate_soft
 from peftbench.stages.supervised import LearnerPredictor, fresh, train_on, uses_dev
 
 if TYPE_CHECKING:

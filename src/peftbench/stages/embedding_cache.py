@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from peftbench.models.cache import cache_dir
+from peftbench.cache import cache_dir
 
 
 class EmbeddingCache:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from peftbench.config.schema import SelfTrainingConfig
 from peftbench.formulations.base import Batch, Encoded
-from peftbench.formulations.soft_targets import SoftLosses, collate_soft
 from peftbench.stages.meta_weights import Gradient, gradient_of, inner_products, inner_products_by_item, normalised
+from peftbench.stages.soft_losses import SoftLosses, collate_soft
 from peftbench.training import batching
 from peftbench.training.predict import to_device
 from peftbench.tuners.base import ParamGroups

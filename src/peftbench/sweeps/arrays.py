@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import number, one_of
-from peftbench.results.files import readable_errors, write_atomic
+from peftbench.files import readable_errors, write_atomic
 from peftbench.sweeps.jobs import Job, backbone_key
 
 log = logging.getLogger(__name__)

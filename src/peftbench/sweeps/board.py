@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from peftbench.results.store import Store
-from peftbench.results.summary import printable
-from peftbench.sweeps.display import duration, new_console
+from peftbench.records.states import read_progress
+from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.run_job import CLAIMED, Ended
-from peftbench.sweeps.states import read_progress
+from peftbench.views.display import duration, new_console
+from peftbench.views.summary import printable
 
 if TYPE_CHECKING:
     from rich.text import Text

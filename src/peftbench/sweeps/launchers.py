@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.load import build
+from peftbench.config.sections import build
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
-from peftbench.results.leaderboard import rows_of
-from peftbench.results.store import Store
+from peftbench.records.leaderboard import rows_of
+from peftbench.records.store import Store
 from peftbench.sweeps.arrays import ArrayOptions
 from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import Job, compose_jobs
@@ -114,8 +114,8 @@ def of_mistakes(mistakes: Mapping[int, str], names: Mapping[int, str]) -> list[s
 
 def tell_end(launch: Launch) -> int:
     """The table of means, what was saved, what failed and why; the exit code."""
-    from peftbench.results.cli_views import print_means
-    from peftbench.sweeps.display import say
+    from peftbench.views.display import say
+    from peftbench.views.leaderboard_command import print_means
 
     outcomes = [
         (job, record) for job, record in launch.sweep.outcomes(launch.store) if job.number not in launch.mistakes
@@ -168,7 +168,7 @@ def submitit_local(launch: Launch) -> None:
 
 
 def _arrays(launch: Launch, queue: Any) -> None:
-    from peftbench.results.leaderboard import rebuild
+    from peftbench.records.leaderboard import rebuild
     from peftbench.sweeps.slurm import ArrayLauncher
 
     launch.waited = launch.options.wait

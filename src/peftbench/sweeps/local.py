@@ -13,8 +13,8 @@ from typing import Protocol
 
 from peftbench.config.schema import number, one_of
 from peftbench.inputs import InputCache
-from peftbench.results.leaderboard import rebuild, rebuilt_sparingly, rows_of
-from peftbench.results.store import Store
+from peftbench.records.leaderboard import rebuild, rebuilt_sparingly, rows_of
+from peftbench.records.store import Store
 from peftbench.sweeps.board import Board
 from peftbench.sweeps.jobs import Job, backbone_key
 from peftbench.sweeps.order import Line

@@ -196,7 +196,7 @@ def gpus(environ: Mapping[str, str]) -> list[str]:
 def work(answers: IO[str]) -> int:
     """The worker: do what comes in on standard input until it ends."""
     from peftbench.models.kept import keep_loaded
-    from peftbench.results.leaderboard import rebuilt_sparingly
+    from peftbench.records.leaderboard import rebuilt_sparingly
 
     lines, busy = _lines()
     inputs = InputCache()

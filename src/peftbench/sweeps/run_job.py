@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
+from peftbench.files import write_atomic
 from peftbench.inputs import InputCache
-from peftbench.results.claims import Claimed
-from peftbench.results.files import write_atomic
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.records.leases import LeaseHeld
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 
 CLAIMED, MISTAKE = "claimed", "mistake"
 
@@ -35,11 +35,11 @@ def run_job(cfg: RunConfig, inputs: InputCache) -> Ended:
 
     A crash that the run itself could not file is filed here, with its traceback in the run's folder.
     """
-    from peftbench.run import run
+    from peftbench.search.search import run_searched
 
     try:
-        record, is_new = run(quiet(cfg), inputs)
-    except Claimed as error:
+        record, is_new = run_searched(quiet(cfg), inputs)
+    except LeaseHeld as error:
         return Ended(CLAIMED, str(error))
     except UsageError as error:
         return Ended(MISTAKE, str(error))
@@ -76,7 +76,7 @@ def file_death(cfg: RunConfig, inputs: InputCache, reason: str, report: str = ""
 
     Nothing is filed if the run is done, or somebody else has it in hand.
     """
-    from peftbench.results.leaderboard import rebuild
+    from peftbench.records.leaderboard import rebuild
     from peftbench.run import store_of
     from peftbench.session import base_record
 

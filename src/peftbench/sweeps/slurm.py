@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from peftbench.errors import UsageError
-from peftbench.results.files import readable_errors
-from peftbench.results.leaderboard import rows_of
-from peftbench.results.store import Store
+from peftbench.files import readable_errors
+from peftbench.records.leaderboard import rows_of
+from peftbench.records.store import Store
 from peftbench.sweeps.arrays import (
     ArrayOptions,
     ArraySpec,
@@ -29,10 +29,10 @@ from peftbench.sweeps.arrays import (
     write_tasks,
 )
 from peftbench.sweeps.board import labels
-from peftbench.sweeps.display import say
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.queues import Queue, Task, TaskState
 from peftbench.sweeps.watch import Watch, WatchedRun
+from peftbench.views.display import say
 
 WORKER = [sys.executable, "-u", "-m", "peftbench.sweeps.worker"]
 INTERRUPTED = 130

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from peftbench.results.files import readable_errors, write_atomic
-from peftbench.results.record import Record
-from peftbench.results.store import Store
+from peftbench.files import readable_errors, write_atomic
+from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job
 
 MANIFEST = "manifest.json"

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peftbench.results.record import Record
-from peftbench.results.store import Store
-from peftbench.results.summary import printable
-from peftbench.sweeps.display import duration, new_console
+from peftbench.records.record import Record
+from peftbench.records.states import read_progress
+from peftbench.records.store import Store
 from peftbench.sweeps.queues import Queue, Task, TaskState
 from peftbench.sweeps.run_job import in_one_line
-from peftbench.sweeps.states import read_progress
+from peftbench.views.display import duration, new_console
+from peftbench.views.summary import printable
 
 STATES = ("pending", "running", "done", "diverged", "failed", "interrupted", "unfinished")
 FINAL = ("done", "diverged", "failed")

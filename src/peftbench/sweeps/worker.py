@@ -23,7 +23,7 @@ from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted
 from peftbench.inputs import InputCache
-from peftbench.results.store import Store
+from peftbench.records.store import Store
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, read_task, task_folder
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.order import Line
@@ -31,7 +31,7 @@ from peftbench.sweeps.pool import Pool
 from peftbench.sweeps.run_job import CLAIMED, Ended, file_death, in_one_line
 from peftbench.training.launch import LEASH
 
-WORKER = "peftbench.training.worker"
+WORKER = "peftbench.ddp_worker"
 DONE, FAILED = 0, 1
 SETTLED = ("done", "failed", "diverged")
 Ends = Generator[tuple[Job, Ended], None, None]

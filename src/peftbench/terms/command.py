@@ -12,7 +12,7 @@ import yaml
 from peftbench.config.load import compose
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
-from peftbench.results.files import write_atomic
+from peftbench.files import write_atomic
 
 DESCRIPTION = """\
 Retrieves label words for KPT and SciPrompt from a list of terms, and writes a file for method.formulation.words=FILE. A

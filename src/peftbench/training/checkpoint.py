@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftbench.results.files import readable_errors
+from peftbench.files import readable_errors
 
 log = logging.getLogger(__name__)
 

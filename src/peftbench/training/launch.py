@@ -27,7 +27,7 @@ RENDEZVOUS = "PEFTBENCH_RENDEZVOUS"
 LEASH = "PEFTBENCH_LEASH"
 """Set for a worker whose standard input is a pipe from its launcher: the end of that pipe is the launcher's death."""
 
-WORKER = "peftbench.training.worker"
+WORKER = "peftbench.ddp_worker"
 POLL_SECONDS = 0.1
 SETTLE_SECONDS = 2.0
 """How long the others may take to fail of the same cause (a wrong config) before they are told to stop."""
@@ -106,7 +106,7 @@ def slurm_port(job_id: str, step_id: str) -> int:
 
 
 def launch(config_path: Path, devices: int, worker: str | None = None) -> Outcome:
-    """Run `python -m peftbench.training.worker CONFIG_PATH` in `devices` processes and wait for their end.
+    """Run `python -m peftbench.ddp_worker CONFIG_PATH` in `devices` processes and wait for their end.
 
     `worker` is another module to run in its place.
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from peftbench.tuners.budget import knob_for_budget
-
 if TYPE_CHECKING:
     from peftbench.models.base import Backbone
     from peftbench.tasks.base import Row
@@ -81,19 +79,6 @@ class Tuner(ABC):
     def with_knob(self, cfg: Any, value: int) -> Any:
         """`cfg` with `budget_knob` set to `value`."""
         return replace(cfg, **{str(self.budget_knob): value})
-
-    def fit_budget(self, budget: int, backbone: Backbone, context: TunerContext) -> None:
-        """Set `budget_knob` to the value with which the tuner has nearest to `budget` trainable parameters, the
-        formulation's head not counted. Called before `build`, on the untouched backbone.
-
-        Raises:
-            UsageError: the tuner has no such knob, or no value of it comes within 5 %.
-        """
-        self.cfg, value, reached = knob_for_budget(self, budget, backbone, context)
-        self.notes.append(
-            f"method.budget={budget}: {self.budget_knob}={value}, which trains {reached} parameters "
-            f"({reached / budget - 1:+.1%})"
-        )
 
     @abstractmethod
     def save(self, model: nn.Module, folder: Path) -> None:

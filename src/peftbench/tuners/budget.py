@@ -16,6 +16,20 @@ TOLERANCE = 0.05
 """A method that misses the budget by more is not of that size."""
 
 
+def fit_budget(tuner: Tuner, budget: int, backbone: Backbone, context: TunerContext) -> None:
+    """Set the tuner's `budget_knob` to the value with which it has nearest to `budget` trainable parameters, the
+    formulation's head not counted. Called before `build`, on the untouched backbone.
+
+    Raises:
+        UsageError: the tuner has no such knob, or no value of it comes within 5 %.
+    """
+    tuner.cfg, value, reached = knob_for_budget(tuner, budget, backbone, context)
+    tuner.notes.append(
+        f"method.budget={budget}: {tuner.budget_knob}={value}, which trains {reached} parameters "
+        f"({reached / budget - 1:+.1%})"
+    )
+
+
 def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: TunerContext) -> tuple[Any, int, int]:
     """The tuner's config with its `budget_knob` set for `budget`, that value, and the number of parameters.
 

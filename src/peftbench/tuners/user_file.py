@@ -14,8 +14,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from peftbench.config import load
 from peftbench.config.schema import TunerConfig
+from peftbench.config.sections import build
 from peftbench.config.tuners import FileConfig
 from peftbench.errors import UsageError
 from peftbench.tuners.base import Tuner
@@ -29,7 +29,7 @@ def tuner_from_config(cfg: FileConfig) -> Tuner:
     """
     _, config_class = classes_in(Path(cfg.file).resolve())
     options = {"name": Path(cfg.file).stem, **cfg.options}
-    return tuner_from_file(cfg.file, load.build(config_class, options, "method.tuner.options"))
+    return tuner_from_file(cfg.file, build(config_class, options, "method.tuner.options"))
 
 
 def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
@@ -43,7 +43,7 @@ def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
         for field in dataclasses.fields(config_class):
             if field.name != "name" and field.default in (MISSING, dataclasses.MISSING) and no_factory(field):
                 raise UsageError(f"{path}: {config_class.__name__}.{field.name} has no default, and a check needs one.")
-        cfg = load.build(config_class, {"name": Path(path).stem}, Path(path).name)
+        cfg = build(config_class, {"name": Path(path).stem}, Path(path).name)
     return tuner_class(cfg)
 
 

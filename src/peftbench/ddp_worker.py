@@ -1,0 +1,51 @@
+"""One process of several that train together: `python -m peftbench.ddp_worker CONFIG.json`.
+
+Started by `peftbench.training.launch`; `torchrun` can start it just as well.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from peftbench.errors import UsageError
+from peftbench.training.launch import GRACE_SECONDS, LEASH
+
+
+def main(argv: list[str]) -> int:
+    """Run the resolved config in `argv[0]` (JSON) as a member of the world that the environment names."""
+    hold_leash()
+    config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    from peftbench.run import run_in_process
+
+    try:
+        return run_in_process(config) or 0
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        return getattr(error, "code", 128 + signal.SIGINT)
+
+
+def hold_leash() -> None:
+    """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run: with a
+    checkpoint if this process can still be talked to, without one if it waits for another that is gone as well."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
+
+    if os.environ.get(LEASH):
+        threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""`peftbench plot`: a figure of the records as a file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.figures.plots import KINDS, data
+from peftbench.figures.plots.files import FORMATS, render
+from peftbench.figures.standings import Board
+from peftbench.files import write_atomic
+from peftbench.records.store import Store
+from peftbench.views.filters import ViewParser, choose, every_row
+
+
+def plot_command(argv: Sequence[str]) -> int:
+    """Run `peftbench plot ARGV`; returns the exit code.
+
+    Raises:
+        UsageError: a wrong kind, option or file name, or runs that do not fit into one plot.
+    """
+    options = _parser().parse_args(argv)
+    if options.kind is None:
+        print("Kinds of plots:\n" + kinds())
+        return 0
+    if options.kind not in KINDS:
+        raise UsageError(f"peftbench plot {options.kind}: no such kind. {did_you_mean(options.kind, KINDS)}")
+    path = Path(options.out or f"{options.kind}.svg")
+    suffix = path.suffix.lstrip(".").lower()
+    if suffix not in FORMATS:
+        raise UsageError(f"--out {path}: the name must end in {', '.join('.' + f for f in FORMATS)}.")
+    every = every_row(options)
+    if not every:
+        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+        return 0
+    store = Store(options.out_dir)
+    board = Board(store, choose(every, options))
+    made = data.make(options.kind, board, store)
+    board.save()
+    write_atomic(path, render(made, suffix), durable=False)
+    print("\n".join([f"{path}: {made['title']}", *made["notes"]]))
+    return 0
+
+
+def kinds() -> str:
+    """One line a kind."""
+    return "\n".join(f"  {name:<11}{words}" for name, words in KINDS.items())
+
+
+def _parser() -> ViewParser:
+    parser = ViewParser(
+        "plot",
+        "A figure of the recorded runs as SVG, PDF or PNG, or its data as JSON.",
+        "Example: peftbench plot shots --task masakhanews --method dept,lora --out shots.pdf",
+    )
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="; ".join(textwrap.shorten(k, 20) for k in KINDS))
+    parser.add_argument("--out", metavar="FILE", help="ends in .svg, .pdf, .png or .json; default: KIND.svg")
+    return parser

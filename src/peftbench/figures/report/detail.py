@@ -1,0 +1,117 @@
+"""What the page of one run shows beyond its row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from peftbench.errors import UsageError
+from peftbench.records.predictions import Item, read_predictions
+from peftbench.records.record import Record
+from peftbench.records.store import Store
+
+MOST_ERRORS = 100
+NO_LABEL = "(no label)"
+
+Data = dict[str, Any]
+
+
+def detail(store: Store, record: Record) -> Data:
+    """Everything of a record that a reader may ask for; predictions as a confusion matrix and the errors."""
+    items, problem = _items(store, record)
+    return {
+        "scores": record.scores,
+        "dev_score": record.dev_score,
+        "reason": record.reason,
+        "seconds": record.seconds,
+        "memory": record.memory,
+        "compute": record.compute,
+        "parameters": record.parameters,
+        "stages": stage_rows(record.stages),
+        "draw": {k: v for k, v in record.draw.items() if k not in ("notes", "ids")},
+        "lr": record.lr,
+        "curves": {name: [_short(v) for v in values] for name, values in record.curves.items()},
+        "diagnosis": record.diagnosis,
+        "environment": record.environment,
+        "notes": [*record.notes, *problem],
+        "config": flat(record.config),
+        "command": f"peftbench reproduce {record.run_id}",
+        "confusion": confusion(items, record.data.get("labels") or ()),
+        **errors(items),
+    }
+
+
+def stage_rows(stages: Sequence[Data]) -> list[list[Any]]:
+    """A line a stage and, indented, a line a part: name, seconds, steps, tokens, teachers, unlabelled passes, peak MiB
+    of training. Empty if the run has one stage in one piece, whose costs are the run's."""
+    if len(stages) < 2 and not any(stage.get("parts") for stage in stages):
+        return []
+    return [row for stage in stages for row in _stage_rows(stage, "")]
+
+
+def _stage_rows(stage: Data, indent: str) -> list[list[Any]]:
+    seconds = sum(spent or 0.0 for spent in stage["seconds"].values())
+    counts = [stage["steps"], *(stage.get(name, 0) for name in ("tokens", "teachers", "unlabeled_passes"))]
+    peak = _short(stage.get("memory", {}).get("train_peak_mib"))
+    parts = (row for part in stage.get("parts", ()) for row in _stage_rows(part, f"{indent}\u2003"))
+    return [[indent + stage["name"], _short(seconds), *counts, peak], *parts]
+
+
+def confusion(items: Sequence[Item], labels: Sequence[str]) -> Data | None:
+    """`labels` and `counts` [target, prediction]; None where targets are no labels."""
+    if not items or not all(isinstance(i.target, str) for i in items):
+        return None
+    names = list(labels) or sorted({i.target for i in items})
+    answers = [NO_LABEL if i.prediction is None else str(i.prediction) for i in items]
+    columns = [*names, *sorted(set(answers) - set(names))]
+    counted = Counter(zip((i.target for i in items), answers, strict=True))
+    return {"labels": names, "columns": columns, "counts": [[counted[t, p] for p in columns] for t in names]}
+
+
+def errors(items: Sequence[Item]) -> Data:
+    """`errors`: the wrong answers, the surest first, [id, target, prediction, margin, text written]; `wrong`: how many.
+
+    The margin is the score of the answer less that of the target; None if the model gives no scores.
+    """
+    wrong = [i for i in items if i.prediction != i.target]
+    wrong.sort(key=lambda i: -(_margin(i) or 0.0))
+    rows = [[i.id, _text(i.target), _text(i.prediction), _short(_margin(i)), i.answer] for i in wrong[:MOST_ERRORS]]
+    return {"errors": rows, "wrong": len(wrong), "items": len(items)}
+
+
+def flat(config: Data, prefix: str = "") -> Data:
+    """Dotted keys and values of a nested config."""
+    found: Data = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _items(store: Store, record: Record) -> tuple[list[Item], list[str]]:
+    """The predictions, or a note on why they are not there."""
+    name = record.predictions.get("file")
+    if not name:
+        return [], []
+    try:
+        return read_predictions(store.folder(record.run_id) / name, record.predictions.get("sha256")), []
+    except UsageError as error:
+        return [], [f"no predictions: {error}"]
+
+
+def _margin(item: Item) -> float | None:
+    if item.prediction not in item.scores or item.target not in item.scores:
+        return None
+    return item.scores[item.prediction] - item.scores[item.target]
+
+
+def _text(value: Any) -> str:
+    return NO_LABEL if value is None else str(value)
+
+
+def _short(value: Any) -> Any:
+    """Five digits are enough for a curve."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value

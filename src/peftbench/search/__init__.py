@@ -1,0 +1,1 @@
+"""Settings chosen on dev: above `run`, which it calls for every trial."""

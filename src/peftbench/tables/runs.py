@@ -1,0 +1,144 @@
+"""Which runs a cell asks for, and which of them are there.
+
+A cell takes exactly the runs that its own command makes: its config is composed and compared by content, so runs with
+another rank, length or number of steps never slip into a mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peftbench.records import ids
+from peftbench.records.leaderboard import Row
+from peftbench.tables.commands import value
+from peftbench.tables.spec import CellSpec
+from peftbench.tables.value_cache import ValueCache
+
+if TYPE_CHECKING:
+    from peftbench.config.many import Composer
+    from peftbench.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The runs of a cell.
+
+    Attributes:
+        names: method, task, subset and shots as records have them.
+        seeds: (data seed, seed) of each run.
+        overrides: what composes their config, without seeds.
+    """
+
+    names: tuple[str, ...]
+    seeds: tuple[tuple[int, int], ...]
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def _plain(self) -> dict[str, Any]:
+        return asdict(_composer().compose(self.overrides))
+
+    def variant(self, data_sha: str, version: str) -> str:
+        """What the leaderboard calls runs of this config on these data by this version of peftbench."""
+        return ids.variant(self._plain, data_sha, version)
+
+
+class RunFinder:
+    """The leaderboard's rows, found by the cell that asks for them."""
+
+    def __init__(self, rows: Iterable[Row], memory: ValueCache) -> None:
+        self._memory = memory
+        self._by_names: dict[tuple, list[Row]] = {}
+        for row in rows:
+            self._by_names.setdefault(tuple(str(row[k]) for k in ("method", "task", "subset", "shots")), []).append(row)
+
+    def wanted(self, spec: CellSpec) -> Wanted:
+        """The runs of a cell. Raises UsageError if its overrides do not compose."""
+        overrides = tuple(f"{key}={value(v)}" for key, v in spec.run.items())
+
+        def compose() -> list[Any]:
+            config = _composer().compose(overrides)
+            names = (config.method.name, config.task.name, config.task.subset, config.shots)
+            return [list(map(str, names)), seeds_asked(config, spec.repeat)]
+
+        names, seeds = self._memory.recall(["wanted", fingerprint(), overrides, dict(spec.repeat)], compose)
+        return Wanted(tuple(names), tuple((draw, seed) for draw, seed in seeds), overrides)
+
+    def find(self, wanted: Wanted) -> list[Row]:
+        """One row for each (data seed, seed) that was run; a finished one, if there is one.
+
+        The same config on other data or by another version of peftbench is another experiment: of those, the one with
+        the most finished runs is taken, the newest if several have as many.
+        """
+        by_variant: dict[str, list[Row]] = {}
+        for row in self._by_names.get(wanted.names, ()):
+            if (row["data_seed"], row["seed"]) in wanted.seeds:
+                by_variant.setdefault(row["variant"], []).append(row)
+        fitting = [rows for variant, rows in by_variant.items() if self._variant(wanted, rows[0]) == variant]
+        chosen = max(fitting, key=_finished_and_newest, default=[])
+        by_seeds = {(r["data_seed"], r["seed"]): r for r in sorted(chosen, key=lambda r: (is_done(r), r["created"]))}
+        return list(by_seeds.values())
+
+    def _variant(self, wanted: Wanted, row: Row) -> str:
+        made = (row["data_sha"] or "", _version(row))
+        key = ["variant", fingerprint(), wanted.overrides, *made]
+        return self._memory.recall(key, lambda: wanted.variant(*made))
+
+
+def is_done(row: Row) -> bool:
+    """Whether a run ended as it should."""
+    return row["status"] == "done"
+
+
+def _finished_and_newest(rows: Sequence[Row]) -> tuple[int, str]:
+    return sum(map(is_done, rows)), max(r["created"] for r in rows)
+
+
+def _version(row: Row) -> str:
+    """The version of peftbench that made a run."""
+    return dict(pair.split("=", 1) for pair in row["versions"].split()).get("peftbench", "")
+
+
+def seeds_asked(config: RunConfig, repeat: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
+    """(data seed, seed) of each run of a cell; where no data seed is given, the protocol says which it is."""
+
+    def draws(seed: int) -> Sequence[int]:
+        own = config.protocol.data_seed
+        if "data_seed" in repeat:
+            return repeat["data_seed"]
+        if config.data_seed is not None:
+            return [config.data_seed]
+        return [seed if config.protocol.tie_seeds or own is None else own]
+
+    return [(draw, seed) for seed in repeat.get("seed", [config.seed]) for draw in draws(seed)]
+
+
+@cache
+def _composer() -> Composer:
+    """One for the process: what it composed for one table serves the next."""
+    from peftbench.config.many import Composer
+
+    return Composer()
+
+
+@cache
+def fingerprint() -> str:
+    """Changes with every file that decides what overrides compose to, the user's own included."""
+    from peftbench.config.user_files import user_folder
+
+    package = Path(str(files("peftbench")))
+    folders = [package / "conf", package / "config", *filter(None, [user_folder()])]
+    paths = [package / "results" / "ids.py", *(path for folder in folders for path in _files(Path(str(folder))))]
+    stamps = [(str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in sorted(paths)]
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for where, _, names in os.walk(folder):
+        yield from (Path(where, name) for name in names if name.endswith((".yaml", ".py")))

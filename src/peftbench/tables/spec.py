@@ -1,0 +1,317 @@
+"""What a table is: `conf/table/*.yaml`, checked, and laid out as one `CellSpec` a cell.
+
+Table, panel, row and column are all a `Part`: what they say of a cell is laid over each other in this order, so a
+column may set the metric that the table left open, and a row the method. docs/tables.md explains every key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from omegaconf import MISSING
+
+from peftbench.config.schema import number, one_of
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.records.ids import EXCLUDED
+from peftbench.tables import references
+from peftbench.tables.references import Reference
+
+SEEDS = ("seed", "data_seed")
+
+
+@dataclass
+class Part:
+    """What table, panel, row and column may each say of their cells."""
+
+    run: dict[str, Any] = field(default_factory=dict)
+    """Overrides of `peftbench`: they make the command of a cell and say which records it takes."""
+    reference: dict[str, str] | None = None
+    """Where the paper's number is: `file` and keys of `references.KEYS`. Row and column (and panel) have to give it."""
+    metric: str | None = None
+    """`score` (the task's main metric), another metric, or a cost column of the leaderboard."""
+    margin: str | None = None
+    """Differences up to this are of no interest: points ("1.0") or percent of the paper's number ("5%")."""
+    missing: str = ""
+    """Why this version cannot make the cell. Then it has no `run`."""
+    caveat: str = ""
+    """Why our number, once made, is no reproduction of the paper's."""
+
+
+@dataclass
+class LabelledPart(Part):
+    """A panel or a row."""
+
+    label: str = MISSING
+
+
+@dataclass
+class ColumnPart(LabelledPart):
+    """A column; with `mean_of` its cells are means over other columns of the same row."""
+
+    mean_of: list[str] = field(default_factory=list)
+
+
+@dataclass
+class ClaimConfig:
+    """A sentence of a paper with a number in it, and how ours is computed from the table's cells."""
+
+    label: str = MISSING
+    kind: str = one_of("value", "difference", "relative", "saving", "best", default="value")
+    row: str = ""
+    of: str = ""
+    columns: list[str] = field(default_factory=list)
+    panel: str = ""
+    at_least: bool = False
+    """The paper says "over": more than its number agrees with it too."""
+    reference: dict[str, str] | None = None
+    margin: str | None = None
+    missing: str = ""
+    caveat: str = ""
+
+
+@dataclass
+class TableConfig(Part):
+    """`conf/table/*.yaml`."""
+
+    title: str = MISSING
+    description: str = MISSING
+    paper: str = MISSING
+    backbones: dict[str, str] = field(default_factory=dict)
+    """The paper's name of a backbone -> ours. The empty name stands for sources that name none."""
+    paper_runs: int = number(1, ge=1)
+    """Runs behind a number of the paper."""
+    repeat: dict[str, list[int]] = field(default_factory=lambda: {"seed": [1]})
+    """Seeds that every cell asks for: `seed`, `data_seed` or both."""
+    panels: list[LabelledPart] = field(default_factory=list)
+    rows: list[LabelledPart] = MISSING
+    columns: list[ColumnPart] = MISSING
+    claims: list[ClaimConfig] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One cell, before any record was looked at.
+
+    Attributes:
+        run: overrides without seeds; what the command line said of the table laid over what its file says.
+        repeat: seeds asked for.
+        own_runs: number of runs that the table's own seeds make, whatever the command line asks for.
+        changed: settings that the command line changed, so that the paper's number no longer is the same experiment's.
+        mean_of: columns whose mean the cell is; empty for a cell of its own runs.
+        paper: the paper's number, if one was seen.
+    """
+
+    panel: str
+    row: str
+    column: str
+    run: Mapping[str, Any]
+    repeat: Mapping[str, Sequence[int]]
+    own_runs: int
+    changed: Mapping[str, Any]
+    metric: str
+    margin: str
+    missing: str
+    caveat: str
+    mean_of: tuple[str, ...]
+    paper: Reference | None
+
+
+def names() -> list[str]:
+    """The tables there are."""
+    found = (item.name for item in files("peftbench.conf").joinpath("table").iterdir())
+    return sorted(name[: -len(".yaml")] for name in found if name.endswith(".yaml"))
+
+
+def load(name: str) -> TableConfig:
+    """A table of the package.
+
+    Raises:
+        UsageError: there is none of this name, or its file is wrong; the message names the key.
+    """
+    if name not in names():
+        raise UsageError(f"table {name}: there is none. {did_you_mean(name, names())}")
+    return parse(name, files("peftbench.conf").joinpath("table", f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def parse(name: str, text: str) -> TableConfig:
+    """A table from the text of its file, checked."""
+    from peftbench.config.sections import build
+
+    plain = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # in C it takes a tenth of the time
+    if not isinstance(plain, dict):
+        raise UsageError(f"table {name}: the file is not a mapping of keys to values.")
+    table: TableConfig = build(TableConfig, plain, f"table {name}")
+    _check(name, table)
+    return table
+
+
+def _check(name: str, table: TableConfig) -> None:
+    """What types alone cannot say: labels are unique and known, seeds are seeds, a claim has what its kind needs."""
+    from peftbench.config.sections import check_ranges
+
+    labels = {axis: [p.label for p in getattr(table, axis)] for axis in ("panels", "rows", "columns")}
+    for axis, given in labels.items():
+        if twice := {label for label in given if given.count(label) > 1}:
+            raise UsageError(f"table {name}: {axis} has `{sorted(twice)[0]}` twice.")
+    for key in table.repeat:
+        if key not in SEEDS:
+            raise UsageError(f"table {name}.repeat.{key}: no such seed. {did_you_mean(key, SEEDS)}")
+
+    def known(label: str, axis: str, where: str) -> None:
+        if label not in labels[axis]:
+            raise UsageError(
+                f"table {name}.{where}: no such {axis[:-1]}, `{label}`. {did_you_mean(label, labels[axis])}"
+            )
+
+    for column in table.columns:
+        for label in column.mean_of:
+            known(label, "columns", f"columns.{column.label}.mean_of")
+    for claim in table.claims:
+        where = f"claims.{claim.label}"
+        check_ranges(claim, f"table {name}.{where}")
+        if claim.missing:
+            continue
+        if not claim.columns or (claim.kind != "best" and not claim.row) or (_compares(claim) and not claim.of):
+            raise UsageError(f"table {name}.{where}: `{claim.kind}` needs columns, row, and for a comparison `of`.")
+        for axis, given in (("rows", [claim.row, claim.of]), ("columns", claim.columns), ("panels", [claim.panel])):
+            for label in filter(None, given):
+                known(label, axis, where)
+
+
+def _compares(claim: ClaimConfig) -> bool:
+    return claim.kind in ("difference", "relative", "saving")
+
+
+def lay_out(name: str, table: TableConfig, overrides: Mapping[str, Any] | None = None) -> list[CellSpec]:
+    """Every cell of a table, panel by panel, row by row.
+
+    Args:
+        name: of the table, for messages.
+        table: its config.
+        overrides: what the command line said, as `read_overrides` gives it.
+
+    Raises:
+        UsageError: an override sets what the rows or columns vary, or a reference key finds two numbers.
+    """
+    given = dict(overrides or {})
+    repeat = {**table.repeat, **{key: given.pop(key) for key in SEEDS if key in given}}
+    cells = []
+    for panel in table.panels or [LabelledPart(label="")]:
+        for row in table.rows:
+            for column in table.columns:
+                parts: list[Part] = [table, panel, row, column]
+                _refuse_varied(name, parts[1:], given)
+                cells.append(_cell(name, parts, panel.label, given, repeat))
+    return cells
+
+
+def _refuse_varied(name: str, parts: Sequence[Part], given: Mapping[str, Any]) -> None:
+    for part in parts:
+        for key in part.run.keys() & given.keys():
+            raise UsageError(
+                f"{key}={given[key]}: table {name} varies {key} itself. Choose with `--only LABEL,...` instead."
+            )
+
+
+def _cell(
+    name: str, parts: Sequence[Part], panel: str, given: Mapping[str, Any], repeat: Mapping[str, Sequence[int]]
+) -> CellSpec:
+    table, _, row, column = parts
+    assert isinstance(table, TableConfig)
+    assert isinstance(row, LabelledPart)
+    assert isinstance(column, ColumnPart)
+    own: dict[str, Any] = {}
+    for part in parts:
+        own.update(part.run)
+    changed = {k: v for k, v in given.items() if decides(k) and text(own.get(k)) != text(v)}
+    return CellSpec(
+        panel=panel,
+        row=row.label,
+        column=column.label,
+        run={**own, **given},
+        repeat=repeat,
+        own_runs=math.prod(map(len, table.repeat.values())) * max(1, len(column.mean_of)),
+        changed=changed,
+        metric=_last(parts, "metric") or "score",
+        margin=_last(parts, "margin") or "1.0",
+        missing=_last(parts, "missing"),
+        caveat=_last(parts, "caveat"),
+        mean_of=tuple(column.mean_of),
+        paper=_paper(f"{name}, {row.label}, {column.label}", parts),
+    )
+
+
+def decides(key: str) -> bool:
+    """Whether an override can change a result; where files lie and who is told cannot."""
+    return not any(key == excluded or key.startswith(f"{excluded}.") for excluded in EXCLUDED)
+
+
+def _last(parts: Sequence[Part], key: str) -> Any:
+    """What the most particular part says."""
+    return next((value for part in reversed(parts) if (value := getattr(part, key))), "")
+
+
+def _paper(where: str, parts: Sequence[Part]) -> Reference | None:
+    """The paper's number of a cell: only where the table and every part of the cell say where it is."""
+    table, panel, row, column = parts
+    needed = [table, row, column, *([panel] if getattr(panel, "label", "") else [])]
+    if any(part.reference is None for part in needed):
+        return None
+    merged: dict[str, str] = {}
+    for part in parts:
+        merged.update(part.reference or {})
+    return one_reference(where, merged)
+
+
+def one_reference(where: str, keys: Mapping[str, str]) -> Reference | None:
+    """The number that `keys` (with `file`) find; None if there is none.
+
+    Raises:
+        UsageError: a key does not exist, or two numbers agree with the keys.
+    """
+    wanted = dict(keys)
+    file = wanted.pop("file", "")
+    for key in wanted:
+        if key not in references.KEYS:
+            raise UsageError(f"table {where}: reference.{key}: no such key. {did_you_mean(key, references.KEYS)}")
+    found = references.find(references.load(file), wanted)
+    if len(found) > 1:
+        raise UsageError(f"table {where}: {len(found)} numbers of {file}.csv agree with {wanted}; say more.")
+    return found[0] if found else None
+
+
+def read_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE arguments as a dictionary; seeds may be lists.
+
+    Raises:
+        UsageError: an argument is no KEY=VALUE, or a list is given for what is not a seed.
+    """
+    found: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{argument}: not KEY=VALUE. Example: peftbench table NAME model=minilm seed=1,2,3")
+        if key in SEEDS:
+            if not all(part.isdecimal() for part in value.split(",")):
+                raise UsageError(f"{argument}: seeds are whole numbers, as in {key}=1,2,3.")
+            found[key] = [int(part) for part in value.split(",")]
+        elif "," in value and value[0] not in "[{'\"":
+            raise UsageError(f"{argument}: a cell has one {key}; only seed and data_seed may be lists here.")
+        else:
+            found[key] = value
+    return found
+
+
+def text(value: Any) -> str:
+    """One spelling of a value in YAML and on the command line."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return "[" + ",".join(map(text, value)) + "]" if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,114 @@
+"""`peftbench compare A B [...]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.records.store import Store
+from peftbench.views.filters import FILTERS, ViewParser, choose, every_row
+from peftbench.views.summary import printable
+
+_EPILOG = """\
+A and B are methods, run ids, or column=value of the leaderboard, joined by commas:
+  peftbench compare dept lora --task masakhanews --shots 10
+  peftbench compare dept,shots=5 dept,shots=10
+  peftbench compare model=minilm model=e5-small-q4 --method lora
+What they do not name, they share: model, task, subset and shots; a comparison is made in every setting that both have.
+p is of the difference over draws and test items, by Holm's correction if there are several comparisons; "p items" of
+exchanging the answers of these very models item by item; "p draws" of flipping the sign of each draw's difference.
+"""
+
+
+def compare_command(argv: Sequence[str]) -> int:
+    """Run `peftbench compare ARGV`; returns the exit code. Raises UsageError for what cannot be compared."""
+    options = _parser().parse_args(argv)
+    if len(options.sides) < 2:
+        raise UsageError("compare: name at least two things to compare, as in `peftbench compare dept lora`.")
+    across = _across(options.across)
+    every = every_row(options)
+    if not every:
+        raise UsageError(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+    rows = choose(every, options)
+    if not rows:
+        raise UsageError("compare: no run matches all of these filters together.")
+
+    from peftbench.views.compare.analysis import Comparer
+    from peftbench.views.compare.select import side
+
+    sides = [side(text, rows) for text in options.sides]
+    comparer = Comparer(Store(options.out_dir), options.compute, across, options.level / 100)
+    found, averages, notes = comparer.compare(sides)
+    if options.json:
+        from peftbench.views.compare.words import as_dict
+
+        shown = {"comparisons": found, "averages": averages}
+        listed = {key: [as_dict(c, options.level / 100) for c in some] for key, some in shown.items()}
+        print(json.dumps({**listed, "notes": notes}, indent=1))
+    else:
+        _print(found, averages, notes, options.level / 100)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    question = "Is a difference real, and how many more draws would settle it?"
+    parser = ViewParser("compare", question, _EPILOG, [name for name in FILTERS if name not in ("metric", "status")])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("sides", nargs="*", metavar="A", help="two or more; every pair is compared")
+    parser.add_argument(
+        "--metric", dest="compute", metavar="NAME", help="a metric of the task; default: its main metric"
+    )
+    parser.add_argument(
+        "--across", metavar="A,B", default="", help="compare all the same across protocols,metrics,data"
+    )
+    parser.add_argument("--level", type=_percent, default=95.0, metavar="PERCENT", help="of the intervals; default 95")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    return parser
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 50 <= value < 100:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a percentage from 50 to below 100")
+    return value
+
+
+def _across(text: str) -> list[str]:
+    from peftbench.views.compare.select import ACROSS
+
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    for name in chosen:
+        if name not in ACROSS:
+            raise UsageError(f"compare --across {name}: no such thing. {did_you_mean(name, ACROSS)}")
+    return chosen
+
+
+def _print(found: list, averages: list, notes: Sequence[str], level: float) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from peftbench.views.compare.words import commands, print_table, sentences
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000, soft_wrap=True)  # a file or pipe has no width: cut nothing
+
+    def say(line: str) -> None:
+        console.print(Text(printable(line, console.encoding)))
+
+    few = averages or found
+    for c in few if len(few) <= 10 else []:
+        say(" ".join(sentences(c, level)))
+    real = sum(c.p is not None and c.p <= 0.05 for c in found)
+    if len(found) > 1:
+        say(f"{real} of {len(found)} comparisons show a difference at 5 % (Holm).")
+    print_table(found, averages, console)
+    for note in dict.fromkeys([*notes, *(n for c in found for n in c.notes)]):
+        say(f"note: {note}")
+    for why, line in dict.fromkeys(pair for c in found[:3] for pair in commands(c)):
+        say(f"{why}: {line}")

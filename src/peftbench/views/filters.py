@@ -1,0 +1,54 @@
+"""Which runs a view is about: the options that all views share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.records import leaderboard
+from peftbench.records.leaderboard import Row
+from peftbench.records.store import Store
+
+FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
+
+
+class ViewParser(argparse.ArgumentParser):
+    """A parser with `--out-dir` and the filters (all of them, or those named), whose errors are UsageErrors."""
+
+    def __init__(self, command: str, description: str, epilog: str, filters: Sequence[str] = FILTERS) -> None:
+        self.command = f"peftbench {command}"
+        super().__init__(prog=self.command, description=description, epilog=epilog, allow_abbrev=False)
+        self.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
+        for name in filters:
+            dashed = "--" + name.replace("_", "-")
+            names = [dashed] if "_" not in name else [dashed, "--" + name]
+            self.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.command}: {message}. `{self.command} --help` shows the options.")
+
+
+def every_row(options: argparse.Namespace) -> list[Row]:
+    """Rows of all runs in the folder that the options name."""
+    return leaderboard.current_rows(Store(options.out_dir))
+
+
+def choose(rows: Sequence[Row], options: argparse.Namespace) -> list[Row]:
+    """The rows that pass all filters.
+
+    Raises:
+        UsageError: no run has a value that was asked for.
+    """
+    wanted = {name: _values(given, name, rows) for name in FILTERS if (given := getattr(options, name, None))}
+    return [r for r in rows if all(str(r[name]) in values for name, values in wanted.items())]
+
+
+def _values(given: str, name: str, rows: Sequence[Row]) -> set[str]:
+    """The values asked for, each of which some run must have."""
+    values = {value.strip() for value in given.split(",")}
+    present = {str(r[name]) for r in rows}
+    for value in sorted(values - present if rows else ()):
+        raise UsageError(f"No run has {name}=`{value}`. {did_you_mean(value, present)}")
+    return values

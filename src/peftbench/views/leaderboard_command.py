@@ -1,0 +1,180 @@
+"""`peftbench leaderboard`: the records as a table, filtered, sorted, or averaged over seeds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.records import leaderboard
+from peftbench.records.leaderboard import Row
+from peftbench.statistics.pscp import of_rows, read_constants
+from peftbench.views.filters import ViewParser, choose, every_row
+from peftbench.views.summary import printable
+
+TABLE_ROWS = 100
+
+# fmt: off
+_RUN_COLUMNS = [
+    "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
+    "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
+    "tuned",
+]
+_GROUP_COLUMNS = [
+    "task", "subset", "protocol", "shots", "model", "method", "variant", "metric", "score", "n", "draws", "seeds",
+    "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned",
+]
+# fmt: on
+_SETTINGS = (
+    "status",
+    "task",
+    "subset",
+    "protocol",
+    "shots",
+    "data_seed",
+    "seed",
+    "metric",
+    "precision",
+    "draws",
+    "seeds",
+    "failed",
+    "tuned",
+)  # fmt: skip
+"""Columns that move to the line above the table when all rows agree in them."""
+
+
+def leaderboard_command(argv: Sequence[str]) -> int:
+    """Run `peftbench leaderboard ARGV`; returns the exit code. Raises UsageError for a wrong option or value."""
+    options = _parser().parse_args(argv)
+    every = every_row(options)
+    chosen = choose(every, options)
+    if options.group:
+        chosen = leaderboard.group(chosen)
+    constants, timed = (
+        None if options.pscp is None else read_constants(options.pscp),
+        "inference" in (options.pscp or ""),
+    )
+    if constants is not None:
+        chosen = [
+            {**r, "pscp": found and found.value} for r, found in zip(chosen, of_rows(chosen, constants), strict=True)
+        ]
+    if options.sort:
+        chosen = _sorted(chosen, options.sort)
+    if options.json:
+        print(json.dumps(chosen[: options.limit], indent=1))
+    elif not every:
+        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+    elif not chosen:
+        print("No run matches all of these filters together.")
+    else:
+        columns = list(_GROUP_COLUMNS if options.group else _RUN_COLUMNS)
+        if constants is not None:
+            columns.insert(columns.index("score") + 1, "pscp")
+        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown)
+        if constants is not None:
+            print(constants.describe(timed))
+    return 0
+
+
+def print_means(rows: Sequence[Row]) -> None:
+    """The table of `--group` for some runs."""
+    _print_table(leaderboard.group(rows), TABLE_ROWS, _GROUP_COLUMNS, markdown=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = ViewParser(
+        "leaderboard",
+        "The recorded runs as a table: one row a run, or means over the seeds with --group.",
+        "Example: peftbench leaderboard --task masakhanews --method dept,lora --group --sort score:desc",
+    )
+    parser.add_argument("--group", action="store_true", help="mean and spread over data and training seeds")
+    parser.add_argument(
+        "--pscp",
+        nargs="?",
+        const="",
+        metavar="CONSTANTS",
+        help="a column with the PEFT-Bench score, which pays for parameters and memory, and with inference=1.2 for "
+        "inference time; CONSTANTS as in params=22e6,memory=2,beta=1",
+    )
+    parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
+    parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table, for a page or an issue")
+    parser.add_argument("--json", action="store_true", help="every column, as JSON")
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
+    return int(text)
+
+
+def _sorted(rows: list[Row], order: str) -> list[Row]:
+    """Sorted by a column; rows without a value come last either way."""
+    column, _, direction = order.partition(":")
+    present = {name for r in rows for name in r}
+    if rows and column not in present:
+        raise UsageError(f"--sort: no column `{column}`. {did_you_mean(column, present)}")
+    if direction not in ("", "asc", "desc"):
+        raise UsageError(f"--sort {order}: after the colon comes `asc` or `desc`, not `{direction}`.")
+    have = [r for r in rows if r.get(column) is not None]
+    numbers = all(isinstance(r[column], (int, float)) for r in have)
+    have.sort(key=lambda r: r[column] if numbers else str(r[column]), reverse=direction == "desc")
+    return have + [r for r in rows if r.get(column) is None]
+
+
+def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdown: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [{**r, "tuned": _tuned(r)} for r in rows]
+    shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
+    shown = [name for name in columns if name not in shared and (name != "variant" or _ambiguous(rows))]
+    console = Console()
+    if markdown or not console.is_terminal:
+        console = Console(width=1000, soft_wrap=True)  # a file or pipe has no width: cut nothing
+    table = Table(box=box.MARKDOWN) if markdown else Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in shown:
+        numeric = all(isinstance(r.get(name), (int, float, type(None))) for r in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for r in rows[:limit]:
+        table.add_row(*(Text(printable(_show(name, r), console.encoding)) for name in shown))
+    line = ", ".join(f"{name}={value}" for name, value in shared.items() if value and (name, value) != ("failed", "0"))
+    console.print(Text(printable(line, console.encoding)))
+    console.print(table)
+    if len(rows) > limit:
+        console.print(f"{len(rows) - limit:,} more; `--limit {len(rows)}` shows all.")
+
+
+def _tuned(r: Row) -> str | None:
+    """What the search took that chose a run's settings."""
+    trials, seconds = r.get("tuning_trials"), r.get("tuning_seconds")
+    return f"{trials:.0f} trials, {seconds:,.0f} s" if trials and seconds is not None else None
+
+
+def _ambiguous(rows: Sequence[Row]) -> bool:
+    """Whether rows look alike though their configs differ (two ranks of LoRA), so that `variant` is needed."""
+    labels = [tuple(r[name] for name in leaderboard.CELL if name != "variant") for r in rows]
+    return len(set(labels)) < len(labels)
+
+
+def _agree(name: str, rows: Sequence[Row]) -> bool:
+    return all(r.get(name) == rows[0].get(name) for r in rows)
+
+
+def _show(name: str, r: Row) -> str:
+    """One cell: short numbers, the spread beside a mean, nothing for nothing."""
+    value: Any = r.get(name)
+    if value is None:
+        return ""
+    if name == "score" and r.get("score_sd") is not None:
+        return f"{value:.1f} ± {r['score_sd']:.1f}"
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and name == "trainable_params":
+        return f"{value:,}"
+    return str(value)

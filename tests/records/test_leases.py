@@ -1,0 +1,311 @@
+"""Nobody works on a run that another works on, and nobody waits for the dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from peftbench.errors import UsageError
+from peftbench.records import leases as claims
+from peftbench.records.leases import LEASE_SECONDS, LeaseHeld, LeaseLost
+from peftbench.records.record import Record
+from peftbench.records.store import Store
+
+RUN = "0123456789abcdef"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results")
+
+
+def claim_file(store: Store) -> Path:
+    (path,) = store.claims.glob(f"{RUN}.*.json")
+    return path
+
+
+def leave(store: Store, age: float = 0.0, token: str = "f" * 16, **changes: object) -> Path:
+    """A claim as somebody else would have left it, `age` seconds after the last beat."""
+    path = store.claims / f"{RUN}.{token}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**claims._myself(), **changes}))
+    now = path.stat().st_mtime
+    os.utime(path, (now - age, now - age))
+    return path
+
+
+def test_who_holds_a_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert store.holder(RUN) is None
+    assert store.holders() == {}
+    with store.claim(RUN):
+        holder = store.holder(RUN)
+        assert holder is not None
+        assert (holder.pid, holder.alive, holder.slurm_job) == (os.getpid(), True, "4711")
+        assert 0 <= holder.beat_age < 5
+        assert store.holders().keys() == {RUN}
+        assert [p.name for p in store.claims.iterdir() if p.name[0] == "."] == []
+        with pytest.raises(LeaseHeld, match=r"SLURM job 4711"), store.claim(RUN):
+            pass
+    assert store.holder(RUN) is None
+    assert list(store.claims.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "alive"),
+    [
+        ({}, True),
+        ({"pid": 2**22 + 1}, False),
+        ({"started": "1"}, False),
+        ({"started": "unknown"}, True),
+        ({"machine": "elsewhere"}, True),
+    ],
+    ids=["this process", "no such process", "a later process of this number", "no /proc", "another machine"],
+)
+def test_a_fresh_claim_is_alive_unless_its_process_is_known_to_be_gone(
+    store: Store, changes: dict[str, object], alive: bool
+) -> None:
+    path = leave(store, **changes)
+    holder = store.holder(RUN)
+    assert holder is not None
+    assert holder.alive is alive
+    if alive:
+        with pytest.raises(LeaseHeld), store.claim(RUN):
+            pass
+        assert path.exists()
+    else:
+        with store.claim(RUN):
+            assert not path.exists()
+
+
+@pytest.mark.parametrize(("age", "alive"), [(LEASE_SECONDS - 5, True), (LEASE_SECONDS + 1, False)])
+@pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
+def test_another_machine_is_judged_by_its_heartbeat_whatever_the_clock_here_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch, age: float, alive: bool, skew: float
+) -> None:
+    leave(store, age, machine="elsewhere", host="node7", pid=1)
+    now = time.time() + skew
+    monkeypatch.setattr(time, "time", lambda: now)
+    holder = store.holder(RUN)
+    assert holder is not None
+    assert holder.alive is alive
+    assert holder.beat_age == pytest.approx(age, abs=3)
+    if alive:
+        with pytest.raises(LeaseHeld, match="process 1 on host node7"), store.claim(RUN):
+            pass
+    else:
+        with store.claim(RUN):
+            assert store.holder(RUN).pid == os.getpid()  # type: ignore[union-attr]
+
+
+def test_a_busy_process_of_this_machine_keeps_its_claim_without_beating(store: Store) -> None:
+    leave(store, 10 * LEASE_SECONDS)
+    with pytest.raises(LeaseHeld), store.claim(RUN):
+        pass
+
+
+@pytest.mark.parametrize(("age", "alive"), [(0.0, True), (LEASE_SECONDS + 1, False)])
+def test_a_damaged_claim_counts_by_its_heartbeat(store: Store, age: float, alive: bool) -> None:
+    path = leave(store)
+    path.write_bytes(b"\x00\xff{")
+    os.utime(path, (path.stat().st_mtime - age,) * 2)
+    holder = store.holder(RUN)
+    assert holder is not None
+    assert holder.alive is alive
+
+
+def test_a_zombie_is_dead(store: Store) -> None:
+    child = os.fork()
+    if not child:
+        leave(store)
+        os._exit(0)
+    time.sleep(0.01)
+    while not list(store.claims.glob("*.json")) or Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
+        time.sleep(0.01)
+    with store.claim(RUN):
+        pass
+    os.waitpid(child, 0)
+
+
+def test_the_heart_beats_until_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.2)
+    with store.claim(RUN):
+        path = claim_file(store)
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    names = [t.name for t in threading.enumerate()]
+    deadline = time.monotonic() + 20
+    while "claim-heartbeat" in names and time.monotonic() < deadline:
+        names = [t.name for t in threading.enumerate()]
+    assert "claim-heartbeat" not in names
+
+
+def suspend(store: Store) -> None:
+    """Let this process's last beat be as old as if it had been suspended."""
+    path = claim_file(store)
+    os.utime(path, (path.stat().st_mtime - LEASE_SECONDS - 1,) * 2)
+
+
+def test_a_suspended_owner_whose_run_was_taken_over_writes_nothing(
+    store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store(store.out_dir)
+    with store.claim(RUN):
+        suspend(store)
+        monkeypatch.setattr(claims, "machine", lambda: "another")
+        with other.claim(RUN):
+            with pytest.raises(LeaseLost, match="taken the run over"):
+                store.save(make_record())
+            assert not store.path(RUN).exists()
+            other.save(make_record())
+    assert store.load(RUN) == make_record()
+    assert list(store.claims.glob("*.json")) == []
+
+
+def test_a_beat_between_does_not_hide_the_lapse(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heartbeat may wake first; the claim that was lost stays lost although its stamp is fresh again."""
+    with store.claim(RUN):
+        suspend(store)
+        leave(store, machine="another")  # it has judged, and not yet removed what it found dead
+        store._held[RUN]._beat()
+        with pytest.raises(LeaseLost):
+            store.check_claim(RUN)
+
+
+def test_a_suspended_owner_whom_nobody_missed_goes_on(store: Store, make_record: Callable[..., Record]) -> None:
+    with store.claim(RUN):
+        suspend(store)
+        store.save(make_record())
+    assert store.load(RUN) == make_record()
+
+
+def test_a_late_rival_does_not_drive_an_owner_out(store: Store, make_record: Callable[..., Record]) -> None:
+    with store.claim(RUN):
+        rival = leave(store, machine="another", token="0" * 16)  # its file is there, and it is about to give way
+        store.save(make_record())
+        rival.unlink()
+    assert store.load(RUN) is not None
+
+
+def test_a_requeued_slurm_job_sees_its_own_lease_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 0.6)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    leave(store, machine="the node that died", slurm_job="12")
+    with pytest.raises(LeaseHeld), store.claim(RUN):
+        pass  # a job of this number that was not requeued: another task of it is at work
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with store.claim(RUN):
+        pass
+    leave(store, machine="elsewhere", slurm_job="13")
+    with pytest.raises(LeaseHeld), store.claim(RUN):
+        pass
+
+
+def test_a_fork_does_not_give_the_claim_back(store: Store) -> None:
+    with store.claim(RUN):
+        child = os.fork()
+        if not child:
+            store._held[RUN].release()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert claim_file(store).exists()
+
+
+def test_a_claim_that_cannot_be_written(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    real = os.write
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UsageError, match="disk is full"), store.claim(RUN):
+        pass
+    monkeypatch.setattr(os, "write", real)
+    assert list(store.claims.iterdir()) == []
+    with store.claim(RUN):
+        pass
+
+
+RIVAL = """
+import os, random, sys, time
+from pathlib import Path
+from peftbench.records import leases as claims
+from peftbench.records.store import Store
+store, number, seconds = Store(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+claims.machine = lambda: f"node {number % 3}"  # some share a machine, some see only each other's heartbeat
+dice, inside, deadline = random.Random(number), store.out_dir / "inside", time.monotonic() + seconds
+while time.monotonic() < deadline:
+    try:
+        with store.claim("aa"):
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL | os.O_WRONLY))  # FileExistsError: two are in
+            time.sleep(dice.random() * 0.004)
+            store.check_claim("aa")
+            os.unlink(inside)
+            with open(store.out_dir / f"turns{number}", "a") as file:
+                file.write(".")
+            if dice.random() < 0.3:  # die over it, long ago
+                claim = store._held["aa"]
+                os.utime(claim.path, (1, 1))
+                claim.release = claim._over.set
+    except claims.LeaseHeld:
+        time.sleep(dice.random() * 0.004)
+"""
+
+
+@pytest.mark.parametrize(("rivals", "seconds"), [(4, 1.0), pytest.param(16, 10.0, marks=pytest.mark.slow)])
+def test_two_are_never_inside(store: Store, rivals: int, seconds: float) -> None:
+    """Processes on three 'machines' fight for one run; some die over it and are taken over, again and again."""
+    store.out_dir.mkdir()
+    command = [sys.executable, "-c", RIVAL, str(store.out_dir)]
+    running = [subprocess.Popen([*command, str(n), str(seconds)], stderr=subprocess.PIPE) for n in range(rivals)]
+    errors = [process.communicate()[1].decode() for process in running]
+    assert [process.returncode for process in running] == [0] * rivals, "\n".join(errors)
+    turns = [path.stat().st_size for path in store.out_dir.glob("turns*")]
+    assert sum(turns) > rivals
+    assert len(turns) > 1
+
+
+STOPPED = """
+import os, sys
+from peftbench.records import leases as claims
+from peftbench.records.store import Store
+claims.machine = lambda: sys.argv[2]
+claims.LEASE_SECONDS = 1.0
+store = Store(sys.argv[1])
+with store.claim("aa"):
+    print("held", flush=True)
+    sys.stdin.readline()
+    store.check_claim("aa")
+"""
+
+
+def test_a_process_that_is_really_suspended_loses_its_run(store: Store) -> None:
+    def start(name: str) -> subprocess.Popen:
+        command = [sys.executable, "-c", STOPPED, str(store.out_dir), name]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    laptop = start("laptop")
+    assert laptop.stdout is not None
+    assert laptop.stdout.readline() == b"held\n"
+    laptop.send_signal(signal.SIGSTOP)
+    time.sleep(1.5)
+    desktop = start("desktop")
+    assert desktop.stdout is not None
+    assert desktop.stdout.readline() == b"held\n"
+    laptop.send_signal(signal.SIGCONT)
+    assert b"LeaseLost" in laptop.communicate(b"\n")[1]
+    assert desktop.communicate(b"\n")[1] == b""
+    assert desktop.returncode == 0
