@@ -44,11 +44,11 @@ class Attempt:
         clock: PhaseClock | None = None,
         meter: MemoryMeter | None = None,
         check: Callable[[], None] = lambda: None,
-        progress: Progress | None = None,
+        progress: ProgressFile | None = None,
     ) -> None:
         """`check` raises if the run is not this process's any more."""
         self.clock, self.meter, self.check = clock or PhaseClock(), meter, check
-        self.progress = progress or Progress(None)
+        self.progress = progress or ProgressFile(None)
         self.received: int | None = None
         self._holds = 0
 
@@ -108,7 +108,7 @@ class Attempt:
             self.meter.resume(account["peaks"], account["section_peaks"])
 
 
-class Progress:
+class ProgressFile:
     """`progress.json` in a run's folder: where the run is, for other processes to read. Nothing depends on it."""
 
     def __init__(self, path: Path | None) -> None:

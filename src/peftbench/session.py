@@ -17,7 +17,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, Progress, count_attempt
+from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.files import write_atomic
@@ -131,7 +131,7 @@ class Session:
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.record.compute["attempts"] = count_attempt(self.folder)
         self.attempt.check = lambda: self.store.check_claim(run_id)
-        self.attempt.progress = Progress(self.folder / PROGRESS)
+        self.attempt.progress = ProgressFile(self.folder / PROGRESS)
         self._resources.callback(self.attempt.progress.remove)
         who = {name: getattr(self.record, name) for name in ("model", "method", "task", "subset", "seed")}
         self.attempt.progress.show("load", **who)

@@ -25,14 +25,14 @@ from peftbench.errors import UsageError
 from peftbench.figures.plots import KINDS, data, files, style
 from peftbench.figures.plots.command import plot_command
 from peftbench.figures.plots.labels import place, spread
-from peftbench.figures.standings import Board, by_block, complete
+from peftbench.figures.standings import Standings, by_block, complete
 from peftbench.records import leaderboard
 from peftbench.records.store import Store
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    store = Store(tmp_path_factory.mktemp("board") / "results")
+    store = Store(tmp_path_factory.mktemp("standings") / "results")
     fill(store, items=40)
     fill_more(store)
     return store
@@ -50,53 +50,53 @@ def fill_more(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def board(store: Store) -> Board:
-    return board_of(store)
+def standings(store: Store) -> Standings:
+    return standings_of(store)
 
 
-def board_of(store: Store, **wanted: Any) -> Board:
+def standings_of(store: Store, **wanted: Any) -> Standings:
     rows = [r for r in leaderboard.current_rows(store) if all(r[k] in v for k, v in wanted.items())]
-    board = Board(store, rows)
-    board.with_items = False  # scores alone are enough here, and quick
-    return board
+    standings = Standings(store, rows)
+    standings.with_items = False  # scores alone are enough here, and quick
+    return standings
 
 
 # --- data
 
 
-def test_shots_has_a_line_a_method_in_the_order_of_shots(board: Board, store: Store) -> None:
-    made = data.make("shots", board, store)
+def test_shots_has_a_line_a_method_in_the_order_of_shots(standings: Standings, store: Store) -> None:
+    made = data.make("shots", standings, store)
     assert [p["title"] for p in made["panels"]] == ["masakhanews/eng, minilm", "masakhanews/swa, minilm"]
     eng = made["panels"][0]
     assert eng["shots"] == ["5", "10", "20"]
     assert [line["method"] for line in eng["lines"]] == ["bitfit", *sorted(METHODS[:4]), "majority", "prompt_tuning"]
     lora = next(line for line in eng["lines"] if line["method"] == "lora")
-    rows = [r["score"] for r in board.rows if (r["method"], r["subset"], r["shots"]) == ("lora", "eng", 10)]
+    rows = [r["score"] for r in standings.rows if (r["method"], r["subset"], r["shots"]) == ("lora", "eng", 10)]
     point = lora["points"][1]
     assert point["score"] == pytest.approx(np.mean(rows))
     assert point["low"] < point["score"] < point["high"]
     assert point["runs"] == 3
 
 
-def test_a_floor_stands_in_the_blocks_of_every_backbone(board: Board) -> None:
-    blocks = by_block(board.cells)
+def test_a_floor_stands_in_the_blocks_of_every_backbone(standings: Standings) -> None:
+    blocks = by_block(standings.cells)
     assert {b.model for b in blocks} == {"minilm"}
     assert [c.label for b, cells in blocks.items() if b.shots == 10 and b.subset == "eng" for c in cells].count(
         "majority"
     ) == 1
 
 
-def test_complete_takes_the_largest_table_without_gaps(board: Board) -> None:
-    chosen, methods, notes = complete(by_block(board.cells))
+def test_complete_takes_the_largest_table_without_gaps(standings: Standings) -> None:
+    chosen, methods, notes = complete(by_block(standings.cells))
     assert (len(chosen), methods) == (6, sorted(METHODS))
     assert notes == ["left out for missing cells: bitfit, majority"]
 
 
-def test_pareto_means_are_over_the_same_blocks(board: Board, store: Store) -> None:
-    made = data.make("pareto", board, store)
+def test_pareto_means_are_over_the_same_blocks(standings: Standings, store: Store) -> None:
+    made = data.make("pareto", standings, store)
     lora = next(p for p in made["points"] if p["method"] == "lora")
     means: dict[tuple, list[float]] = {}
-    for r in board.rows:
+    for r in standings.rows:
         if r["method"] == "lora":
             means.setdefault((r["subset"], r["shots"]), []).append(r["score"])
     assert lora["score"] == pytest.approx(np.mean([np.mean(v) for v in means.values()]))
@@ -114,12 +114,12 @@ def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
         assert (i in kept) == (not beaten)
 
 
-def test_ranks_are_those_of_scipy(board: Board, store: Store) -> None:
+def test_ranks_are_those_of_scipy(standings: Standings, store: Store) -> None:
     from scipy.stats import rankdata
 
-    made = data.make("ranks", board, store)
+    made = data.make("ranks", standings, store)
     scores: dict[tuple, dict[str, list[float]]] = {}
-    for r in board.rows:
+    for r in standings.rows:
         if r["method"] in METHODS:
             scores.setdefault((r["subset"], r["shots"]), {}).setdefault(r["method"], []).append(r["score"])
     table = [[-np.mean(by[m]) for m in METHODS] for by in scores.values()]
@@ -128,21 +128,21 @@ def test_ranks_are_those_of_scipy(board: Board, store: Store) -> None:
     assert made["blocks"] == 6
 
 
-def test_the_heat_map_leaves_gaps_open(board: Board, store: Store) -> None:
-    panel = next(p for p in data.make("languages", board, store)["panels"] if "5 shots" in p["title"])
+def test_the_heat_map_leaves_gaps_open(standings: Standings, store: Store) -> None:
+    panel = next(p for p in data.make("languages", standings, store)["panels"] if "5 shots" in p["title"])
     assert panel["subsets"] == ["eng", "swa"]
     assert panel["scores"][panel["methods"].index("bitfit")][1] is None
 
 
-def test_cost_bars_add_up_to_the_mean_total(board: Board, store: Store) -> None:
-    bars = {b["method"]: b for b in data.make("cost", board, store)["bars"]}
-    totals = [r["total_seconds"] for r in board.rows if r["method"] == "full"]
+def test_cost_bars_add_up_to_the_mean_total(standings: Standings, store: Store) -> None:
+    bars = {b["method"]: b for b in data.make("cost", standings, store)["bars"]}
+    totals = [r["total_seconds"] for r in standings.rows if r["method"] == "full"]
     assert sum(bars["full"]["seconds"].values()) == pytest.approx(np.mean(totals), abs=0.01)
     assert bars["full"]["runs"] == len(totals) == 18
 
 
 def test_training_holds_the_curves_of_the_record(store: Store) -> None:
-    made = data.make("training", board_of(store, subset=["eng"], shots=[10], method=["lora"]), store)
+    made = data.make("training", standings_of(store, subset=["eng"], shots=[10], method=["lora"]), store)
     assert len(made["runs"]) == 3
     record = store.load(made["runs"][0]["run_id"])
     assert record is not None
@@ -160,7 +160,7 @@ def test_training_holds_the_curves_of_the_record(store: Store) -> None:
 )
 def test_what_cannot_be_shown_is_said(store: Store, kind: str, wanted: dict, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        data.make(kind, board_of(store, **wanted), store)
+        data.make(kind, standings_of(store, **wanted), store)
 
 
 # --- pictures
@@ -265,9 +265,9 @@ def test_the_check_sees_an_overlap() -> None:
     assert overlaps(figure) == [("a label", "a label"), ("a label", "the edge")]
 
 
-def test_real_boards_have_no_overlap(board: Board, store: Store) -> None:
+def test_real_boards_have_no_overlap(standings: Standings, store: Store) -> None:
     for kind in KINDS:
-        chosen = board_of(store, subset=["eng"], shots=[10]) if kind == "training" else board
+        chosen = standings_of(store, subset=["eng"], shots=[10]) if kind == "training" else standings
         assert overlaps(picture(data.make(kind, chosen, store))) == [], kind
 
 

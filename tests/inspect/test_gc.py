@@ -12,7 +12,7 @@ from made_up_sweeps import age, begin_sweep, dead_claim, file_record, put
 
 from peftbench.errors import UsageError
 from peftbench.inspect import gc
-from peftbench.inspect.gc import Wish, gc_command, leftovers
+from peftbench.inspect.gc import GcOptions, gc_command, leftovers
 from peftbench.records.store import Store
 
 STAGE = "stages/0-supervised"
@@ -39,8 +39,8 @@ def files(store: Store) -> set[str]:
     return {str(p.relative_to(store.out_dir)) for p in store.out_dir.rglob("*") if p.is_file()}
 
 
-def found(store: Store, **wish: object) -> set[tuple[str, str]]:
-    return {(x.kind, str(Path(x.path).relative_to(store.out_dir))) for x in leftovers(store, Wish(**wish))}  # type: ignore[arg-type]
+def found(store: Store, **wanted: object) -> set[tuple[str, str]]:
+    return {(x.kind, str(Path(x.path).relative_to(store.out_dir))) for x in leftovers(store, GcOptions(**wanted))}  # type: ignore[arg-type]
 
 
 def run_gc(store: Store, *argv: str) -> int:
@@ -69,7 +69,7 @@ def test_dry_by_default(store: Store, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_yes_removes_just_that(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    expected = {x.path for x in leftovers(store, Wish())}
+    expected = {x.path for x in leftovers(store, GcOptions())}
     kept = {f for f in files(store) if not any((store.out_dir / f).is_relative_to(path) for path in expected)}
     assert run_gc(store, "--yes", "--json") == 0
     told = json.loads(capsys.readouterr().out)
@@ -111,17 +111,17 @@ def test_a_living_owner_loses_nothing(store: Store) -> None:
 
 
 def test_a_run_that_begins_between_looking_and_removing_is_left_alone(store: Store) -> None:
-    seen = list(leftovers(store, Wish()))
+    seen = list(leftovers(store, GcOptions()))
     with store.claim(LOST):
-        gone = {x.path for x in gc.remove(store, seen, Wish())}
+        gone = {x.path for x in gc.remove(store, seen, GcOptions())}
     assert store.folder(LOST).joinpath("draw.json").exists()
     assert gone == {x.path for x in seen if x.run_id != LOST}
 
 
 def test_a_run_that_ended_between_looking_and_removing_is_judged_anew(store: Store) -> None:
-    seen = list(leftovers(store, Wish()))
+    seen = list(leftovers(store, GcOptions()))
     file_record(store, LOST, "interrupted")
-    gone = {x.path for x in gc.remove(store, seen, Wish())}
+    gone = {x.path for x in gc.remove(store, seen, GcOptions())}
     assert str(store.folder(LOST)) not in gone
     assert (store.folder(LOST) / STAGE / "checkpoint-00000010").exists()
 

@@ -10,7 +10,7 @@ from made_up_sweeps import dead_claim, file_record, put
 
 from peftbench.errors import UsageError
 from peftbench.inspect import machine, plan_command
-from peftbench.inspect.estimate import Estimate
+from peftbench.inspect.estimate import CostEstimate
 from peftbench.inspect.machine import Machine
 from peftbench.inspect.plan import Plan, make_plan, makespan
 from peftbench.records.store import Store
@@ -246,4 +246,4 @@ def test_an_estimate_without_memory_fits_anywhere(store: Store) -> None:
 
     (job,) = jobs_of(store, "method=lora", "seed=1")
     assert job.config is not None
-    assert misfit(job.config, Estimate(1.0, None, "x"), LocalOptions(), Machine(1.0, 1.0)) == ""
+    assert misfit(job.config, CostEstimate(1.0, None, "x"), LocalOptions(), Machine(1.0, 1.0)) == ""

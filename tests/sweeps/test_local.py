@@ -14,11 +14,11 @@ import pytest
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.inputs import InputCache
-from peftbench.models.kept import keep_loaded
+from peftbench.models.backbone_cache import keep_loaded
 from peftbench.records.store import Store
 from peftbench.run import run
 from peftbench.sweeps.jobs import compose_jobs, expand
-from peftbench.sweeps.order import Line
+from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import gpus, share
 from peftbench.sweeps.run_job import run_job
 from peftbench.sweeps.sweep import Sweep
@@ -85,10 +85,10 @@ def results(out_dir: Path) -> dict[str, tuple]:
 def test_runs_on_a_kept_backbone_equal_solo_runs_bit_for_bit(here):
     for method in dict.fromkeys(IN_PLACE):
         run(compose([*FAST, f"method={method}", "out_dir=solo", "trainer.steps=3"]))
-    with keep_loaded() as keeper:
+    with keep_loaded() as cache:
         for method in IN_PLACE:
             run(compose([*FAST, f"method={method}", "out_dir=kept", "trainer.steps=3", "rerun=true"]))
-    assert keeper.loads == 1
+    assert cache.loads == 1
     assert results(here / "kept") == results(here / "solo")
 
 
@@ -259,7 +259,7 @@ def wait_for(condition, seconds: float = 200) -> None:
 def test_runs_of_one_backbone_follow_each_other_and_helpers_take_the_least_begun():
     inputs = InputCache()
     jobs = compose_jobs(expand(["seed=1,2", "method=lora,full", "model=tiny-bert,tiny-t5", "shots=2"]), inputs)
-    line = Line(jobs, inputs)
+    line = WaitingJobs(jobs, inputs)
     first, key = line.take()
     _, other_key = line.take()  # a second process takes the other backbone
     assert key != other_key

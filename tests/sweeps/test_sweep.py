@@ -9,8 +9,8 @@ import pytest
 from peftbench.errors import UsageError
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import Job
+from peftbench.sweeps.live import labels
 from peftbench.sweeps.sweep import Sweep, SweepJob, cause, detail_file, report
 
 

@@ -17,7 +17,7 @@ from peftbench.tables.verdict import (
     NOT_COMPARABLE,
     REPRODUCED,
     WITHIN_NOISE,
-    Estimate,
+    SampleMean,
     judge,
     margin_value,
     rounding,
@@ -28,8 +28,8 @@ def paper(printed: str = "80.0", sd: float | None = None) -> Reference:
     return Reference("x", 2, "p", "table 1", "m", "b", "t", "full", "f1", printed, float(printed), sd)
 
 
-def ours(value: float, se: float | None = 0.2, df: float = 30, sd: float | None = None, runs: int = 3) -> Estimate:
-    return Estimate(value, se, df, sd, runs)
+def ours(value: float, se: float | None = 0.2, df: float = 30, sd: float | None = None, runs: int = 3) -> SampleMean:
+    return SampleMean(value, se, df, sd, runs)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_true_reproduction_seldom_differs(paper_runs):
         mine, theirs = rng.normal(80, 2, runs), rng.normal(80, 2, paper_runs)
         sd = float(mine.std(ddof=1))
         found = judge(
-            Estimate(float(mine.mean()), sd / runs**0.5, runs - 1, sd, runs),
+            SampleMean(float(mine.mean()), sd / runs**0.5, runs - 1, sd, runs),
             paper(f"{theirs.mean():.1f}"),
             "0.5",
             paper_runs=paper_runs,

@@ -49,7 +49,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Standing:
     """The finished runs of one method in one block.
 
     Attributes:
@@ -75,7 +75,7 @@ class Cell:
     best: bool = False
 
 
-class Board:
+class Standings:
     """The cells of some rows, with everything that is estimated from them."""
 
     def __init__(self, store: Store, rows: Sequence[Row]) -> None:
@@ -92,7 +92,7 @@ class Board:
             )
         self.cells = [self._with_interval(cell) for cell in _labelled(_cells(rows))]
 
-    def with_ties(self) -> list[Cell]:
+    def with_ties(self) -> list[Standing]:
         """The cells with their tie groups, as far as that can be done in seconds."""
         blocks = by_block(self.cells)
         pairs = sum(len(cells) * (len(cells) - 1) // 2 for cells in blocks.values())
@@ -118,8 +118,8 @@ class Board:
 
         return asdict(statistics.summarise([_scores_only(runs, metric) for runs in groups]))
 
-    def only(self, metric: str) -> Board:
-        """The same board without the cells of other metrics."""
+    def only(self, metric: str) -> Standings:
+        """The same standings without the cells of other metrics."""
         part = copy(self)
         part.cells = [cell for cell in self.cells if cell.block.metric == metric]
         return part
@@ -142,7 +142,7 @@ class Board:
             return {}
 
     @staticmethod
-    def _tied(cell: Cell, found: Mapping[tuple[Block, str], tuple[str, bool]]) -> Cell:
+    def _tied(cell: Standing, found: Mapping[tuple[Block, str], tuple[str, bool]]) -> Standing:
         """The cell with its ties; a floor that stands in the blocks of several backbones has none of its own."""
         if cell.block.model == NO_MODEL and (cell.block, cell.label) not in found:
             alike = [
@@ -155,7 +155,7 @@ class Board:
             letters, best = found.get((cell.block, cell.label), ("", False))
         return replace(cell, letters=letters, best=best)
 
-    def _with_interval(self, cell: Cell) -> Cell:
+    def _with_interval(self, cell: Standing) -> Standing:
         if not cell.runs:
             return cell
         summary = self.mean([cell.runs], cell.block.metric)
@@ -163,13 +163,13 @@ class Board:
         return replace(cell, **{name: summary[name] for name in names}, covers=summary["method"])
 
 
-def by_block(cells: Iterable[Cell]) -> dict[Block, list[Cell]]:
+def by_block(cells: Iterable[Standing]) -> dict[Block, list[Standing]]:
     """The cells of each block; those of a method without a backbone stand in the blocks of every backbone."""
     cells = list(cells)
     models: dict[Block, set[str]] = {}
     for cell in cells:
         models.setdefault(cell.block._replace(model=""), set()).add(cell.block.model)
-    found: dict[Block, list[Cell]] = {}
+    found: dict[Block, list[Standing]] = {}
     for cell in cells:
         present = models[cell.block._replace(model="")] - {NO_MODEL}
         for model in sorted(present) if cell.block.model == NO_MODEL and present else [cell.block.model]:
@@ -183,7 +183,7 @@ def order(block: Block) -> tuple:
     return (block.task, block.subset, block.protocol, block.model, shots, block.metric)
 
 
-def complete(blocks: Mapping[Block, Sequence[Cell]]) -> tuple[list[Block], list[str], list[str]]:
+def complete(blocks: Mapping[Block, Sequence[Standing]]) -> tuple[list[Block], list[str], list[str]]:
     """The blocks and methods whose table has no gap and the most cells; and in words what was left out.
 
     Methods are taken in order of how many blocks they have; each further one keeps the blocks that all have.
@@ -208,7 +208,7 @@ def complete(blocks: Mapping[Block, Sequence[Cell]]) -> tuple[list[Block], list[
     return chosen, sorted(kept), notes
 
 
-def _cells(rows: Sequence[Row]) -> list[Cell]:
+def _cells(rows: Sequence[Row]) -> list[Standing]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) for name in CELL), []).append(row)
@@ -217,13 +217,13 @@ def _cells(rows: Sequence[Row]) -> list[Cell]:
         named = dict(zip(CELL, key, strict=True))
         done = tuple(r for r in members if r["status"] == "done" and r["score"] is not None)
         block = Block(**{name: named[name] for name in Block._fields})
-        cells.append(Cell(block, named["method"], named["variant"], done, len(members) - len(done)))
+        cells.append(Standing(block, named["method"], named["variant"], done, len(members) - len(done)))
     return sorted(cells, key=lambda cell: (order(cell.block), cell.label, cell.variant))
 
 
-def _labelled(cells: Sequence[Cell]) -> list[Cell]:
+def _labelled(cells: Sequence[Standing]) -> list[Standing]:
     """Labels that are unique within a block: by what is trained if that tells configs apart, else by their hash."""
-    alike: dict[tuple[Block, str], list[Cell]] = {}
+    alike: dict[tuple[Block, str], list[Standing]] = {}
     for cell in cells:
         alike.setdefault((cell.block, cell.label), []).append(cell)
     labelled = []

@@ -30,7 +30,7 @@ BYTES_PER_PARAMETER = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Cost of one run; None where nothing is known.
 
     Attributes:
@@ -50,10 +50,10 @@ class Estimate:
     gpu_mib: float | None = None
 
 
-NO_BASIS = Estimate(None, None, "no basis")
+NO_BASIS = CostEstimate(None, None, "no basis")
 
 
-def estimate(cfg: RunConfig, rows: Iterable[Row], device: str = "cpu") -> Estimate:
+def estimate(cfg: RunConfig, rows: Iterable[Row], device: str = "cpu") -> CostEstimate:
     """Cost of one run. For many, `Estimator` sorts the rows once."""
     return Estimator(rows).estimate(cfg, device)
 
@@ -67,9 +67,9 @@ class Estimator:
             if r["status"] == "done" and r.get("total_seconds") is not None:
                 for keys, _ in LEVELS:
                     self._groups.setdefault((keys, *(r.get(key) for key in keys)), []).append(r)
-        self._known: dict[tuple, Estimate] = {}
+        self._known: dict[tuple, CostEstimate] = {}
 
-    def estimate(self, cfg: RunConfig, device: str = "cpu") -> Estimate:
+    def estimate(self, cfg: RunConfig, device: str = "cpu") -> CostEstimate:
         """Cost of one run on `device`, `cpu` or `cuda`; runs on another device stand in if there are no others."""
         trainer = cfg.trainer
         wanted = {
@@ -88,7 +88,7 @@ class Estimator:
             self._known[key] = self._search(wanted, device)
         return with_trials(self._known[key], cfg.search)
 
-    def _search(self, wanted: Row, device: str) -> Estimate:
+    def _search(self, wanted: Row, device: str) -> CostEstimate:
         for same_device in (True, False):
             for keys, words in LEVELS:
                 group = self._groups.get((keys, *(wanted[key] for key in keys)), [])
@@ -104,7 +104,7 @@ class Estimator:
         return NO_BASIS
 
 
-def with_trials(run: Estimate, search: SearchConfig) -> Estimate:
+def with_trials(run: CostEstimate, search: SearchConfig) -> CostEstimate:
     """The run and the trials of its search before it, each taken to cost what the run does."""
     if search.name == "none" or run.seconds is None:
         return run
@@ -149,7 +149,7 @@ def _training_amount(r: Row) -> tuple[str, float] | None:
     return "epochs of shots", r["epochs"] * r["shots"] * r["max_length"]
 
 
-def _from(wanted: Row, usable: Sequence[tuple[Row, float]], words: str) -> Estimate:
+def _from(wanted: Row, usable: Sequence[tuple[Row, float]], words: str) -> CostEstimate:
     """The median over earlier runs, each brought to the size of the wanted one. Runs of its very size go first."""
     exact = [(r, scale) for r, scale in usable if scale == 1]
     chosen = exact or usable
@@ -157,7 +157,7 @@ def _from(wanted: Row, usable: Sequence[tuple[Row, float]], words: str) -> Estim
     cpu = [_scaled(r, scale, "cpu_seconds", "train_cpu_seconds") for r, scale in chosen if r.get("cpu_seconds")]
     peaks = [peak for r, _ in chosen if (peak := _process_mib(wanted, r)) is not None]
     runs = f"median of {len(chosen)} runs" if len(chosen) > 1 else "1 run"
-    return Estimate(
+    return CostEstimate(
         seconds=statistics.median(_scaled(r, scale, "total_seconds", "train_seconds") for r, scale in chosen),
         cpu_seconds=statistics.median(cpu) if cpu else None,
         import_seconds=statistics.median(imports) if imports else 0.0,

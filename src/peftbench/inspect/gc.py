@@ -52,7 +52,7 @@ class Leftover:
 
 
 @dataclass(frozen=True)
-class Wish:
+class GcOptions:
     """What the user wants gone: things older than `days`, and what is only removed on request."""
 
     days: float = 1.0
@@ -64,11 +64,11 @@ def gc_command(argv: Sequence[str]) -> int:
     """`peftbench gc`; returns the exit code."""
     options = _parser().parse(argv)
     store = existing_store(options.out_dir)
-    wish = Wish(options.older_than, options.superseded, options.quarantine)
+    wanted = GcOptions(options.older_than, options.superseded, options.quarantine)
     with readable_errors("look through", store.out_dir):
-        found = list(leftovers(store, wish))
+        found = list(leftovers(store, wanted))
     if options.yes:
-        found = list(remove(store, found, wish))
+        found = list(remove(store, found, wanted))
     if options.json:
         print(json.dumps({"removed": options.yes, "leftovers": [asdict(leftover) for leftover in found]}, indent=1))
     else:
@@ -89,19 +89,19 @@ def _parser() -> CommandParser:
     return parser
 
 
-def leftovers(store: Store, wish: Wish) -> Iterator[Leftover]:
+def leftovers(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
     """Everything that may go. What a living process holds is left out."""
-    yield from _of_runs(store, wish)
+    yield from _of_runs(store, wanted)
     for folder in (store.out_dir, store.records, store.claims, *_folders(store.out_dir / "sweeps")):
         yield from _temporary(folder, None)
-    yield from _logs(store, wish)
-    if wish.superseded:
+    yield from _logs(store, wanted)
+    if wanted.superseded:
         yield from (_leftover("superseded", path) for path in _entries(store.out_dir / "superseded"))
-    if wish.quarantine:
+    if wanted.quarantine:
         yield from (_leftover("quarantine", path) for path in _entries(store.out_dir / "quarantine"))
 
 
-def _of_runs(store: Store, wish: Wish) -> Iterator[Leftover]:
+def _of_runs(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
     holders = store.holders()
     names = [path.name for path in _folders(store.out_dir / "runs")]
     rows = rows_of(store, names)
@@ -109,16 +109,16 @@ def _of_runs(store: Store, wish: Wish) -> Iterator[Leftover]:
         holder = holders.get(run_id)
         if holder is not None and holder.alive:
             continue
-        yield from _of_run(store.folder(run_id), run_id, rows[run_id]["status"] if run_id in rows else None, wish)
+        yield from _of_run(store.folder(run_id), run_id, rows[run_id]["status"] if run_id in rows else None, wanted)
         if holder is not None:
             yield from (_leftover("claim", path, run_id) for path in sorted(store.claims.glob(f"{run_id}.*.json")))
 
 
-def _of_run(folder: Path, run_id: str, status: str | None, wish: Wish) -> Iterator[Leftover]:
+def _of_run(folder: Path, run_id: str, status: str | None, wanted: GcOptions) -> Iterator[Leftover]:
     """What may go of one run that nobody works on. `status` is that of its record; None if it has none."""
     if not folder.is_dir():
         return
-    if status is None and _age(folder) > wish.days * DAY:
+    if status is None and _age(folder) > wanted.days * DAY:
         yield _leftover("run folder", folder, run_id)
         return
     if status == "done":
@@ -145,16 +145,16 @@ def _temporary(folder: Path, run_id: str | None) -> Iterator[Leftover]:
             yield _leftover("temporary file", path, run_id)
 
 
-def _logs(store: Store, wish: Wish) -> Iterator[Leftover]:
+def _logs(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
     for sweep in Sweep.all(store.out_dir):
         logs = sweep.logs
-        if logs.is_dir() and _age(logs) > wish.days * DAY:
+        if logs.is_dir() and _age(logs) > wanted.days * DAY:
             run_ids = [job.run_id for job in sweep.jobs if job.run_id is not None]
             if all(run.state == "done" for run in run_states(store, run_ids).values()):
                 yield _leftover("log", logs)
 
 
-def remove(store: Store, found: Iterable[Leftover], wish: Wish) -> Iterator[Leftover]:
+def remove(store: Store, found: Iterable[Leftover], wanted: GcOptions) -> Iterator[Leftover]:
     """Remove leftovers and yield those that are gone. A run that somebody has begun meanwhile is left alone."""
     runs: set[str] = set()
     for leftover in found:
@@ -164,17 +164,17 @@ def remove(store: Store, found: Iterable[Leftover], wish: Wish) -> Iterator[Left
         elif leftover.run_id not in runs:
             runs.add(leftover.run_id)
             claims = [other for other in found if other.kind == "claim" and other.run_id == leftover.run_id]
-            yield from _remove_of_run(store, leftover.run_id, claims, wish)
+            yield from _remove_of_run(store, leftover.run_id, claims, wanted)
 
 
-def _remove_of_run(store: Store, run_id: str, claims: Sequence[Leftover], wish: Wish) -> Iterator[Leftover]:
+def _remove_of_run(store: Store, run_id: str, claims: Sequence[Leftover], wanted: GcOptions) -> Iterator[Leftover]:
     """Under the run's claim: dead claims go when it is taken, the rest is looked for anew."""
     existed = store.folder(run_id).exists()
     try:
         with store.claim(run_id) as folder:
             record = store.load(run_id)
             status = None if record is None else record.status
-            gone = [leftover for leftover in _of_run(folder, run_id, status, wish) if _delete(Path(leftover.path))]
+            gone = [leftover for leftover in _of_run(folder, run_id, status, wanted) if _delete(Path(leftover.path))]
             if not existed and folder.exists():
                 folder.rmdir()
     except LeaseHeld:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.config.schema import RunConfig
-from peftbench.inspect.estimate import Estimate, Estimator
+from peftbench.inspect.estimate import CostEstimate, Estimator
 from peftbench.inspect.machine import Machine
 from peftbench.records.leaderboard import newest_rows
 from peftbench.records.states import TO_DO, RunState, run_states
@@ -38,7 +38,7 @@ class PlannedJob:
     job: Job
     state: str
     run: RunState | None = None
-    estimate: Estimate | None = None
+    estimate: CostEstimate | None = None
     misfit: str = ""
 
 
@@ -134,7 +134,7 @@ def processes_of(cfg: RunConfig, options: Options) -> int:
     return cfg.trainer.devices
 
 
-def misfit(cfg: RunConfig, estimate: Estimate, options: Options, machine: Machine) -> str:
+def misfit(cfg: RunConfig, estimate: CostEstimate, options: Options, machine: Machine) -> str:
     """Why a run will not fit into the memory that it would get; "" if it will, or nobody knows."""
     count = processes_of(cfg, options)
     limit, whose = machine.memory_mib, "this machine has"
@@ -170,12 +170,12 @@ def total_cost(to_do: Sequence[PlannedJob], options: Options, specs: Sequence[Ar
     )
 
 
-def known_costs(to_do: Iterable[PlannedJob]) -> dict[int, Estimate]:
+def known_costs(to_do: Iterable[PlannedJob]) -> dict[int, CostEstimate]:
     """Estimates that have a basis, by the number of the job."""
     return {p.job.number: p.estimate for p in to_do if p.estimate is not None and p.estimate.seconds is not None}
 
 
-def task_seconds(task: Sequence[int], known: Mapping[int, Estimate]) -> float:
+def task_seconds(task: Sequence[int], known: Mapping[int, CostEstimate]) -> float:
     """Wall time of one job of an array: its runs one after the other, the imports once."""
     of = [known[number] for number in task if number in known]
     return max((e.import_seconds for e in of), default=0.0) + sum(e.seconds or 0.0 for e in of)

@@ -20,9 +20,9 @@ from peftbench.inspect.estimate import NO_BASIS
 from peftbench.inspect.machine import this_machine
 from peftbench.inspect.plan import Options, Plan, PlannedJob, as_json, make_plan
 from peftbench.inspect.remembered import RememberedInputs
-from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.launchers import LAUNCHERS
+from peftbench.sweeps.live import labels
 from peftbench.views.display import duration, print_table, say
 
 SHOWN = 20

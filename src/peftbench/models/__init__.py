@@ -21,10 +21,10 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     Raises:
         UsageError: the weights cannot be had, cannot be read, or do not fit `purpose`.
     """
-    from peftbench.models.kept import keeper
+    from peftbench.models.backbone_cache import backbone_cache
     from peftbench.models.load import load_backbone as load
 
-    kept = keeper()
+    kept = backbone_cache()
     if kept is None:
         return load(cfg, purpose, dropout)
     return kept.give(cfg, purpose, dropout, lambda: load(cfg, purpose, dropout))

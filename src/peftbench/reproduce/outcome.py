@@ -19,7 +19,7 @@ DEFAULT_POINTS = 2.0
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparedValue:
     """One compared value. `tolerance` None: shown, not judged."""
 
     name: str
@@ -49,7 +49,9 @@ def tolerance_points(store: Store, record: Record) -> tuple[float, str]:
     return DEFAULT_POINTS, "the default, as there are not enough runs with other training seeds (--tolerance sets it)"
 
 
-def lines(old: Record, new: Record, old_store: Store, new_store: Store, level: str, points: float) -> list[Line]:
+def lines(
+    old: Record, new: Record, old_store: Store, new_store: Store, level: str, points: float
+) -> list[ComparedValue]:
     """Everything that is compared. With `level` exact all must be equal; else scores may differ by `points`."""
     exact = level == EXACT
     allowed = 0.0 if exact else points
@@ -68,15 +70,15 @@ def lines(old: Record, new: Record, old_store: Store, new_store: Store, level: s
     return [line for line in found if (line.old, line.new) != (None, None)]
 
 
-def _same(name: str, old: Any, new: Any) -> Line:
-    return Line(name, old, new, None, 0.0, old == new)
+def _same(name: str, old: Any, new: Any) -> ComparedValue:
+    return ComparedValue(name, old, new, None, 0.0, old == new)
 
 
-def _number(name: str, old: float | None, new: float | None, tolerance: float | None) -> Line:
+def _number(name: str, old: float | None, new: float | None, tolerance: float | None) -> ComparedValue:
     if old is None or new is None:
-        return Line(name, old, new, None, tolerance, tolerance is None or old == new)
+        return ComparedValue(name, old, new, None, tolerance, tolerance is None or old == new)
     difference = new - old
-    return Line(name, old, new, difference, tolerance, tolerance is None or abs(difference) <= tolerance)
+    return ComparedValue(name, old, new, difference, tolerance, tolerance is None or abs(difference) <= tolerance)
 
 
 def _last(record: Record) -> float | None:
@@ -84,7 +86,7 @@ def _last(record: Record) -> float | None:
     return losses[-1] if losses else None
 
 
-def _predictions(old: Record, new: Record, old_store: Store, new_store: Store, exact: bool) -> Iterator[Line]:
+def _predictions(old: Record, new: Record, old_store: Store, new_store: Store, exact: bool) -> Iterator[ComparedValue]:
     """How many answers changed: labels and numbers, not their scores."""
     answers = []
     for record, store in ((old, old_store), (new, new_store)):
@@ -94,7 +96,7 @@ def _predictions(old: Record, new: Record, old_store: Store, new_store: Store, e
         answers.append({i.id: i.prediction for i in read_predictions(path, record.predictions.get("sha256"))})
     before, after = answers
     changed = sum(before.get(name, _ABSENT) != after.get(name, _ABSENT) for name in before.keys() | after.keys())
-    yield Line(
+    yield ComparedValue(
         f"predictions changed of {len(before)}", 0, changed, changed, 0 if exact else None, not (exact and changed)
     )
 
@@ -102,12 +104,12 @@ def _predictions(old: Record, new: Record, old_store: Store, new_store: Store, e
 _ABSENT = object()
 
 
-def is_within(compared: Sequence[Line]) -> bool:
+def is_within(compared: Sequence[ComparedValue]) -> bool:
     """Whether every judged value is within its tolerance."""
     return all(line.ok for line in compared)
 
 
-def print_lines(compared: Sequence[Line]) -> None:
+def print_lines(compared: Sequence[ComparedValue]) -> None:
     """The table for a person."""
     from rich import box
     from rich.console import Console
@@ -137,6 +139,6 @@ def _show(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def as_dicts(compared: Sequence[Line]) -> list[dict[str, Any]]:
+def as_dicts(compared: Sequence[ComparedValue]) -> list[dict[str, Any]]:
     """For JSON."""
     return [asdict(line) for line in compared]

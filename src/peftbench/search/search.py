@@ -68,7 +68,7 @@ def run_searched(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Reco
     is_done = known is not None and known.status == "done" and not cfg.rerun
     if is_done or cfg.tuning.get("study") == identity:
         return run(cfg, inputs)
-    from peftbench.models.kept import keep_loaded
+    from peftbench.models.backbone_cache import keep_loaded
 
     with keep_loaded():
         return run(tune(cfg, inputs), inputs)

@@ -19,8 +19,8 @@ from peftbench.inputs import InputCache
 from peftbench.records.leaderboard import rows_of
 from peftbench.records.store import Store
 from peftbench.sweeps.arrays import ArrayOptions
-from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import Job, compose_jobs
+from peftbench.sweeps.live import labels
 from peftbench.sweeps.local import LocalLauncher, LocalOptions
 from peftbench.sweeps.sweep import Sweep, report
 
@@ -137,7 +137,7 @@ def local(launch: Launch) -> None:
     """On this machine."""
     worker = LocalLauncher(launch.sweep, launch.store, launch.options, launch.inputs)
     try:
-        hands = worker.launch(launch.jobs)
+        runner = worker.launch(launch.jobs)
     finally:
         launch.mistakes |= worker.mistakes
     runs = [job for job in launch.jobs if job.run_id is not None]
@@ -147,8 +147,8 @@ def local(launch: Launch) -> None:
         (repeated, "the same as another"),
     ]
     words = [f"{count} {what}" for count, what in facts if count]
-    if 0 < hands.loads < worker.began:
-        times = "once" if hands.loads == 1 else f"{hands.loads} times"
+    if 0 < runner.loads < worker.began:
+        times = "once" if runner.loads == 1 else f"{runner.loads} times"
         words.append(f"a backbone was loaded {times} for {worker.began} runs")
     launch.saved = "saved: " + ", ".join(words) if words else ""
 

@@ -15,9 +15,9 @@ from peftbench.config.schema import number, one_of
 from peftbench.inputs import InputCache
 from peftbench.records.leaderboard import rebuild, rebuilt_sparingly, rows_of
 from peftbench.records.store import Store
-from peftbench.sweeps.board import Board
 from peftbench.sweeps.jobs import Job, backbone_key
-from peftbench.sweeps.order import Line
+from peftbench.sweeps.live import SweepDisplay
+from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import Pool
 from peftbench.sweeps.run_job import CLAIMED, MISTAKE, Ended, run_job
 from peftbench.sweeps.sweep import Sweep
@@ -34,7 +34,7 @@ class LocalOptions:
     on_failure: str = one_of("continue", "stop", default="continue")
 
 
-class Hands(Protocol):
+class Runner(Protocol):
     """Who does the runs: this process or a pool of others."""
 
     loads: int
@@ -43,30 +43,30 @@ class Hands(Protocol):
     def current(self) -> Sequence[Job]:
         """What is being worked on."""
 
-    def run(self, line: Line) -> Iterator[tuple[Job, Ended]]:
+    def run(self, line: WaitingJobs) -> Iterator[tuple[Job, Ended]]:
         """Do every job of `line`; each is yielded when it has ended."""
 
 
 @dataclass
-class Here:
+class InProcess:
     """Does the runs in this process."""
 
     inputs: InputCache
     loads: int = 0
     current: list[Job] = field(default_factory=list)
 
-    def run(self, line: Line) -> Iterator[tuple[Job, Ended]]:
-        """See `Hands`."""
-        from peftbench.models.kept import keep_loaded
+    def run(self, line: WaitingJobs) -> Iterator[tuple[Job, Ended]]:
+        """See `Runner`."""
+        from peftbench.models.backbone_cache import keep_loaded
 
         backbone = None
-        with keep_loaded() as keeper:
+        with keep_loaded() as cache:
             while (taken := line.take(backbone)) is not None:
                 job, backbone = taken
                 assert job.config is not None
                 self.current = [job]
                 ended = run_job(job.config, self.inputs)
-                self.current, self.loads = [], keeper.loads
+                self.current, self.loads = [], cache.loads
                 yield job, ended
 
 
@@ -88,7 +88,7 @@ class LocalLauncher:
     todo: int = 0
     began: int = 0
 
-    def launch(self, jobs: Sequence[Job]) -> Hands:
+    def launch(self, jobs: Sequence[Job]) -> Runner:
         """Do all jobs but those that are done already. What came of them is in the records.
 
         Raises:
@@ -97,14 +97,14 @@ class LocalLauncher:
         todo = self._not_done(jobs)
         self.todo = len(todo)
         pool = self.options.n_jobs > 1 and len(todo) > 1
-        hands: Hands = (
-            Pool(min(self.options.n_jobs, len(todo)), self.sweep.logs, self.inputs) if pool else Here(self.inputs)
+        runner: Runner = (
+            Pool(min(self.options.n_jobs, len(todo)), self.sweep.logs, self.inputs) if pool else InProcess(self.inputs)
         )
-        with Board(self.store, todo, lambda: hands.current) as board, rebuilt_sparingly():
+        with SweepDisplay(self.store, todo, lambda: runner.current) as display, rebuilt_sparingly():
             while todo:
-                todo = self._free(self._pass(Line(todo, self.inputs), hands, board), board)
+                todo = self._free(self._pass(WaitingJobs(todo, self.inputs), runner, display), display)
         rebuild(self.store)
-        return hands
+        return runner
 
     def _not_done(self, jobs: Sequence[Job]) -> list[Job]:
         runs = [job for job in jobs if job.run_id is not None and job.same_as is None]
@@ -112,27 +112,27 @@ class LocalLauncher:
         done = {run_id for run_id, row in rows.items() if row["status"] == "done"}
         return [job for job in runs if job.run_id not in done or (job.config is not None and job.config.rerun)]
 
-    def _pass(self, line: Line, hands: Hands, board: Board) -> list[Job]:
+    def _pass(self, line: WaitingJobs, runner: Runner, display: SweepDisplay) -> list[Job]:
         """Everything in `line` once; the jobs that others have in hand."""
         left = []
-        with closing(hands.run(line)) as ends:  # type: ignore[type-var]
+        with closing(runner.run(line)) as ends:  # type: ignore[type-var]
             for job, ended in ends:
-                board.ended(job, ended)
+                display.ended(job, ended)
                 self.began += ended.status not in (CLAIMED, MISTAKE) and bool(job.config and backbone_key(job.config))
                 if ended.status == CLAIMED:
                     left.append(job)
                 elif ended.status == MISTAKE:
                     self.mistakes[job.number] = ended.words
                 if self.options.on_failure == "stop" and ended.status not in ("done", CLAIMED) and len(line):
-                    board.say(f"on_failure=stop: {len(line)} runs that have not begun are left out")
+                    display.say(f"on_failure=stop: {len(line)} runs that have not begun are left out")
                     line.clear()
                     left.clear()
         return left
 
-    def _free(self, jobs: list[Job], board: Board) -> list[Job]:
+    def _free(self, jobs: list[Job], display: SweepDisplay) -> list[Job]:
         """Wait until a job that another process had in hand is done or let go; all those that are."""
         if jobs:
-            board.say(f"waiting for {len(jobs)} runs that other processes have in hand (Ctrl-C stops waiting)")
+            display.say(f"waiting for {len(jobs)} runs that other processes have in hand (Ctrl-C stops waiting)")
         while jobs:
             held = {run_id for run_id, holder in self.store.holders().items() if holder.alive}
             if free := [job for job in jobs if job.run_id not in held]:

@@ -9,7 +9,7 @@ from peftbench.inputs import InputCache
 from peftbench.sweeps.jobs import Job, backbone_key
 
 
-class Line:
+class WaitingJobs:
     """Jobs that wait. Each has a config."""
 
     def __init__(self, jobs: Iterable[Job], inputs: InputCache) -> None:

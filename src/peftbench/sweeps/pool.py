@@ -26,7 +26,7 @@ from typing import IO
 from peftbench.config.load import from_plain
 from peftbench.inputs import InputCache
 from peftbench.sweeps.jobs import Job
-from peftbench.sweeps.order import Line
+from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.run_job import Ended, file_death, run_job
 
 GRACE_SECONDS = 30.0
@@ -72,7 +72,7 @@ class Pool:
         """What is being worked on."""
         return [worker.job for worker in list(self._workers.values()) if worker.job is not None]
 
-    def run(self, line: Line) -> Iterator[tuple[Job, Ended]]:
+    def run(self, line: WaitingJobs) -> Iterator[tuple[Job, Ended]]:
         """Do every job of `line`; each is yielded when it has ended. Left early, it stops the workers politely."""
         with selectors.DefaultSelector() as selector:
             try:
@@ -86,7 +86,7 @@ class Pool:
                 self._stop(list(self._workers.values()))
                 self._workers.clear()
 
-    def _hand_out(self, line: Line, selector: selectors.BaseSelector) -> None:
+    def _hand_out(self, line: WaitingJobs, selector: selectors.BaseSelector) -> None:
         """Give every free place a job; a worker for whom there is none goes."""
         for place in range(self.count):
             worker = self._workers.get(place)
@@ -195,17 +195,17 @@ def gpus(environ: Mapping[str, str]) -> list[str]:
 
 def work(answers: IO[str]) -> int:
     """The worker: do what comes in on standard input until it ends."""
-    from peftbench.models.kept import keep_loaded
+    from peftbench.models.backbone_cache import keep_loaded
     from peftbench.records.leaderboard import rebuilt_sparingly
 
     lines, busy = _lines()
     inputs = InputCache()
-    with keep_loaded() as keeper, rebuilt_sparingly():
+    with keep_loaded() as cache, rebuilt_sparingly():
         while (text := lines.get()) is not None:
-            before = keeper.loads
+            before = cache.loads
             ended = run_job(from_plain(json.loads(text)), inputs)
             busy.clear()
-            print(json.dumps({**asdict(ended), "loads": keeper.loads - before}), file=answers, flush=True)
+            print(json.dumps({**asdict(ended), "loads": cache.loads - before}), file=answers, flush=True)
     return 0
 
 

@@ -28,8 +28,8 @@ from peftbench.sweeps.arrays import (
     remembered,
     write_tasks,
 )
-from peftbench.sweeps.board import labels
 from peftbench.sweeps.jobs import Job
+from peftbench.sweeps.live import labels
 from peftbench.sweeps.queues import Queue, Task, TaskState
 from peftbench.sweeps.watch import Watch, WatchedRun
 from peftbench.views.display import say
@@ -39,7 +39,7 @@ INTERRUPTED = 130
 
 
 @dataclass
-class Stock:
+class RunsByState:
     """How the runs of a sweep stand before anything is submitted."""
 
     done: list[str] = field(default_factory=list)
@@ -52,22 +52,22 @@ class Stock:
     """`created` of the records there are, by run id."""
 
 
-def take_stock(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun]) -> Stock:
+def sort_by_state(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRun]) -> RunsByState:
     """Sort the runs of `jobs`; wrong and repeated jobs are left out. `active`: the runs of living tasks, by run id."""
     runs = [job for job in jobs if job.config is not None and job.run_id is not None and job.same_as is None]
     rows, holders = rows_of(store, [str(job.run_id) for job in runs]), store.holders()
-    stock = Stock(earlier={run_id: row["created"] for run_id, row in rows.items()})
+    by_state = RunsByState(earlier={run_id: row["created"] for run_id, row in rows.items()})
     for job in runs:
         run_id = str(job.run_id)
         if run_id in rows and rows[run_id]["status"] == "done" and not (job.config and job.config.rerun):
-            stock.done.append(run_id)
+            by_state.done.append(run_id)
         elif run_id in active:
-            stock.queued.append(active[run_id])
+            by_state.queued.append(active[run_id])
         elif run_id in holders and holders[run_id].alive:
-            stock.claimed.append(WatchedRun(run_id, None, stock.earlier.get(run_id)))
+            by_state.claimed.append(WatchedRun(run_id, None, by_state.earlier.get(run_id)))
         else:
-            stock.missing.append(job)
-    return stock
+            by_state.missing.append(job)
+    return by_state
 
 
 def active_runs(sweeps: Path, states: dict[Task, TaskState]) -> dict[str, WatchedRun]:
@@ -116,11 +116,11 @@ class ArrayLauncher:
             states = self.queue.states()
             if states is None:
                 raise UsageError("squeue does not answer, so nothing was submitted. `sinfo` shows how the cluster is.")
-            stock = take_stock(jobs, self.store, active_runs(sweeps, states))
-            specs = arrays(stock.missing, self.options)
-            submitted = self._submit_arrays(specs, {job.number: job for job in jobs}, stock.earlier)
-        self._announce(jobs, stock, specs, states)
-        runs, names = [*stock.queued, *stock.claimed, *submitted], labels(jobs)
+            by_state = sort_by_state(jobs, self.store, active_runs(sweeps, states))
+            specs = arrays(by_state.missing, self.options)
+            submitted = self._submit_arrays(specs, {job.number: job for job in jobs}, by_state.earlier)
+        self._announce(jobs, by_state, specs, states)
+        runs, names = [*by_state.queued, *by_state.claimed, *submitted], labels(jobs)
         label_of = {job.run_id: names[job.number] for job in jobs if job.same_as is None}
         return [replace(run, label=label_of[run.run_id]) for run in runs]
 
@@ -163,22 +163,22 @@ class ArrayLauncher:
         ]
 
     def _announce(
-        self, jobs: Sequence[Job], stock: Stock, specs: Sequence[ArraySpec], states: dict[Task, TaskState]
+        self, jobs: Sequence[Job], by_state: RunsByState, specs: Sequence[ArraySpec], states: dict[Task, TaskState]
     ) -> None:
         """What was found and what was submitted."""
         repeated = sum(job.same_as is not None for job in jobs)
         counts = [
-            (len(stock.done), "done already"),
+            (len(by_state.done), "done already"),
             (repeated, "the same as another"),
-            (len(stock.queued), "in the queue already"),
-            (len(stock.claimed), "in the hands of other processes"),
-            (len(stock.missing), "submitted"),
+            (len(by_state.queued), "in the queue already"),
+            (len(by_state.claimed), "in the hands of other processes"),
+            (len(by_state.missing), "submitted"),
         ]
         words = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
         say(f"{len(jobs)} run{'s' if len(jobs) > 1 else ''}: {words}")
         for job_id, spec in zip(self.job_ids, specs, strict=False):
             say(f"job {job_id}: {spec}; logs in {self.folder / 'logs'}")
-        earlier = {states[run.task].job_id.partition("_")[0] for run in stock.queued if run.task}
+        earlier = {states[run.task].job_id.partition("_")[0] for run in by_state.queued if run.task}
         self.job_ids += sorted(earlier - set(self.job_ids))
         if self.job_ids:
             say(self._what_to_do())

@@ -26,7 +26,7 @@ from peftbench.inputs import InputCache
 from peftbench.records.store import Store
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, read_task, task_folder
 from peftbench.sweeps.jobs import Job
-from peftbench.sweeps.order import Line
+from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import Pool
 from peftbench.sweeps.run_job import CLAIMED, Ended, file_death, in_one_line
 from peftbench.training.launch import LEASH
@@ -88,7 +88,7 @@ def _one_process(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends
     """The runs one after the other in a worker process."""
     inputs = InputCache()
     pool = Pool(1, home, inputs, environment(options), grace=SAVING_SHARE * options.signal_delay_s)
-    yield from pool.run(Line(jobs, inputs))
+    yield from pool.run(WaitingJobs(jobs, inputs))
 
 
 def _several_processes(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:

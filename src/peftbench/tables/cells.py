@@ -18,7 +18,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass
-class Cell:
+class TableCell:
     """A cell of a finished table.
 
     Attributes:
@@ -67,9 +67,9 @@ class Cell:
         return self.value is not None and self.done == self.asked
 
 
-def own_cell(spec: CellSpec, finder: RunFinder, estimates: Estimates) -> Cell:
+def own_cell(spec: CellSpec, finder: RunFinder, estimates: Estimates) -> TableCell:
     """A cell of runs of its own."""
-    cell = Cell(spec, problem=spec.missing)
+    cell = TableCell(spec, problem=spec.missing)
     if spec.missing:
         return cell
     wanted = finder.wanted(spec)
@@ -86,10 +86,10 @@ def own_cell(spec: CellSpec, finder: RunFinder, estimates: Estimates) -> Cell:
     return cell
 
 
-def mean_cell(spec: CellSpec, cells: Mapping[Key, Cell], estimates: Estimates) -> Cell:
+def mean_cell(spec: CellSpec, cells: Mapping[Key, TableCell], estimates: Estimates) -> TableCell:
     """The mean over other columns of the row; empty as long as one of them is."""
     parts = [cells[spec.panel, spec.row, column] for column in spec.mean_of]
-    cell = Cell(spec, groups=[g for p in parts for g in p.groups], asked=sum(p.asked for p in parts))
+    cell = TableCell(spec, groups=[g for p in parts for g in p.groups], asked=sum(p.asked for p in parts))
     impossible = [p.problem for p in parts if not p.asked]
     there = sum(p.value is not None for p in parts)
     if spec.missing or impossible:
@@ -102,16 +102,16 @@ def mean_cell(spec: CellSpec, cells: Mapping[Key, Cell], estimates: Estimates) -
     return cell
 
 
-def _summarise(cell: Cell, estimates: Estimates) -> None:
+def _summarise(cell: TableCell, estimates: Estimates) -> None:
     try:
         cell.summary = estimates.mean(cell.groups)
     except UsageError as error:  # the runs are there, what was asked for was not measured
         cell.problem = str(error)
 
 
-def mark_best(cells: Mapping[Key, Cell], estimates: Estimates) -> None:
+def mark_best(cells: Mapping[Key, TableCell], estimates: Estimates) -> None:
     """Tie groups of each column in each panel, among its complete cells. Costs are not ranked."""
-    columns: dict[tuple[str, str], dict[str, Cell]] = {}
+    columns: dict[tuple[str, str], dict[str, TableCell]] = {}
     for (panel, row, column), cell in cells.items():
         if cell.complete and not cell.groups[0].is_cost:
             columns.setdefault((panel, column), {})[row] = cell

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.errors import UsageError
-from peftbench.tables.cells import Cell, Key
-from peftbench.tables.estimates import Estimates, to_estimate
+from peftbench.tables.cells import Key, TableCell
+from peftbench.tables.estimates import Estimates, to_sample_mean
 from peftbench.tables.obstacles import obstacles
 from peftbench.tables.references import Reference
 from peftbench.tables.spec import ClaimConfig, TableConfig, one_reference
@@ -34,13 +34,13 @@ class Claim:
         return UNITS[self.config.kind]
 
 
-def evaluate(name: str, config: TableConfig, cells: Mapping[Key, Cell], estimates: Estimates) -> list[Claim]:
+def evaluate(name: str, config: TableConfig, cells: Mapping[Key, TableCell], estimates: Estimates) -> list[Claim]:
     """Every claim of a table."""
     return [_evaluate(name, config, claim, cells, estimates) for claim in config.claims]
 
 
 def _evaluate(
-    name: str, config: TableConfig, claim: ClaimConfig, cells: Mapping[Key, Cell], estimates: Estimates
+    name: str, config: TableConfig, claim: ClaimConfig, cells: Mapping[Key, TableCell], estimates: Estimates
 ) -> Claim:
     keys = {**(config.reference or {}), **(claim.reference or {})}
     paper = one_reference(f"{name}, {claim.label}", keys) if claim.reference is not None else None
@@ -64,16 +64,16 @@ def _evaluate(
         reasons += [claim.caveat] if claim.caveat else []
         margin = claim.margin or config.margin or "1.0"
         found.verdict = judge(
-            to_estimate(found.summary, runs), paper, margin, reasons, config.paper_runs, claim.at_least
+            to_sample_mean(found.summary, runs), paper, margin, reasons, config.paper_runs, claim.at_least
         )
     return found
 
 
-def _cells(claim: ClaimConfig, row: str, cells: Mapping[Key, Cell]) -> list[Cell]:
+def _cells(claim: ClaimConfig, row: str, cells: Mapping[Key, TableCell]) -> list[TableCell]:
     return [cells[claim.panel, row, column] for column in claim.columns]
 
 
-def _best_row(claim: ClaimConfig, cells: Mapping[Key, Cell]) -> list[Cell]:
+def _best_row(claim: ClaimConfig, cells: Mapping[Key, TableCell]) -> list[TableCell]:
     """The cells of the row with the greatest mean, among rows that are complete."""
     rows = {row for panel, row, _ in cells if panel == claim.panel}
     found = [_cells(claim, row, cells) for row in sorted(rows)]
@@ -81,15 +81,15 @@ def _best_row(claim: ClaimConfig, cells: Mapping[Key, Cell]) -> list[Cell]:
     return max(complete, key=lambda row: sum(c.value or 0.0 for c in row), default=[])
 
 
-def _value(ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates) -> dict[str, Any]:
+def _value(ours: Sequence[TableCell], others: Sequence[TableCell], estimates: Estimates) -> dict[str, Any]:
     return estimates.mean([g for c in ours for g in c.groups])
 
 
-def _difference(ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates) -> dict[str, Any]:
+def _difference(ours: Sequence[TableCell], others: Sequence[TableCell], estimates: Estimates) -> dict[str, Any]:
     return estimates.difference([g for c in ours for g in c.groups], [g for c in others for g in c.groups])
 
 
-def _relative(ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates) -> dict[str, Any]:
+def _relative(ours: Sequence[TableCell], others: Sequence[TableCell], estimates: Estimates) -> dict[str, Any]:
     """Percent by which ours is above the other. For scores the other's mean is taken as fixed beside the difference."""
     if ours[0].groups[0].is_cost:
         return _ratio(ours, others, estimates, lambda ratio: 100 * (ratio - 1))
@@ -99,13 +99,13 @@ def _relative(ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates
     return _scaled(_difference(ours, others, estimates), 100 / base)
 
 
-def _saving(ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates) -> dict[str, Any]:
+def _saving(ours: Sequence[TableCell], others: Sequence[TableCell], estimates: Estimates) -> dict[str, Any]:
     """Percent by which ours costs less than the other."""
     return _ratio(ours, others, estimates, lambda ratio: 100 * (1 - ratio))
 
 
 def _ratio(
-    ours: Sequence[Cell], others: Sequence[Cell], estimates: Estimates, percent: Callable[[float], float]
+    ours: Sequence[TableCell], others: Sequence[TableCell], estimates: Estimates, percent: Callable[[float], float]
 ) -> dict[str, Any]:
     """From the logarithm of a ratio of costs; its spread is carried over to first order."""
     if any(not c.value for c in (*ours, *others)):

@@ -16,7 +16,7 @@ from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.tables.value_cache import ValueCache
-from peftbench.tables.verdict import Estimate
+from peftbench.tables.verdict import SampleMean
 
 if TYPE_CHECKING:
     from peftbench import statistics
@@ -173,6 +173,6 @@ def _certain(groups: Sequence[Group], summary: dict[str, Any]) -> dict[str, Any]
     return summary
 
 
-def to_estimate(summary: Mapping[str, Any], runs: int) -> Estimate:
+def to_sample_mean(summary: Mapping[str, Any], runs: int) -> SampleMean:
     """What a verdict needs of a `statistics.Summary`."""
-    return Estimate(summary["mean"], summary["se"], summary["df"], summary["sd"], runs)
+    return SampleMean(summary["mean"], summary["se"], summary["df"], summary["sd"], runs)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from peftbench.tables.cells import Cell
+from peftbench.tables.cells import TableCell
 from peftbench.tables.claims import Claim
 from peftbench.tables.commands import command
 from peftbench.tables.page import MARK, Page, PagePanel, lay_out_page
@@ -179,7 +179,7 @@ def cell_rows(table: Table, out_dir: str = "results") -> list[dict[str, Any]]:
     return [_cell_row(table.name, cell, extra) for cell in table.cells.values()]
 
 
-def _cell_row(name: str, cell: Cell, extra: Sequence[str]) -> dict[str, Any]:
+def _cell_row(name: str, cell: TableCell, extra: Sequence[str]) -> dict[str, Any]:
     spec, paper, verdict = cell.spec, cell.spec.paper, cell.verdict
     return {
         "table": name,

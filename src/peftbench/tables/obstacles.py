@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from peftbench.tables.cells import Cell
+from peftbench.tables.cells import TableCell
 from peftbench.tables.estimates import Group
 from peftbench.tables.references import Reference
 
 
 def obstacles(
-    cell: Cell, paper: Reference, backbones: Mapping[str, str], data_notes: Callable[[Group], Sequence[str]]
+    cell: TableCell, paper: Reference, backbones: Mapping[str, str], data_notes: Callable[[Group], Sequence[str]]
 ) -> list[str]:
     """Why our number and the paper's are not of the same experiment; empty if nothing stands between them.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from peftbench.tables.cells import Cell
+from peftbench.tables.cells import TableCell
 from peftbench.tables.claims import Claim
 from peftbench.tables.commands import command, merge, runs
 from peftbench.tables.spec import text
@@ -25,7 +25,7 @@ LEGEND = (
 
 
 @dataclass
-class Line:
+class PageRow:
     """A printed row: its label and one text a column; `bold` says which are bold."""
 
     label: str
@@ -40,7 +40,7 @@ class PagePanel:
 
     title: str
     columns: list[str]
-    lines: list[Line]
+    lines: list[PageRow]
 
 
 @dataclass
@@ -77,14 +77,14 @@ def lay_out_page(table: Table, out_dir: str) -> Page:
     return page
 
 
-def _lines(page: Page, table: Table, panel: str, row: str, columns: Sequence[str]) -> Iterable[Line]:
+def _lines(page: Page, table: Table, panel: str, row: str, columns: Sequence[str]) -> Iterable[PageRow]:
     cells = [table.cells[panel, row, column] for column in columns]
-    yield Line(row, [_ours(page, c) for c in cells], [c.best for c in cells])
+    yield PageRow(row, [_ours(page, c) for c in cells], [c.best for c in cells])
     if any(c.spec.paper for c in cells):
-        yield Line("paper", [_paper(page, c) for c in cells], [False] * len(cells), paper=True)
+        yield PageRow("paper", [_paper(page, c) for c in cells], [False] * len(cells), paper=True)
 
 
-def _ours(page: Page, cell: Cell) -> str:
+def _ours(page: Page, cell: TableCell) -> str:
     if not cell.asked:
         return "n/a" + page.note(cell.problem)
     if cell.value is None:
@@ -95,7 +95,7 @@ def _ours(page: Page, cell: Cell) -> str:
     return shown + ("" if cell.complete else f" †{cell.done}/{cell.asked}")
 
 
-def _paper(page: Page, cell: Cell) -> str:
+def _paper(page: Page, cell: TableCell) -> str:
     paper = cell.spec.paper
     if paper is None:
         return ""
@@ -122,7 +122,7 @@ def _claim(page: Page, claim: Claim) -> tuple[str, str, str]:
     return claim.config.label, theirs + source, shown
 
 
-def number(value: float, cell: Cell) -> str:
+def number(value: float, cell: TableCell) -> str:
     """Scores with one decimal; counts with separators; small costs with as many digits as tell something."""
     if not cell.groups or not cell.groups[0].is_cost:
         return f"{value:.1f}"

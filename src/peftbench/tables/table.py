@@ -9,10 +9,10 @@ from typing import Any
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
 from peftbench.records.store import Store
-from peftbench.tables.cells import Cell, Key, mark_best, mean_cell, own_cell
+from peftbench.tables.cells import Key, TableCell, mark_best, mean_cell, own_cell
 from peftbench.tables.claims import Claim, evaluate
 from peftbench.tables.commands import Sweep
-from peftbench.tables.estimates import Estimates, to_estimate
+from peftbench.tables.estimates import Estimates, to_sample_mean
 from peftbench.tables.obstacles import obstacles
 from peftbench.tables.runs import RunFinder
 from peftbench.tables.spec import CellSpec, TableConfig, lay_out
@@ -35,8 +35,8 @@ class Table:
     name: str
     config: TableConfig
     given: dict[str, Any]
-    cells: dict[Key, Cell]
-    hidden: list[Cell]
+    cells: dict[Key, TableCell]
+    hidden: list[TableCell]
     claims: list[Claim]
     warnings: list[str]
 
@@ -82,7 +82,7 @@ def make_table(
         if cell.spec.paper is not None and cell.value is not None:
             runs = max(len(g.runs) for g in cell.groups)
             reasons = obstacles(cell, cell.spec.paper, config.backbones, estimates.data_notes)
-            ours = to_estimate(cell.summary, runs)
+            ours = to_sample_mean(cell.summary, runs)
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
     claims = [] if only else evaluate(name, config, kept, estimates)
     memory.save()

@@ -14,7 +14,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SampleMean:
     """Our number.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verdict:
 
 
 def judge(
-    ours: Estimate,
+    ours: SampleMean,
     paper: Reference,
     margin: str,
     obstacles: Sequence[str] = (),
@@ -86,7 +86,7 @@ def judge(
     return Verdict(kind, (), difference, low, high)
 
 
-def _half_width(ours: Estimate, paper: Reference, paper_runs: int) -> float:
+def _half_width(ours: SampleMean, paper: Reference, paper_runs: int) -> float:
     """Of the interval of the difference, from our variance and the paper's, which are independent."""
     from peftbench.statistics.intervals import Spread
 

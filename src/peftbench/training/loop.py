@@ -34,7 +34,7 @@ from peftbench.training.norms import NormMeter
 from peftbench.training.precision import autocast, resolve
 from peftbench.training.predict import to_device
 from peftbench.training.progress import reporter
-from peftbench.training.resume import Progress, resume, save
+from peftbench.training.resume import LoopProgress, resume, save
 
 if TYPE_CHECKING:
     from peftbench.config.schema import TrainerConfig
@@ -114,7 +114,7 @@ def train(
 
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
         engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist)
-        progress, best = resume(folder, engine, attempt) if folder else (Progress(), None)
+        progress, best = resume(folder, engine, attempt) if folder else (LoopProgress(), None)
         started = clock.wall["train"] - progress.seconds
         with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
             while progress.step < engine.steps:
@@ -262,7 +262,7 @@ class _Engine:
             )
 
 
-def _result(engine: _Engine, progress: Progress) -> TrainResult:
+def _result(engine: _Engine, progress: LoopProgress) -> TrainResult:
     """What to tell of the training; a long curve is thinned."""
     stride = math.ceil(progress.step / CURVE_POINTS)
     ends = [min(start + stride, progress.step) for start in range(0, progress.step, stride)]

@@ -33,7 +33,7 @@ class Engine(Protocol):
 
 
 @dataclass
-class Progress:
+class LoopProgress:
     """Everything of a training in progress that is plain data: the JSON half of a checkpoint."""
 
     step: int = 0
@@ -76,7 +76,9 @@ class Progress:
         return True
 
 
-def save(folder: Path, engine: Engine, progress: Progress, best: Mapping[str, Tensor] | None, attempt: Attempt) -> None:
+def save(
+    folder: Path, engine: Engine, progress: LoopProgress, best: Mapping[str, Tensor] | None, attempt: Attempt
+) -> None:
     """Write the checkpoint of this step (rank 0).
 
     Raises:
@@ -92,7 +94,7 @@ def save(folder: Path, engine: Engine, progress: Progress, best: Mapping[str, Te
     checkpoint.save(folder, progress.step, tensors, state)
 
 
-def resume(folder: Path, engine: Engine, attempt: Attempt) -> tuple[Progress, dict[str, Tensor] | None]:
+def resume(folder: Path, engine: Engine, attempt: Attempt) -> tuple[LoopProgress, dict[str, Tensor] | None]:
     """Put the newest sound checkpoint into the engine; its progress and best state, or those of a beginning.
 
     Raises:
@@ -100,7 +102,7 @@ def resume(folder: Path, engine: Engine, attempt: Attempt) -> tuple[Progress, di
     """
     name = engine.dist.broadcast(checkpoint.newest(folder) if engine.dist.main else None)
     if name is None:
-        return Progress(), None
+        return LoopProgress(), None
     tensors, state = checkpoint.load(folder / name)
     if state["fingerprint"] != engine.fingerprint():
         raise UsageError(
@@ -114,4 +116,4 @@ def resume(folder: Path, engine: Engine, attempt: Attempt) -> tuple[Progress, di
     engine.learner.load_training_state(part("learner/"))
     optim.load_optimizer_tensors(engine.optimizer, engine.names, part("optimizer/"))
     attempt.resume(state["attempt"])
-    return Progress(**state["progress"]), part("best/") or None
+    return LoopProgress(**state["progress"]), part("best/") or None

@@ -9,7 +9,7 @@ from pathlib import Path
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.figures.plots import KINDS, data
 from peftbench.figures.plots.files import FORMATS, render
-from peftbench.figures.standings import Board
+from peftbench.figures.standings import Standings
 from peftbench.files import write_atomic
 from peftbench.records.store import Store
 from peftbench.views.filters import ViewParser, choose, every_row
@@ -36,9 +36,9 @@ def plot_command(argv: Sequence[str]) -> int:
         print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
         return 0
     store = Store(options.out_dir)
-    board = Board(store, choose(every, options))
-    made = data.make(options.kind, board, store)
-    board.save()
+    standings = Standings(store, choose(every, options))
+    made = data.make(options.kind, standings, store)
+    standings.save()
     write_atomic(path, render(made, suffix), durable=False)
     print("\n".join([f"{path}: {made['title']}", *made["notes"]]))
     return 0

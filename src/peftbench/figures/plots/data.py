@@ -7,7 +7,7 @@ from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.figures.plots import KINDS
-from peftbench.figures.standings import Block, Board, Cell, Runs, by_block, complete, order
+from peftbench.figures.standings import Block, Runs, Standing, Standings, by_block, complete, order
 from peftbench.records.store import Store
 
 Data = dict[str, Any]
@@ -21,7 +21,7 @@ COSTS = {
 }
 
 
-def make(kind: str, board: Board, store: Store, all_panels: bool = False) -> Data:
+def make(kind: str, standings: Standings, store: Store, all_panels: bool = False) -> Data:
     """The data of one plot: `kind`, `title`, `notes` and what the kind's own function adds.
 
     Args:
@@ -31,23 +31,23 @@ def make(kind: str, board: Board, store: Store, all_panels: bool = False) -> Dat
         UsageError: there is no such kind, or the runs cannot be shown in one plot of it; the message says which filter
             helps.
     """
-    makers: dict[str, Callable[[Board, Store], Data]] = {
+    makers: dict[str, Callable[[Standings, Store], Data]] = {
         "shots": shots, "pareto": pareto, "ranks": ranks, "languages": languages, "cost": cost, "training": training,
     }  # fmt: skip
     if kind not in makers:
         raise UsageError(f"plot {kind}: no such kind. {did_you_mean(kind, KINDS)}")
-    if not any(cell.runs for cell in board.cells):
+    if not any(cell.runs for cell in standings.cells):
         raise UsageError("None of these runs is finished, so there is nothing to draw.")
-    made = makers[kind](board, store)
+    made = makers[kind](standings, store)
     if not all_panels and len(made.get("panels", ())) > MOST_PANELS:
         raise _too_many([panel["title"] for panel in made["panels"]])
-    return {"kind": kind, **made, "notes": [*made.get("notes", []), *board.notes]}
+    return {"kind": kind, **made, "notes": [*made.get("notes", []), *standings.notes]}
 
 
-def shots(board: Board, store: Store) -> Data:
+def shots(standings: Standings, store: Store) -> Data:
     """A panel a task, subset, protocol and model; a line a method; a point a number of shots."""
-    panels: dict[Block, dict[Block, list[Cell]]] = {}
-    for block, cells in by_block(_finished(board)).items():
+    panels: dict[Block, dict[Block, list[Standing]]] = {}
+    for block, cells in by_block(_finished(standings)).items():
         panels.setdefault(block._replace(shots=0), {})[block] = cells
     return {
         "title": "Score by number of shots",
@@ -63,11 +63,11 @@ def shots(board: Board, store: Store) -> Data:
     }
 
 
-def _finished(board: Board) -> list[Cell]:
-    return [cell for cell in board.cells if cell.mean is not None]
+def _finished(standings: Standings) -> list[Standing]:
+    return [cell for cell in standings.cells if cell.mean is not None]
 
 
-def _lines(blocks: dict[Block, list[Cell]]) -> list[Data]:
+def _lines(blocks: dict[Block, list[Standing]]) -> list[Data]:
     lines: dict[str, list[Data]] = {}
     for block, cells in blocks.items():
         for cell in cells:
@@ -75,17 +75,17 @@ def _lines(blocks: dict[Block, list[Cell]]) -> list[Data]:
     return [{"method": name, "points": lines[name]} for name in sorted(lines)]
 
 
-def pareto(board: Board, store: Store) -> Data:
+def pareto(standings: Standings, store: Store) -> Data:
     """Mean score over the blocks that all methods have, against mean costs; each with its 95 % interval."""
-    metric = _one_metric(board)
-    blocks = by_block(_finished(board))
+    metric = _one_metric(standings)
+    blocks = by_block(_finished(standings))
     chosen, methods, notes = complete(blocks)
     points = []
     for method in methods:
         groups = [next(c.runs for c in blocks[b] if c.label == method) for b in chosen]
-        summary = board.mean(groups, metric)
+        summary = standings.mean(groups, metric)
         point: Data = {"method": method, "score": summary["mean"], "low": summary["low"], "high": summary["high"]}
-        points.append(point | {name: _cost(board, groups, name) for name in COSTS})
+        points.append(point | {name: _cost(standings, groups, name) for name in COSTS})
     return {
         "title": "Score against cost: " + _scope(chosen),
         "metric": metric,
@@ -96,11 +96,11 @@ def pareto(board: Board, store: Store) -> Data:
     }
 
 
-def _cost(board: Board, groups: Sequence[Runs], name: str) -> list[float] | None:
+def _cost(standings: Standings, groups: Sequence[Runs], name: str) -> list[float] | None:
     """Mean, low and high end of its interval; None if a run does not know this cost."""
     if any(row[name] is None for runs in groups for row in runs):
         return None
-    found = board.mean(groups, name)
+    found = standings.mean(groups, name)
     return [found["mean"], *(found["mean"] if found[end] is None else found[end] for end in ("low", "high"))]
 
 
@@ -120,11 +120,11 @@ def front(points: Sequence[Data], cost: str) -> list[str]:
     return [p["method"] for p in sorted(kept, key=lambda p: (p[cost][0], p["score"]))]
 
 
-def ranks(board: Board, store: Store) -> Data:
+def ranks(standings: Standings, store: Store) -> Data:
     """Average ranks over blocks, with the groups of methods that pairwise tests do not tell apart."""
     from peftbench import statistics
 
-    blocks = by_block(_finished(board))
+    blocks = by_block(_finished(standings))
     chosen, methods, notes = complete(blocks)
     if len(chosen) < 2 or len(methods) < 2:
         raise UsageError(
@@ -144,10 +144,10 @@ def ranks(board: Board, store: Store) -> Data:
     }
 
 
-def languages(board: Board, store: Store) -> Data:
+def languages(standings: Standings, store: Store) -> Data:
     """A panel a task, protocol, shots and model; rows are methods, columns subsets."""
-    panels: dict[Block, dict[str, list[Cell]]] = {}
-    for block, cells in by_block(_finished(board)).items():
+    panels: dict[Block, dict[str, list[Standing]]] = {}
+    for block, cells in by_block(_finished(standings)).items():
         panels.setdefault(block._replace(subset=""), {})[block.subset] = cells
     return {
         "title": "Score by language or subset",
@@ -155,7 +155,7 @@ def languages(board: Board, store: Store) -> Data:
     }
 
 
-def _heat(panel: Block, columns: dict[str, list[Cell]]) -> Data:
+def _heat(panel: Block, columns: dict[str, list[Standing]]) -> Data:
     scores: dict[str, dict[str, float]] = {}
     for subset, cells in columns.items():
         for cell in cells:
@@ -171,10 +171,10 @@ def _heat(panel: Block, columns: dict[str, list[Cell]]) -> Data:
     }
 
 
-def cost(board: Board, store: Store) -> Data:
+def cost(standings: Standings, store: Store) -> Data:
     """Mean seconds of a run by phase, over all finished runs of a method."""
     runs: dict[str, list[dict[str, float]]] = {}
-    for cell in board.cells:
+    for cell in standings.cells:
         runs.setdefault(cell.label, []).extend(r["phases"] for r in cell.runs)
     runs = {label: members for label, members in runs.items() if members}
     phases = list(dict.fromkeys(p for members in runs.values() for phases in members for p in phases))
@@ -183,15 +183,15 @@ def cost(board: Board, store: Store) -> Data:
         for m, ps in runs.items()
     ]
     bars.sort(key=lambda bar: (sum(bar["seconds"].values()), bar["method"]))
-    settings = {(b.model, b.task, b.subset, b.shots) for b in (c.block for c in board.cells if c.runs)}
+    settings = {(b.model, b.task, b.subset, b.shots) for b in (c.block for c in standings.cells if c.runs)}
     notes = [f"means over {len(settings)} settings of model, task and shots"] if len(settings) > 1 else []
-    scope = _scope([cell.block for cell in board.cells if cell.runs])
+    scope = _scope([cell.block for cell in standings.cells if cell.runs])
     return {"title": f"Cost of a run by phase: {scope}", "phases": phases, "bars": bars, "notes": notes}
 
 
-def training(board: Board, store: Store) -> Data:
+def training(standings: Standings, store: Store) -> Data:
     """The curves of every run."""
-    chosen = [(cell.label, row["run_id"]) for cell in board.cells for row in cell.runs]
+    chosen = [(cell.label, row["run_id"]) for cell in standings.cells for row in cell.runs]
     if len(chosen) > MOST_CURVES:
         raise UsageError(f"plot training: {len(chosen)} runs, and {MOST_CURVES} are the most that can be told apart. "
                          "Choose with --method, --task, --shots, --seed ...")  # fmt: skip
@@ -203,7 +203,7 @@ def training(board: Board, store: Store) -> Data:
                          **_curves(record.curves)})  # fmt: skip
     if not runs:
         raise UsageError("plot training: none of these runs has a training curve (floors and shots=0 have none).")
-    scope = _scope([cell.block for cell in board.cells if cell.runs])
+    scope = _scope([cell.block for cell in standings.cells if cell.runs])
     return {"title": f"Training: {scope}", "runs": runs}
 
 
@@ -211,7 +211,7 @@ def _curves(curves: dict[str, list]) -> Data:
     return {name: curves.get(name, []) for name in ("step", "loss", "dev_step", "dev")}
 
 
-def _estimate(cell: Cell) -> Data:
+def _estimate(cell: Standing) -> Data:
     return {"score": cell.mean, "low": cell.low, "high": cell.high, "runs": len(cell.runs)}
 
 
@@ -234,8 +234,8 @@ def _scope(blocks: Sequence[Block]) -> str:
     return ", ".join(shared)
 
 
-def _one_metric(board: Board) -> str:
-    metrics = sorted({cell.block.metric for cell in board.cells if cell.runs})
+def _one_metric(standings: Standings) -> str:
+    metrics = sorted({cell.block.metric for cell in standings.cells if cell.runs})
     if len(metrics) > 1:
         raise UsageError(
             f"These runs are measured in {', '.join(metrics)}; a mean needs one. Use --metric {metrics[0]}."

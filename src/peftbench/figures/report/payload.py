@@ -11,7 +11,7 @@ from peftbench import __version__
 from peftbench.errors import UsageError
 from peftbench.figures.plots import data as plots
 from peftbench.figures.report.detail import detail
-from peftbench.figures.standings import Board, Cell
+from peftbench.figures.standings import Standing, Standings
 from peftbench.records.diagnosis import seed_outliers
 from peftbench.records.leaderboard import Row
 from peftbench.records.store import Store
@@ -41,15 +41,15 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
         rows: of the runs that the report is about.
         details: how many runs get a page of their own: one of each cell first, then a second of each ...
     """
-    board = Board(store, rows)
-    cells = board.with_ties()
-    drawn, missing = _plots(board, store)
+    standings = Standings(store, rows)
+    cells = standings.with_ties()
+    drawn, missing = _plots(standings, store)
     position = {row["run_id"]: i for i, row in enumerate(rows)}
     failed = [row["run_id"] for row in rows if row["status"] != "done"]
     chosen = [*_spread(cells), *failed][:details]
     pages = {run_id: detail(store, record) for run_id in chosen if (record := store.load(run_id)) is not None}
-    board.save()
-    notes = [*board.notes, *missing]
+    standings.save()
+    notes = [*standings.notes, *missing]
     if len(pages) < len(rows):
         notes.append(f"{len(pages):,} of {len(rows):,} runs have a page of their own here; --details N asks for more.")
     return {
@@ -63,7 +63,7 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
     }
 
 
-def _cell_row(cell: Cell, position: dict[str, int]) -> list[Any]:
+def _cell_row(cell: Standing, position: dict[str, int]) -> list[Any]:
     """One line of the leaderboard; its last entry names its runs by their place in the table of runs."""
     runs = cell.runs
     outliers = seed_outliers([r["score"] for r in runs])
@@ -92,21 +92,21 @@ def _mean(runs: Sequence[Row], name: str) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _spread(cells: Sequence[Cell]) -> list[str]:
+def _spread(cells: Sequence[Standing]) -> list[str]:
     """Run ids: the first of each cell, the second of each ..."""
     rounds = zip_longest(*([r["run_id"] for r in cell.runs] for cell in cells))
     return [run_id for ids in rounds for run_id in ids if run_id is not None]
 
 
-def _plots(board: Board, store: Store) -> tuple[list[Data], list[str]]:
+def _plots(standings: Standings, store: Store) -> tuple[list[Data], list[str]]:
     """Data of every plot that these runs can fill, and why the others are not there."""
     drawn, missing = [], []
-    metrics = Counter(cell.block.metric for cell in board.cells if cell.runs).most_common(1)
+    metrics = Counter(cell.block.metric for cell in standings.cells if cell.runs).most_common(1)
     for kind in PLOTS:
-        part = board.only(metrics[0][0]) if kind == "pareto" and metrics else board  # a mean needs one metric
+        part = standings.only(metrics[0][0]) if kind == "pareto" and metrics else standings  # a mean needs one metric
         try:
             made = plots.make(kind, part, store, all_panels=True)
-            drawn.append({**made, "notes": [note for note in made["notes"] if note not in board.notes]})
+            drawn.append({**made, "notes": [note for note in made["notes"] if note not in standings.notes]})
         except UsageError as error:
             missing.append(f"No plot `{kind}`: {error}")
     return drawn, missing

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from peftbench.config.schema import ModelConfig
     from peftbench.models.base import Backbone, Purpose
 
-_keeper: Keeper | None = None
+_cache: BackboneCache | None = None
 
 MEMORY_SHARE = 3
 """A backbone is kept only if it would fit so many times into the memory that is free."""
 
 
-class Keeper:
+class BackboneCache:
     """Holds the backbone that was loaded last; `loads` counts how often one came from its source."""
 
     def __init__(self) -> None:
@@ -48,19 +48,19 @@ class Keeper:
 
 
 @contextmanager
-def keep_loaded() -> Iterator[Keeper]:
+def keep_loaded() -> Iterator[BackboneCache]:
     """Within the block the backbone that `load_backbone` loaded last stays in memory for the next call."""
-    global _keeper
-    outer, _keeper = _keeper, _keeper or Keeper()
+    global _cache
+    outer, _cache = _cache, _cache or BackboneCache()
     try:
-        yield _keeper
+        yield _cache
     finally:
-        _keeper = outer
+        _cache = outer
 
 
-def keeper() -> Keeper | None:
+def backbone_cache() -> BackboneCache | None:
     """The one of the block that this code runs in, if there is one."""
-    return _keeper
+    return _cache
 
 
 def _state(backbone: Backbone) -> tuple:

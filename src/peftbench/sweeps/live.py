@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STYLES = {"done": "green", CLAIMED: "cyan"}
 
 
-class Board:
+class SweepDisplay:
     """Context manager around the runs of a sweep on this machine."""
 
     def __init__(self, store: Store, jobs: Sequence[Job], current: Callable[[], Sequence[Job]]) -> None:
@@ -37,7 +37,7 @@ class Board:
         if self._console.is_terminal:
             self._live = Live(console=self._console, get_renderable=self._block, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> SweepDisplay:
         if self._live is not None:
             self._live.start()
         return self
