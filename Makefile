@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper experiments references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture tuner-table readme-table check-statistics
+        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture tuner-table readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -106,9 +106,6 @@ table-paper: install ## one paper's tables: make table-masakhanews, table-dept, 
 
 table-%: install
 	$(BIN)/peftbench table '$**'
-
-experiments: install-dev ## conf/experiment/*.yaml, the sweeps that fill the tables, from conf/table/*.yaml
-	$(BIN)/python scripts/make_experiments.py
 
 references: install ## docs/references.md: where each number of a paper is printed, or why it is not
 	$(BIN)/peftbench table --coverage --out docs/references.md

@@ -72,9 +72,3 @@ class SlurmLauncher(PeftbenchLauncher):
     """`hydra/launcher=slurm`."""
 
     name = "slurm"
-
-
-class SubmititLocalLauncher(PeftbenchLauncher):
-    """`hydra/launcher=submitit_local`."""
-
-    name = "submitit_local"

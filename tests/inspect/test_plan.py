@@ -228,10 +228,10 @@ def test_wrong_commands(argv: list[str], message: str) -> None:
 
 
 def test_the_launchers_options_are_those_of_its_file_and_the_command() -> None:
-    name, options = plan_command.chosen_launcher(["seed=1", "hydra/launcher=submitit_local", "hydra.launcher.poll_s=9"])
-    assert name == "submitit_local"
+    name, options = plan_command.chosen_launcher(["seed=1", "hydra/launcher=slurm", "hydra.launcher.poll_s=9"])
+    assert name == "slurm"
     assert isinstance(options, ArrayOptions)
-    assert (options.poll_s, options.max_requeue) == (9.0, 5)
+    assert (options.poll_s, options.max_requeue) == (9.0, 20)
     assert plan_command.chosen_launcher(["seed=1"]) == ("local", LocalOptions())
 
 

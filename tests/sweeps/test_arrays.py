@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from local_queue import LocalQueue
 
 from peftbench.config.load import compose
 from peftbench.errors import UsageError
@@ -15,7 +16,7 @@ from peftbench.records.record import Record
 from peftbench.sweeps import queues, slurm
 from peftbench.sweeps.arrays import ArrayOptions, arrays, read_task, remembered
 from peftbench.sweeps.jobs import Job
-from peftbench.sweeps.queues import LocalQueue, TaskState, parse_squeue, sbatch_error, slurm_executor
+from peftbench.sweeps.queues import TaskState, parse_squeue, sbatch_error, slurm_executor
 from peftbench.sweeps.watch import Watch, WatchedRun, look
 from peftbench.sweeps.worker import trains_together
 
@@ -106,11 +107,10 @@ def test_without_slurm_the_launcher_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         queues.SlurmQueue()
 
 
-@pytest.mark.usefixtures("with_srun")
 def test_without_submitit_the_launchers_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queues, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'peftbench\[slurm\]'"):
-        LocalQueue()
+        queues.need_submitit()
 
 
 def test_floors_do_not_ask_for_several_processes() -> None:

@@ -27,7 +27,7 @@ FOLDER = "arrays"
 
 @dataclass
 class ArrayOptions:
-    """`conf/hydra/launcher/slurm.yaml` and `submitit_local.yaml`; the files say what each knob does."""
+    """`conf/hydra/launcher/slurm.yaml`, which says what each knob does."""
 
     partition: str | None = None
     account: str | None = None

@@ -155,24 +155,13 @@ def local(launch: Launch) -> None:
 
 def slurm(launch: Launch) -> None:
     """As array jobs of the cluster that this machine belongs to."""
-    from peftbench.sweeps.queues import SlurmQueue
-
-    _arrays(launch, SlurmQueue())
-
-
-def submitit_local(launch: Launch) -> None:
-    """As array jobs would be done, but by processes of this machine."""
-    from peftbench.sweeps.queues import LocalQueue
-
-    _arrays(launch, LocalQueue())
-
-
-def _arrays(launch: Launch, queue: Any) -> None:
     from peftbench.records.leaderboard import rebuild
+    from peftbench.sweeps.queues import SlurmQueue
     from peftbench.sweeps.slurm import ArrayLauncher
 
     launch.waited = launch.options.wait
-    runs = ArrayLauncher(launch.sweep.folder, launch.store.out_dir, launch.options, queue).launch(launch.jobs)
+    launcher = ArrayLauncher(launch.sweep.folder, launch.store.out_dir, launch.options, SlurmQueue())
+    runs = launcher.launch(launch.jobs)
     launch.why = {run.run_id: run.why for run in runs if run.why}
     if launch.waited:
         rebuild(launch.store)
@@ -181,6 +170,5 @@ def _arrays(launch: Launch, queue: Any) -> None:
 LAUNCHERS: dict[str, tuple[type, Callable[[Launch], None]]] = {
     "local": (LocalOptions, local),
     "slurm": (ArrayOptions, slurm),
-    "submitit_local": (ArrayOptions, submitit_local),
 }
 """Name -> its options, and who does the jobs."""

@@ -1,4 +1,4 @@
-"""The `slurm` launcher (and its stand-in `submitit_local`): submits what is missing, watches, and loses nothing.
+"""The `slurm` launcher: submits what is missing, watches, and loses nothing.
 
 The jobs do the work without this process (`peftbench.sweeps.worker`): it may be interrupted, and typed again it finds
 what is done in the records, what is queued in the sweeps' folders and the queue, and submits the rest.

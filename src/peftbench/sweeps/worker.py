@@ -36,7 +36,7 @@ DONE, FAILED = 0, 1
 SETTLED = ("done", "failed", "diverged")
 Ends = Generator[tuple[Job, Ended], None, None]
 LOCAL_REQUEUE = 144
-"""What submitit's local controller takes for "start me again"."""
+"""Exit code that asks to be started again, where no SLURM can be told (submitit's local controller takes it)."""
 SAVING_SHARE = 0.7
 """Of the time between signal and limit, what processes have for their checkpoints before the job is requeued anyway."""
 

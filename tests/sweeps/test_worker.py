@@ -1,4 +1,4 @@
-"""The jobs of the slurm launcher as processes of this machine: the same worker, without a cluster."""
+"""The worker of the slurm launcher's jobs, as a process of this machine, without a cluster."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_queue import LocalQueue
 
 from peftbench.config.load import compose
 from peftbench.records.states import read_progress
 from peftbench.records.store import Store
 from peftbench.run import run
-from peftbench.sweeps import worker
+from peftbench.sweeps import launchers, queues, worker
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, TaskRun, write_tasks
 from peftbench.sweeps.jobs import compose_jobs
 
@@ -59,24 +60,19 @@ def test_rerun_counts_once_in_a_job_that_is_requeued(tmp_path: Path) -> None:
     assert worker.open_jobs(task_of(words, earlier="2020-01-01T00:00:00+00:00")) == []
 
 
-def sweep(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`peftbench -m ... hydra/launcher=submitit_local` in a folder."""
-    command = [sys.executable, "-m", "peftbench", "-m", "hydra/launcher=submitit_local", *words]
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=900, check=False)
-
-
 @pytest.mark.slow
-def test_sweep_from_command_to_table_and_again(tmp_path: Path) -> None:
-    words = [*FLOOR, "seed=1,2", "hydra.launcher.runs_per_job=2"]
-    first = sweep(tmp_path, *words)
-    assert first.returncode == 0, first.stdout + first.stderr
-    assert "array of 1 job: 2 runs each" in first.stdout
-    assert len(Store(tmp_path / "results").all()) == 2
-    again = sweep(tmp_path, *words)
-    assert again.returncode == 0
-    assert "2 runs: 2 done already" in again.stdout
-    assert len(list((tmp_path / "results").glob("sweeps/*/arrays"))) == 1
+def test_sweep_from_command_to_table_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(queues, "SlurmQueue", LocalQueue)
+    jobs = [[*FLOOR, f"out_dir={tmp_path}", f"seed={seed}"] for seed in (1, 2)]
+    options = {"runs_per_job": 2, "poll_s": 0.5}
+    assert launchers.run_sweep("slurm", options, jobs) == 0
+    assert "array of 1 job: 2 runs each" in capsys.readouterr().out
+    assert len(Store(tmp_path).all()) == 2
+    assert launchers.run_sweep("slurm", options, jobs) == 0
+    assert "2 runs: 2 done already" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("sweeps/*/arrays"))) == 1
     assert not list(tmp_path.rglob("*.pkl"))
 
 
