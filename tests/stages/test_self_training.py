@@ -168,8 +168,9 @@ def test_without_weights_one_round_is_soft_distillation_and_labelled_tuning(tmp_
         q = torch.stack([targets[id_] for id_ in batch["ids"]])
         return torch.nn.functional.kl_div(torch.log_softmax(logits, -1), q, reduction="batchmean")
 
-    by_hand(student, items, seed, 4, 5, divergence)
-    by_hand(student, student.encode(drawn.train), seed, 4, 2, lambda batch, logits: cross_entropy(logits, batch))
+    both = course(student, 7)
+    by_hand(student, items, seed, 4, 5, divergence, both)
+    by_hand(student, student.encode(drawn.train), seed, 4, 2, lambda b, logits: cross_entropy(logits, b), both)
     adapter = Store(tmp_path).folder(record.run_id) / "adapter"
     saved, _ = build_learner(cfg, data, PhaseClock(), drawn.train)
     saved.load(adapter)
@@ -184,18 +185,27 @@ def cross_entropy(logits: torch.Tensor, batch: Any) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, batch["targets"])
 
 
-def by_hand(learner: Any, items: Any, seed: int, size: int, steps: int, loss: Any) -> None:
-    """AdamW at 1e-3 with the debug trainer's linear schedule and clipping, on the batches that the seed gives."""
+def course(learner: Any, steps: int) -> Any:
+    """AdamW, and the debug trainer's linear schedule from 1e-3 over so many steps."""
     own = [p for p in learner.parameters() if p.requires_grad]
     matrices, vectors = [p for p in own if p.ndim > 1], [p for p in own if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": matrices}, {"params": vectors}], lr=1e-3, weight_decay=0.0)
     rise = int(np.ceil(0.06 * steps))
+    return optimizer, iter(
+        [step / rise if step < rise else 1 - (step - rise) / (steps - rise) for step in range(steps)]
+    )
+
+
+def by_hand(learner: Any, items: Any, seed: int, size: int, steps: int, loss: Any, shared: Any = None) -> None:
+    """Training with clipping on the batches that the seed gives, in a course of its own or in the one that is given."""
+    own = [p for p in learner.parameters() if p.requires_grad]
+    optimizer, factors = shared or course(learner, steps)
     learner.train()
-    for step, positions in enumerate(batching.plan_batches([i.length for i in items], size, steps, seed)):
+    for positions in batching.plan_batches([i.length for i in items], size, steps, seed):
         batch = learner.collate([items[i] for i in positions])
         loss(batch, learner.formulation.logits(learner.model, batch)).backward()
         torch.nn.utils.clip_grad_norm_(own, 1.0)
-        factor = step / rise if step < rise else 1 - (step - rise) / (steps - rise)
+        factor = next(factors)
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * factor
         optimizer.step()

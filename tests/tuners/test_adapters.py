@@ -27,7 +27,7 @@ from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, convolve
+from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, PhmFactors, convolve
 from peftbench.tuners.adapters import AdapterLayer
 from peftbench.tuners.budget import fit_budget
 from peftbench.tuners.sublayers import find_blocks, find_norms, find_sublayers
@@ -104,7 +104,7 @@ def test_start_and_switch(name: str, kind: str) -> None:
     out = read_out(model(**batch))
     if tuner.identity_at_start == "base":
         torch.testing.assert_close(out, base, atol=1e-6, rtol=0)
-    elif name.startswith("compacter"):
+    elif name.startswith(("compacter", "lite")):
         torch.testing.assert_close(out, base, atol=1e-4, rtol=0)
     else:
         assert (out - base).abs().max() > 1e-4
@@ -265,8 +265,8 @@ T5_BASE = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12)
         (schema.HoulsbyConfig(name="houlsby"), BertConfig(), 2 * 894_528),
         (schema.PfeifferConfig(name="pfeiffer"), T5_BASE, 1_789_056),
         (schema.HoulsbyConfig(name="houlsby"), T5_BASE, 2 * 1_789_056),
-        (schema.CompacterConfig(name="compacter"), T5_BASE, 48 * (1_584 + 792) + 2 * 64 + 47_616),
-        (schema.CompacterConfig(name="compacter", place="pfeiffer", train_norms=False), BertConfig(), 12 * 2_376 + 128),
+        (schema.CompacterConfig(name="compacter"), T5_BASE, 48 * (1_584 + 792) + 64 + 47_616),
+        (schema.CompacterConfig(name="compacter", place="pfeiffer", train_norms=False), BertConfig(), 12 * 2_376 + 64),
         *(
             (
                 schema.ConvAdapterConfig(name="conv_adapter", block=block, kernel=31, reduction_factor=rate),
@@ -350,29 +350,43 @@ def test_relatives_of_bert_are_known_and_strangers_are_named() -> None:
 # The blocks
 
 
-def test_compacter_matrix_is_the_sum_of_kronecker_products_and_the_rules_are_one_tensor() -> None:
+def test_compacter_matrix_is_the_sum_of_kronecker_products_and_the_rule_is_one_tensor() -> None:
     _, model = make("compacter++", "bert")
     stir(model)
     blocks = [m for m in model.modules() if isinstance(m, Compacter)]
     assert len(blocks) == 2
-    assert blocks[0]._rules[0] is blocks[1]._rules[0]
-    assert [n for n in trained(model) if "rules" in n] == [n for n in trained(model) if "layer.0" in n and "rules" in n]
-    rule = blocks[0]._rules[0].down
+    (name,) = [n for n in trained(model) if ".rule." in n]
+    assert "layer.0" in name
+    rule = blocks[0]._rule[0].weight
     for block in blocks:
-        by_hand = sum(torch.kron(a, s @ t) for a, s, t in zip(rule, block.down.s, block.down.t, strict=True))
-        torch.testing.assert_close(block.down.matrix(rule), by_hand)
+        assert block._rule[0].weight is rule
+        for own in (block.down, block.up):
+            by_hand = sum(torch.kron(a, s @ t) for a, s, t in zip(rule, own.s, own.t, strict=True))
+            torch.testing.assert_close(own.matrix(rule), by_hand)
     rule.data.zero_()
-    assert all((block.down.matrix(block._rules[0].down) == 0).all() for block in blocks)
+    x = torch.randn(3, D)
+    assert all(torch.equal(block(x, None), block.up.bias.expand(3, D)) for block in blocks)
 
 
-def test_compacter_files_hold_the_rules_once(tmp_path) -> None:
+def test_compacter_files_hold_the_rule_once(tmp_path) -> None:
     from safetensors.torch import load_file
 
     tuner, model = make("compacter++", "bert")
     tuner.save(model, tmp_path)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert sum("rules" in name for name in tensors) == 2
+    assert sum(".rule." in name for name in tensors) == 1
     assert sum(t.numel() for t in tensors.values()) == tuner.expected_parameters(tiny_backbone("bert"), CONTEXT)
+
+
+def test_where_lite_and_compacter_start() -> None:
+    """LiST's released `init_adapter` overwrites its layer's 0.02; Compacter's factors have a gain of sqrt(2)."""
+    torch.manual_seed(0)
+    lite = build_tuner(schema.LiteConfig(name="lite")).build(tiny_backbone("bert"), CONTEXT)
+    assert torch.cat([p.flatten() for p in trained(lite).values()]).std().item() == pytest.approx(2e-4, rel=0.05)
+    factors = PhmFactors(768, 24, n=4, rank=1)
+    for values, fans in ((factors.s, 192 + 1), (factors.t, 1 + 6)):
+        bound = 2**0.5 * (6 / fans) ** 0.5
+        assert 0.8 * bound < values.abs().max().item() <= bound
 
 
 def test_kernel_1_is_token_wise_and_wider_kernels_see_neighbours() -> None:

@@ -220,6 +220,7 @@ class LiteConfig(AdapterConfig):
     """LiST's linear adapters behind attention and feed-forward."""
 
     bottleneck: int = number(128, ge=1)
+    init_std: float = number(2e-4, gt=0)
 
 
 @dataclass
@@ -229,7 +230,7 @@ class CompacterConfig(BottleneckConfig):
     train_norms: bool = True
     reduction_factor: float = number(32, ge=1)
     place: str = one_of("houlsby", "pfeiffer", default="houlsby")
-    activation: str = one_of("relu", "gelu", "silu", default="gelu")
+    activation: str = one_of("relu", "gelu", "gelu_new", "silu", default="gelu_new")
     phm_dim: int = number(4, ge=1)
     phm_rank: int = number(1, ge=1)
 

@@ -24,8 +24,18 @@ from peftbench.measure.probe import count_flops
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.stages.student import Labelled, Student
-from peftbench.stages.supervised import DEFAULT_RATE, LearnerPredictor, fit, fresh, train_on, uses_dev
+from peftbench.stages.supervised import (
+    DEFAULT_RATE,
+    LearnerPredictor,
+    fit,
+    fresh,
+    learning_rates,
+    train_on,
+    uses_dev,
+)
 from peftbench.training import checkpoint
+from peftbench.training.batching import total_steps
+from peftbench.training.optim import Course, build_optimizer, load_optimizer_tensors, optimizer_tensors
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig, TrainerConfig
@@ -33,8 +43,9 @@ if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.tasks.base import Row
 
-NAME, LABELS = "self_training", "pseudo-labels"
-"""The stage; and the teacher's labels in the folder of a round, which a resumed run goes on with."""
+NAME, LABELS, MOMENTS = "self_training", "pseudo-labels", "optimizer/"
+"""The stage; the teacher's labels in the folder of a round, which a resumed run goes on with; and what the names of the
+optimiser's tensors begin with there."""
 
 
 def self_training(context: Context, incoming: Predictor | None) -> Predictor:
@@ -99,13 +110,16 @@ def one_round(context: Context, teacher: Predictor, number: int) -> tuple[Learne
     name = f"round-{number}"
     student = fresh(own, cfg) if cfg.method.self_training.reinitialise else another_time(context, teacher, number)
     report = StageReport(name)
-    with context.part(f"{name}/unlabeled"):
-        first = once(own, student.learner, lambda f: from_teacher(own, student, teacher, f), f"{name}/unlabeled")
+    course = one_course(own, student)
+    both, part = WithOptimizer(student.learner, course.optimizer), f"{name}/unlabeled"
+    with context.part(part):
+        first = once(own, both, lambda f: from_teacher(own, student, teacher, course, f), part)
     report.add_part(first)
     report.notes, report.lr, report.curves = list(first.notes), first.lr, first.curves
-    if first.status == "done" and context.draw.train and cfg.method.self_training.tuning_steps != 0:
+    if first.status == "done" and tunes(own):
+        rest = replace(course, done=first.steps)
         with context.part(f"{name}/labeled"):
-            second = once(own, student.learner, lambda f: from_labels(own, student, f), f"{name}/labeled")
+            second = once(own, student.learner, lambda f: from_labels(own, student, rest, f), f"{name}/labeled")
         report.add_part(second)
         report.lr, report.curves, report.dev_score = second.lr, second.curves, second.dev_score
     return student, report
@@ -120,6 +134,49 @@ def round_config(cfg: RunConfig, number: int) -> RunConfig:
     return replace(cfg, seed=seed, method=method)
 
 
+def tunes(context: Context) -> bool:
+    """Whether a round ends with steps on the labelled rows."""
+    return bool(context.draw.train) and context.cfg.method.self_training.tuning_steps != 0
+
+
+def labelled_trainer(context: Context) -> TrainerConfig:
+    """The run's trainer with the length of a student's training on the labelled rows."""
+    cfg, trainer = context.cfg.method.self_training, context.cfg.trainer
+    if cfg.tuning_steps is None and cfg.tuning_epochs is None:
+        return trainer
+    return replace(trainer, steps=cfg.tuning_steps, epochs=cfg.tuning_epochs)
+
+
+def one_course(context: Context, student: LearnerPredictor) -> Course:
+    """One AdamW and one schedule over both parts of a round, as in the released code: the labelled rows are learned
+    with what is left of the rate."""
+    cfg, learner = context.cfg.method, student.learner
+    steps = cfg.self_training.steps
+    if tunes(context):
+        steps += total_steps(labelled_trainer(context), len(context.draw.train))
+    rates = learning_rates(context, learner, cfg.lr)
+    return Course(build_optimizer(learner.param_groups(), rates, cfg.weight_decay), steps)
+
+
+class WithOptimizer:
+    """A learner and its optimiser, for a part whose optimiser goes on in the part after it."""
+
+    def __init__(self, learner: Learner, optimizer: torch.optim.AdamW) -> None:
+        self.learner, self.optimizer = learner, optimizer
+        self.names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters() if p.requires_grad}
+
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors by name, on the CPU."""
+        moments = optimizer_tensors(self.optimizer, self.names)
+        return {**self.learner.training_state(), **{MOMENTS + name: t for name, t in moments.items()}}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `training_state` gave."""
+        moments = {name.removeprefix(MOMENTS): t for name, t in state.items() if name.startswith(MOMENTS)}
+        load_optimizer_tensors(self.optimizer, self.names, moments)
+        self.learner.load_training_state({name: t for name, t in state.items() if not name.startswith(MOMENTS)})
+
+
 def another_time(context: Context, teacher: Predictor, number: int) -> LearnerPredictor:
     """The teacher as its own student (`reinitialise: false`)."""
     student = teacher if isinstance(teacher, LearnerPredictor) else fresh(context)
@@ -127,7 +184,9 @@ def another_time(context: Context, teacher: Predictor, number: int) -> LearnerPr
     return student
 
 
-def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor, folder: Path) -> StageReport:
+def from_teacher(
+    context: Context, student: LearnerPredictor, teacher: Predictor, course: Course, folder: Path
+) -> StageReport:
     """Have a sample of the unlabelled rows labelled and train on them. `context` has the round's config."""
     cfg = context.cfg.method.self_training
     rows = sample(context.draw.unlabeled, cfg.pool or cfg.steps * cfg.unlabeled_batch, context.cfg.seed)
@@ -141,7 +200,7 @@ def from_teacher(context: Context, student: LearnerPredictor, teacher: Predictor
     trainer = replace(context.cfg.trainer, steps=cfg.steps, epochs=None, batch_size=cfg.unlabeled_batch, patience=None)
     learner = new_student(context, student, trainer, labelled)
     own, unlabeled = replace(context.cfg, trainer=trainer), {row.id for row in rows}
-    train_on(context, cast("Learner", learner), items, folder, report, cfg=own, unlabeled=unlabeled)
+    train_on(context, cast("Learner", learner), items, folder, report, cfg=own, unlabeled=unlabeled, course=course)
     if trainer.probe and report.status == "done":
         with context.clock("probe"):
             report.step_flops = (report.step_flops or 0.0) + weighting_flops(learner, items, trainer)
@@ -237,16 +296,14 @@ def weighting_flops(student: Student, items: Sequence[Encoded], trainer: Trainer
     return count_flops(lambda: trial.begin_step(student.first, 0, longest))
 
 
-def from_labels(context: Context, student: LearnerPredictor, folder: Path) -> StageReport:
-    """Train the student on the labelled rows, as the `supervised` stage would, for its own number of steps."""
-    cfg = context.cfg.method.self_training
-    trainer = context.cfg.trainer
-    if cfg.tuning_steps is not None or cfg.tuning_epochs is not None:
-        trainer = replace(trainer, steps=cfg.tuning_steps, epochs=cfg.tuning_epochs)
+def from_labels(context: Context, student: LearnerPredictor, course: Course, folder: Path) -> StageReport:
+    """Train the student on the labelled rows, as the `supervised` stage would, for its own number of steps and with
+    what `course` leaves of the rate."""
+    trainer = labelled_trainer(context)
     student.encode(context.draw.train)
     if uses_dev(context):
         student.encode(context.draw.dev)
     # the tracker counts steps once, and shows the first teacher's
-    report = fit(replace(context, cfg=replace(context.cfg, trainer=trainer), log=None), student, folder)
+    report = fit(replace(context, cfg=replace(context.cfg, trainer=trainer), log=None), student, folder, course)
     report.name = "labeled"
     return report

@@ -21,6 +21,7 @@ from peftbench.training.predict import predict_all, to_device
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig, TrainerConfig
+    from peftbench.training.optim import Course
 
 
 DEFAULT_RATE = "default"
@@ -98,8 +99,8 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     return predictor
 
 
-def fit(context: Context, predictor: LearnerPredictor, folder: Path) -> StageReport:
-    """Measure a step and train on the draw's train rows; checkpoints go to `folder`."""
+def fit(context: Context, predictor: LearnerPredictor, folder: Path, course: Course | None = None) -> StageReport:
+    """Measure a step and train on the draw's train rows; checkpoints go to `folder`. `course`: see `train_on`."""
     return train_on(
         context,
         predictor.learner,
@@ -109,6 +110,7 @@ def fit(context: Context, predictor: LearnerPredictor, folder: Path) -> StageRep
         select=context.draw.select,
         evaluate=(lambda: context.dev_score(predictor)) if uses_dev(context) else None,
         on_log=context.log,
+        course=course,
     )
 
 
@@ -124,12 +126,13 @@ def train_on(
     evaluate: Callable[[], float] | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     unlabeled: Container[str] = (),
+    course: Course | None = None,
 ) -> StageReport:
     """Measure a step of `learner` on `items` and train it; `report` is filled with what was done.
 
     Args:
         cfg: whose trainer, learning rates and seed count; None takes the run's.
-        select, evaluate, on_log: see `peftbench.training.loop.train`.
+        select, evaluate, on_log, course: see `peftbench.training.loop.train`.
         unlabeled: ids of the items whose rows have no label; how often they are trained on is counted.
     """
     cfg = cfg or context.cfg
@@ -152,6 +155,7 @@ def train_on(
             folder=folder,
             on_log=on_log,
             attempt=context.attempt,
+            course=course,
         )
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves

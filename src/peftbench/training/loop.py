@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -91,6 +91,7 @@ def train(
     folder: Path | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     attempt: Attempt | None = None,
+    course: optim.Course | None = None,
 ) -> TrainResult:
     """Train `learner`, which lies on `dist.device`, on `items`.
 
@@ -102,6 +103,8 @@ def train(
             and when the process is told to stop. They stay until `checkpoint.clear(folder)`.
         on_log: called on rank 0 with `step`, `loss`, `lr/<group>`, or with `step`, `dev`.
         attempt: the run's, which is told to stop and whose costs go into a checkpoint.
+        course: whose optimiser and schedule go on here; None begins both anew. Its rates and weight decay are in its
+            optimiser, and must be `lr` and `weight_decay`.
 
     Raises:
         UsageError: learning rates do not fit; `folder` holds checkpoints of another training, or cannot be written.
@@ -113,7 +116,7 @@ def train(
     unread: list[Tensor] = []
 
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
-        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist)
+        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, course)
         progress, best = resume(folder, engine, attempt) if folder else (LoopProgress(), None)
         started = clock.wall["train"] - progress.seconds
         with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
@@ -167,6 +170,7 @@ class _Engine:
         weight_decay: float,
         seed: int,
         dist: Dist,
+        course: optim.Course | None = None,
     ) -> None:
         if unweighted := [item.id for item in items if item.weight <= 0]:
             raise ValueError(f"nothing can be learned from items without weight: {unweighted[:3]}")
@@ -176,7 +180,10 @@ class _Engine:
         self.plan = batching.plan_batches([item.length for item in items], cfg.batch_size, self.steps, seed)
         self.eval_every = cfg.eval_every or math.ceil(self.steps / EVALUATIONS)
         self.read_every = GPU_READ_EVERY if dist.device.type == "cuda" else 1
-        self.optimizer = optim.build_optimizer(learner.param_groups(), lr, weight_decay)
+        self.course = course or optim.Course(
+            optim.build_optimizer(learner.param_groups(), lr, weight_decay), self.steps
+        )
+        self.optimizer = self.course.optimizer
         self.names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters() if p.requires_grad}
         if self.names.keys() != {p for group in self.optimizer.param_groups for p in group["params"]}:
             raise ValueError("param_groups() must hold every trainable parameter, and only those")
@@ -227,16 +234,18 @@ class _Engine:
     def fingerprint(self) -> str:
         """What a checkpoint must share with this training to be a point on its way."""
         keys = ("batch_size", "schedule", "warmup", "clip", "dropout", "eval_every", "patience")
-        facts = {
+        facts: dict[str, Any] = {
             "config": {key: getattr(self.cfg, key) for key in keys},
             "run": [self.steps, self.seed, self.precision, self.lr, self.weight_decay],
             "items": [[item.id, item.length, item.weight] for item in self.items],
             "parameters": {name: list(p.shape) for p, name in self.names.items()},
         }
+        if self.course.steps != self.steps:
+            facts["course"] = [self.course.done, self.course.steps]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def _factor(self, step: int) -> float:
-        return optim.lr_factor(step, self.steps, self.cfg.warmup, self.cfg.schedule)
+        return optim.lr_factor(self.course.done + step, self.course.steps, self.cfg.warmup, self.cfg.schedule)
 
     def _batch(self, positions: Sequence[int]) -> Batch | None:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,21 @@ def build_optimizer(
                 rates = {"lr": lr[name], "peak_lr": lr[name], "weight_decay": decay}
                 torch_groups.append({"params": members, "name": name, **rates})
     return torch.optim.AdamW(torch_groups, fused=True)
+
+
+@dataclass
+class Course:
+    """Several trainings that share one optimiser and one schedule, as if they were one.
+
+    Attributes:
+        optimizer: of the parameters that all of them train.
+        steps: optimiser steps of all of them together, over which the schedule runs.
+        done: those before the training at hand.
+    """
+
+    optimizer: torch.optim.AdamW
+    steps: int
+    done: int = 0
 
 
 def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:

@@ -41,33 +41,31 @@ class Bottleneck(nn.Module):
 class Lite(nn.Module):
     """W_2 W_1 x, no bias, nothing between (LiST; Wang et al., Findings of NAACL 2022, arXiv 2110.06274): 2 d b numbers.
 
-    Both matrices start from N(0, 0.02^2), so it is *not* zero at the start.
+    Both matrices start from N(0, std^2), so it is *not* zero at the start; at the released std of 2e-4 it moves what
+    it reads by about a hundred-thousandth.
     """
 
-    def __init__(self, d: int, b: int) -> None:
+    def __init__(self, d: int, b: int, std: float) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(d, b, bias=False), nn.Linear(b, d, bias=False)
         for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=INIT_STD)
+            nn.init.normal_(linear.weight, std=std)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.up(self.down(x))
 
 
-class PhmRules(nn.Module):
-    """The A_i of the down and of the up projections, (n, n, n) each: shared by every block of one adapter.
-
-    They start from N(0, 1e-4^2), which alone makes a fresh block all but zero.
-    """
+class PhmRule(nn.Module):
+    """The A_i, (n, n, n). A module, which keeps its place in a tuple when torch replaces its parameter."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.randn(n, n, n) * 1e-4)
-        self.up = nn.Parameter(torch.randn(n, n, n) * 1e-4)
+        self.weight = nn.Parameter(torch.randn(n, n, n) * 1e-4)
 
 
 class PhmFactors(nn.Module):
-    """What one matrix W (in, out) has of its own: s_i (in/n, rank), t_i (rank, out/n) for i = 1..n, and a bias."""
+    """What one matrix W (in, out) has of its own: s_i (in/n, rank), t_i (rank, out/n) for i = 1..n, and a bias. The
+    factors start from Xavier's uniform distribution with gain sqrt(2), as in the released code."""
 
     def __init__(self, inner: int, out: int, n: int, rank: int) -> None:
         super().__init__()
@@ -76,7 +74,7 @@ class PhmFactors(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out))
         for factors in (self.s, self.t):
             for factor in factors:
-                nn.init.xavier_uniform_(factor)
+                nn.init.xavier_uniform_(factor, gain=math.sqrt(2))
 
     def matrix(self, rule: Tensor) -> Tensor:
         """W = sum_i A_i kron (s_i t_i), (in, out), with `rule` (n, n, n) holding the A_i."""
@@ -85,27 +83,29 @@ class PhmFactors(nn.Module):
 
 
 class Compacter(nn.Module):
-    """A bottleneck with GELU whose two matrices are sums of Kronecker products (Karimi Mahabadi, Henderson and Ruder,
-    NeurIPS 2021, arXiv 2106.04647, equation 5): 2 rank (d + b) + b + d numbers, and 2 n^3 for all blocks together.
+    """A bottleneck whose two matrices are sums of Kronecker products (Karimi Mahabadi, Henderson and Ruder, NeurIPS
+    2021, arXiv 2106.04647, equation 5): 2 rank (d + b) + b + d numbers, and n^3 for all blocks together: one rule,
+    the A_i, serves every down and every up projection. It starts from N(0, 1e-4^2), which makes a fresh block all but
+    zero.
 
     Args:
-        like: another block of the same adapter, whose A_i this one uses; None for the first, which owns them. Only
-            the owner has them as parameters, so they are counted, moved, trained and saved once.
+        like: another block of the same adapter, whose rule this one uses; None for the first, which owns it. Only
+            the owner has it as a parameter, so it is counted, moved, trained and saved once.
     """
 
     def __init__(self, d: int, b: int, n: int, rank: int, activation: str, like: Compacter | None) -> None:
         super().__init__()
         if like is None:
-            self.rules = PhmRules(n)
+            self.rule = PhmRule(n)
         # In a tuple, which torch does not look into for parameters.
-        self._rules: tuple[PhmRules] = like._rules if like else (self.rules,)
+        self._rule: tuple[PhmRule] = like._rule if like else (self.rule,)
         self.down, self.up = PhmFactors(d, b, n, rank), PhmFactors(b, d, n, rank)
         self.act = ACT2FN[activation]
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        (rules,) = self._rules
-        hidden = self.act(x @ self.down.matrix(rules.down) + self.down.bias)
-        return hidden @ self.up.matrix(rules.up) + self.up.bias
+        rule = self._rule[0].weight
+        hidden = self.act(x @ self.down.matrix(rule) + self.down.bias)
+        return hidden @ self.up.matrix(rule) + self.up.bias
 
 
 class Conformer(nn.Module):

@@ -64,6 +64,7 @@ class AdapterConfig(PeftConfig):
         residual: add what the block reads to what it gives.
         scale: s.
         activation: of `bottleneck` and `compacter`.
+        init_std: of `lite`: spread of both matrices at the start.
         kaiming: of `bottleneck`: W_down from Kaiming's uniform distribution instead of N(0, 0.02^2).
         kernel: tokens that a convolution sees.
         dropout: inside the block.
@@ -80,6 +81,7 @@ class AdapterConfig(PeftConfig):
     residual: bool = True
     scale: float = 1.0
     activation: str = "relu"
+    init_std: float = 2e-4
     kaiming: bool = False
     kernel: int = 5
     dropout: float = 0.0
@@ -107,7 +109,7 @@ BLOCK_COUNTS = {
     "conformer": lambda d, c: 3 * d * c.bottleneck + c.bottleneck * (c.kernel + 5) + 3 * d,
     "convpass": lambda d, c: (2 * d + 2) * c.bottleneck + d + c.kernel * c.bottleneck**2,
 }
-"""Block -> trainable numbers of one of it, at width d. Compacter's blocks share 2 n^3 more."""
+"""Block -> trainable numbers of one of it, at width d. Compacter's blocks share n^3 more."""
 
 
 def make_block(d: int, config: AdapterConfig, first: nn.Module | None) -> nn.Module:
@@ -115,7 +117,7 @@ def make_block(d: int, config: AdapterConfig, first: nn.Module | None) -> nn.Mod
     b = config.bottleneck
     match config.block:
         case "lite":
-            return Lite(d, b)
+            return Lite(d, b, config.init_std)
         case "compacter":
             like = cast(Compacter | None, first)
             return Compacter(d, b, config.phm_dim, config.phm_rank, config.activation, like)
@@ -314,7 +316,7 @@ class AdapterTuner(PeftTuner):
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         """Those of one block, times the sub-layers that have one; what blocks share; the norms trained along."""
         config = self.adapter(backbone.hidden_size)
-        shared = 2 * config.phm_dim**3 if config.block == "compacter" else 0
+        shared = config.phm_dim**3 if config.block == "compacter" else 0
         norms = sum(p.numel() for n in find_norms(backbone.model).values() for p in n.parameters())
         blocks = sum(
             s.place in config.places
@@ -398,13 +400,13 @@ class ParallelTuner(AdapterTuner):
 
 class LiteTuner(AdapterTuner):
     """LiST's lightweight adapters (Wang et al., Findings of NAACL 2022, arXiv 2110.06274): y + W_2 W_1 y behind
-    attention and behind the feed-forward, linear, without bias, not the identity at the start."""
+    attention and behind the feed-forward, linear, without bias. Near the base model at the start, not equal to it."""
 
     identity_at_start = None
     cfg: schema.LiteConfig
 
     def adapter(self, width: int) -> AdapterConfig:
-        return AdapterConfig(block="lite", bottleneck=self.cfg.bottleneck, places=[*PLACES])
+        return AdapterConfig(block="lite", bottleneck=self.cfg.bottleneck, init_std=self.cfg.init_std, places=[*PLACES])
 
 
 class CompacterTuner(AdapterTuner):
