@@ -67,17 +67,16 @@ def measure(method: str, overrides: list[str]) -> dict[str, Any]:
 
 def child(overrides: list[str]) -> None:
     """The run itself, with clocks around it; prints JSON."""
-    from peftbench import run as runs
-    from peftbench import session
+    from peftbench import runner, session
     from peftbench.config import compose
 
     cfg = compose(overrides)
     for module in session.needed_modules(cfg):
         import_module(module)
     clocks: dict[str, list[float]] = {}
-    session.get_stage = clocked(session.get_stage, clocks)
+    runner.get_stage = clocked(runner.get_stage, clocks)
     before = now()
-    record, _ = runs.run(cfg)
+    record, _ = runner.run(cfg)
     clocks["script"] = since(before)
     assert record is not None
     clocks["ours"] = [record.seconds["train"], record.cpu_seconds["train"]]

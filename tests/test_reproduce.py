@@ -15,7 +15,7 @@ from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.reproduce import checks, outcome
 from peftbench.reproduce.command import _lend
-from peftbench.run import run
+from peftbench.runner import run
 
 FAST = ["task=demo_news", "tracking.wandb=disabled", "shots=2"]
 

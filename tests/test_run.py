@@ -13,7 +13,7 @@ import pytest
 
 from peftbench.cli import main
 from peftbench.config import compose
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.training.launch import Outcome
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
@@ -251,7 +251,7 @@ def test_two_processes_give_what_one_gives(here):
 
 
 def test_processes_that_die_without_a_record_leave_a_failed_one(here, monkeypatch, capsys):
-    import peftbench.run as module
+    import peftbench.run_devices as module
 
     monkeypatch.setattr(
         module, "launch", lambda config, devices: Outcome(137, "rank 1 was killed by SIGKILL", killed=True)

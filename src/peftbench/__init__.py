@@ -1,3 +1,3 @@
 """peftbench: benchmarks of parameter-efficient fine-tuning that people can believe."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

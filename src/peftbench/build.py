@@ -13,7 +13,24 @@ if TYPE_CHECKING:
     from peftbench.config.schema import MethodConfig, RunConfig
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
+    from peftbench.records.record import Record
+    from peftbench.stages.base import Context
     from peftbench.tasks.base import Row, TaskData
+
+
+def new_learner(context: Context, record: Record, cfg: RunConfig | None = None) -> Learner:
+    """A fresh learner on this process's device, of the run's config or of a variation of it; the same config gives the
+    same initial values. Facts about its backbone go into the record.
+
+    Raises:
+        UsageError: see `build_learner`.
+    """
+    from peftbench.training.precision import choose_attention
+
+    learner, record.model_info = build_learner(cfg or context.cfg, context.data, context.clock, context.draw.train)
+    device = context.processes().device
+    choose_attention(learner, context.cfg.trainer.attention, context.precision, device)
+    return learner.to(device)
 
 
 def build_learner(

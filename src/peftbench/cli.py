@@ -1,6 +1,6 @@
 """The command line. Thin: it dispatches, lets Hydra compose, and turns mistakes into one message and exit code 2.
 
-Nothing here imports torch, transformers, peft, evaluate or wandb; `peftbench.run` does so once a run really starts.
+Nothing here imports torch, transformers, peft, evaluate or wandb; `peftbench.runner` does so once a run really starts.
 """
 
 from __future__ import annotations

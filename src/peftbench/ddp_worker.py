@@ -21,10 +21,12 @@ def main(argv: list[str]) -> int:
     """Run the resolved config in `argv[0]` (JSON) as a member of the world that the environment names."""
     hold_leash()
     config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    from peftbench.run import run_in_process
+    from peftbench.config.load import from_plain
+    from peftbench.runner import run
 
     try:
-        return run_in_process(config) or 0
+        record, _ = run(from_plain(config))
+        return 0 if record is None or record.status == "done" else 1
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import asdict, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,6 +15,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.records.ids import run_id
 from peftbench.tasks import TaskData, load_task
+from peftbench.tasks.base import Row
 from peftbench.tasks.protocols import Draw, draw
 from peftbench.tasks.protocols.draw import data_seed_of
 
@@ -123,3 +124,19 @@ def data_dir(cfg: RunConfig) -> Path | None:
     """Where real data sets lie: the config's `data_dir`, else the environment's, else nowhere."""
     folder = cfg.data_dir or os.environ.get("PEFTBENCH_DATA")
     return Path(folder).expanduser() if folder else None
+
+
+def without_test_labels(data: TaskData, drawn: Draw) -> tuple[TaskData, Draw]:
+    """The same rows, but those of test without their targets, so that no step of a run can look at them.
+
+    The official dev split goes too: it is the test set where the official test has no labels.
+    """
+
+    def bare(rows: Sequence[Row]) -> tuple[Row, ...]:
+        return tuple(replace(row, target=None) for row in rows)
+
+    tests = {name: bare(rows) for name, rows in drawn.extra_tests.items()}
+    return (
+        replace(data, dev=(), test=(), extra_tests={}),
+        replace(drawn, test=bare(drawn.test), extra_tests=tests),
+    )

@@ -1,58 +1,45 @@
-"""One run while it lasts: its processes, its folder, its clocks and, at the end, its record.
+"""What one run holds open while it lasts: its processes, its folder, its clocks, its tracker.
 
-`peftbench.run` tells the story; this is the stage machinery behind it. Only what a method needs is imported: a floor
-without a backbone never loads torch.
+`peftbench.runner` tells the story. Only what a method needs is imported: a floor without a backbone never loads torch.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from datetime import datetime, timezone
+from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Any
 
+from peftbench import build
 from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
+from peftbench.records.fill import TRACEBACK, fill_failure
 from peftbench.records.leases import LeaseHeld
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.stages import STAGES, check_stages, get_stage
-from peftbench.tasks.base import Row, TaskData
+from peftbench.stages import STAGES
+from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
-
-if TYPE_CHECKING:
-    from peftbench.formulations.predictions import Prediction
-    from peftbench.learner import Learner
-    from peftbench.stages.base import Predictor
-
-TRACEBACK = "traceback.txt"
-"""In the folder of a run that crashed."""
-NO_MODEL = "none"
-"""What stands for the model of a method without a backbone."""
 
 
 class Session:
     """Context manager around one run. On a crash it files a record that says so."""
 
     def __init__(
-        self, cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, store: Store, clock: PhaseClock
+        self, cfg: RunConfig, data: TaskData, drawn: Draw, record: Record, store: Store, clock: PhaseClock
     ) -> None:
-        self.record = base_record(cfg, data, drawn, run_id)
-        if cfg.evaluate == "dev":
-            data, drawn = without_test_labels(data, drawn)
-        self.cfg, self.data, self.drawn, self.store, self.clock = cfg, data, drawn, store, clock
+        self.cfg, self.data, self.drawn, self.record = cfg, data, drawn, record
+        self.store, self.clock = store, clock
         self.main = True
         """Whether this process prints and writes; the others only compute."""
-        self.folder = store.folder(run_id)
+        self.folder = store.folder(record.run_id)
         self.attempt = Attempt(clock)
         self.known: Record | None = None
         self.is_known = False
@@ -110,12 +97,13 @@ class Session:
             clock=self.clock,
             meter=meter,
             folder=self.folder,
-            new_learner=self._new_learner if self.cfg.method.needs_model else None,
             dist=dist,
             precision=precision,
             log=lambda values: self.tracker.log(int(values["step"]), values),
             attempt=self.attempt,
         )
+        if self.cfg.method.needs_model:
+            self.context.new_learner = partial(build.new_learner, self.context, self.record)
 
     def _claim(self) -> None:
         """Take the run's folder. Unless it is finished, make room for what this attempt will write."""
@@ -138,120 +126,13 @@ class Session:
         drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
         write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
 
-    def _new_learner(self, cfg: RunConfig | None = None) -> Learner:
-        """A fresh learner on this process's device, of the run's config or of a variation of it; the same config gives
-        the same initial values."""
-        from peftbench.build import build_learner
-        from peftbench.training.precision import choose_attention
+    def peaks(self) -> tuple[Sequence[dict[str, float]], Sequence[Any]]:
+        """Peaks of memory, in all and by section, one entry a process. Every process takes part."""
+        own = self.context.meter.peaks(), self.context.meter.sections()
+        every = self.context.dist.gather(own) if self.context.dist else [own]
+        return [peaks for peaks, _ in every], [sections for _, sections in every]
 
-        learner, facts = build_learner(cfg or self.cfg, self.data, self.clock, self.drawn.train)
-        self.record.model_info = facts
-        device = self.context.processes().device
-        choose_attention(learner, self.cfg.trainer.attention, self.context.precision, device)
-        return learner.to(device)
-
-    def train(self) -> Predictor:
-        """The method's stages, in order, as far as none diverges."""
-        predictor: Predictor | None = None
-        check_stages(self.cfg.method.stages, self.context)
-        if self.cfg.method.init_from is not None:
-            from peftbench.init_from import check_sources
-
-            tests = [row for rows in self._tests().values() for row in rows]
-            with self.clock("data"):
-                self.record.notes += check_sources(self.cfg, tests)
-        for number, name in enumerate(self.cfg.method.stages):
-            with self.context.in_stage(number, name):
-                predictor = get_stage(name)(self.context, predictor)
-            if self.context.reports[-1].status == "diverged":
-                break
-        if predictor is None:
-            raise UsageError("method.stages: empty; a method needs at least one stage (`none` trains nothing).")
-        return predictor
-
-    def evaluate(self, predictor: Predictor) -> list[Prediction]:
-        """Predict test and, after that, look at its labels, once. Not for a diverged model, nor for a trial."""
-        from peftbench.tasks.metrics import score
-
-        answered: list[Prediction] = []
-        self.attempt.progress.show("eval")
-        if self.cfg.evaluate == "dev":
-            self._score_dev(predictor)
-            return answered
-        if any(report.status == "diverged" for report in self.context.reports):
-            return answered
-        for name, rows in self._tests().items():
-            with self.clock("eval"), self.context.meter.phase("eval"):
-                predictions = predictor.predict(rows)
-            scores = score(self.data, rows, [p.label for p in predictions])
-            self.record.scores.update({f"{metric}{name}": value for metric, value in scores.items()})
-            answered += predictions
-        self.record.score = self.record.scores[self.data.main_metric]
-        return answered
-
-    def _score_dev(self, predictor: Predictor) -> None:
-        """The dev score of a model that training did not choose by dev (`protocol.select=last`, `shots=0`)."""
-        last = self.context.reports[-1]
-        if last.dev_score is None and last.status == "done":
-            last.dev_score = self.context.dev_score(predictor)
-
-    def _tests(self) -> dict[str, Sequence[Row]]:
-        """The test set under "", further ones under "_<name>"."""
-        return {"": self.drawn.test, **{f"_{name}": rows for name, rows in self.drawn.extra_tests.items()}}
-
-    def save(self, predictor: Predictor, predictions: list[Prediction]) -> None:
-        """Files first, the record last: once it is there, the run is done and all of it is on disk."""
-        from peftbench.records.diagnosis import diagnose
-        from peftbench.records.predictions import write_predictions
-
-        self.attempt.progress.show("save")
-        self._fill_measures(predictor)
-        if not self.main:
-            return
-        with self.clock("save"):
-            rows = {row.id: row for rows in self._tests().values() for row in rows}
-            self.record.predictions = write_predictions(self.folder, [rows[p.id] for p in predictions], predictions)
-            answers = [(rows[p.id].target, p.label) for p in predictions]
-            self.record.diagnosis = diagnose(self.record, answers, predictor.tokenisation())
-            self.record.parameters["adapter_bytes"] = self._save_adapter(predictor)
-        self._file()
-
-    def _save_adapter(self, predictor: Predictor) -> int:
-        """Write what was trained, unless that is the whole backbone (`trainer.save=all` keeps that too); its bytes."""
-        counts, choice = predictor.counts(), self.cfg.trainer.save
-        trained = counts["module"] + counts["head"]
-        if choice == "none" or (choice == "auto" and counts["module"] > counts["total"] // 2):
-            self.record.notes.append(f"what was trained was not saved (trainer.save={choice})")
-            return 4 * trained
-        home = self.folder / "adapter"
-        predictor.save(home)
-        return sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
-
-    def _fill_measures(self, predictor: Predictor) -> None:
-        """What was measured and what the stages report, into the record. Every process takes part."""
-        from peftbench.stages.costs import stage_costs
-
-        record, context, reports = self.record, self.context, self.context.reports
-        own = context.meter.peaks(), context.meter.sections()
-        peaks, section_peaks = zip(*(context.dist.gather(own) if context.dist else [own]), strict=True)
-        tokens, seconds = sum(r.tokens for r in reports), sum(r.seconds for r in reports)
-        diverged = next((r for r in reports if r.status == "diverged"), None)
-        last = reports[-1]
-        record.status, record.reason = ("diverged", diverged.reason) if diverged else ("done", "")
-        record.parameters = predictor.counts()
-        record.memory = {name: max(p[name] for p in peaks) for name in peaks[0]}
-        record.memory["saved_bytes"] = max((r.saved_bytes for r in reports if r.saved_bytes is not None), default=None)
-        record.compute |= {
-            "steps": sum(r.steps for r in reports),
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds if tokens and seconds else None,
-            "step_flops": max((r.step_flops for r in reports if r.step_flops is not None), default=None),
-        }
-        record.stages = stage_costs(reports, self.clock, section_peaks)
-        record.dev_score, record.curves, record.lr = last.dev_score, last.curves, last.lr
-        record.notes += [*(note for r in reports for note in r.notes), *predictor.remarks()]
-
-    def _file(self) -> None:
+    def file(self) -> None:
         """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
         from peftbench.records.leaderboard import rebuild
 
@@ -290,21 +171,12 @@ class Session:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file_failure(self, error: BaseException) -> None:
-        """A record with the reason, and the traceback in the run's folder. What is finished of it is kept."""
-        from peftbench.stages.costs import stage_costs
-
-        record = self.record
-        record.stages = stage_costs(self.context.reports, self.clock, [self.context.meter.sections()])
-        record.status = "failed" if isinstance(error, Exception) else "interrupted"
-        record.score, record.scores = None, {}
-        record.reason = f"{type(error).__name__}: {error}".strip().rstrip(":")
-        if isinstance(error, Exception):
-            report = self.folder / TRACEBACK
-            write_atomic(report, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
-            record.reason += f" (traceback: {report})"
-        elif self.context.finish_if_stopped is not None:
-            self.context.finish_if_stopped()
-        self._file()
+        """A record with the reason. What is finished of the run is kept."""
+        context = self.context
+        fill_failure(self.record, error, self.folder, context.reports, self.clock, [context.meter.sections()])
+        if not isinstance(error, Exception) and context.finish_if_stopped is not None:
+            context.finish_if_stopped()
+        self.file()
 
 
 def needed_modules(cfg: RunConfig) -> list[str]:
@@ -319,51 +191,3 @@ def needed_modules(cfg: RunConfig) -> list[str]:
     if cfg.tracking.wandb != "disabled":
         modules.append("wandb")
     return modules
-
-
-def without_test_labels(data: TaskData, drawn: Draw) -> tuple[TaskData, Draw]:
-    """The same rows, but those of test without their targets, so that no step of a run can look at them.
-
-    The official dev split goes too: it is the test set where the official test has no labels.
-    """
-
-    def bare(rows: Sequence[Row]) -> tuple[Row, ...]:
-        return tuple(replace(row, target=None) for row in rows)
-
-    tests = {name: bare(rows) for name, rows in drawn.extra_tests.items()}
-    return (
-        replace(data, dev=(), test=(), extra_tests={}),
-        replace(drawn, test=bare(drawn.test), extra_tests=tests),
-    )
-
-
-def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Record:
-    """A record with everything that is known before the first step."""
-    return Record(
-        run_id=run_id,
-        status="failed",
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        model=cfg.model.name if cfg.method.needs_model else NO_MODEL,
-        method=cfg.method.name,
-        task=data.name,
-        subset=data.subset,
-        protocol=drawn.protocol,
-        shots=drawn.shots,
-        data_seed=drawn.data_seed,
-        seed=cfg.seed,
-        metric=data.main_metric,
-        score=None,
-        draw={k: v for k, v in drawn.to_dict().items() if k != "ids"},
-        data={
-            "sha256": data.sha256(),
-            "source": asdict(data.source),
-            "notes": list(data.notes),
-            # what it takes to score the stored predictions again
-            "problem": data.problem,
-            "labels": list(data.labels),
-            "score_range": data.score_range,
-        },
-        notes=[*data.notes, *drawn.notes],
-        tuning=dict(cfg.tuning),
-        config=asdict(cfg),
-    )

@@ -16,7 +16,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.sentinel import decoder_starts
 from peftbench.measure.clock import PhaseClock
 from peftbench.models import load_backbone
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 
 SHOTS = [
@@ -281,7 +281,7 @@ def test_recurrence_has_no_masked_lm():
 
 @pytest.mark.parametrize("model", ["tiny-roberta", "tiny-t5"])
 def test_a_run_without_labelled_rows_answers_untrained(model, tmp_path):
-    from peftbench.run import run
+    from peftbench.runner import run
 
     args = [f"model={model}", "method=lora", "method/formulation=cloze", "task=demo_news", "shots=0", "trainer=debug"]
     record, _ = run(compose([*args, "tracking.wandb=disabled", f"out_dir={tmp_path}"]))

@@ -11,7 +11,7 @@ from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.soft_pattern import HARD, embedding_layer, in_place_of_words
 from peftbench.measure.clock import PhaseClock
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 
 ROWS = [

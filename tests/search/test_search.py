@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import peftbench.inputs
-import peftbench.session
+from peftbench import runner
 from peftbench.cli import main
 from peftbench.config.space import Dimension
 from peftbench.records.ids import variant
@@ -49,10 +49,8 @@ def results(folder: str = "results"):
 def count_trainings(monkeypatch) -> list[str]:
     """Grows by one entry, `test` or `dev`, with each run that trains."""
     done = []
-    real = peftbench.session.Session.train
-    monkeypatch.setattr(
-        peftbench.session.Session, "train", lambda self: (done.append(self.cfg.evaluate), real(self))[1]
-    )
+    real = runner.train
+    monkeypatch.setattr(runner, "train", lambda context: (done.append(context.cfg.evaluate), real(context))[1])
     return done
 
 
@@ -89,15 +87,15 @@ def test_a_search_files_one_result_and_keeps_its_trials_apart(capsys):
 
 def test_no_trial_can_see_a_test_label(monkeypatch):
     seen = []
-    real_train = peftbench.session.Session.train
+    real_train = runner.train
 
-    def train(self):
-        context, dev_only = self.context, self.cfg.evaluate == "dev"
+    def train(context):
+        dev_only = context.cfg.evaluate == "dev"
         tests = [*context.draw.test, *(row for rows in context.draw.extra_tests.values() for row in rows)]
         seen.append((dev_only, {row.target is None for row in tests}, len(context.data.test), len(context.data.dev)))
-        return real_train(self)
+        return real_train(context)
 
-    monkeypatch.setattr(peftbench.session.Session, "train", train)
+    monkeypatch.setattr(runner, "train", train)
     assert call(*FLOOR) == 0
     assert seen[:-1] == [(True, {True}, 0, 0)] * 3
     assert seen[-1][:2] == (False, {False})
@@ -127,17 +125,17 @@ def test_an_interrupted_search_goes_on_to_what_it_would_have_been(monkeypatch):
     whole, _, wanted = results("whole")
 
     trained = count_trainings(monkeypatch)
-    counted = peftbench.session.Session.train
+    counted = runner.train
 
-    def stop_in_the_third(self):
+    def stop_in_the_third(context):
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return counted(self)
+        return counted(context)
 
-    monkeypatch.setattr(peftbench.session.Session, "train", stop_in_the_third)
+    monkeypatch.setattr(runner, "train", stop_in_the_third)
     assert call(*FLOOR) == 130
     assert Store("results").all() == []
-    monkeypatch.setattr(peftbench.session.Session, "train", counted)
+    monkeypatch.setattr(runner, "train", counted)
     assert call(*FLOOR) == 0
     assert trained == ["dev"] * 3 + ["test"]  # two, then one: nothing twice
     record, _, listed = results()

@@ -18,7 +18,7 @@ from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages import calibration, supervised
 from peftbench.stages.base import Context, Predictor
 from peftbench.stages.supervised import LearnerPredictor

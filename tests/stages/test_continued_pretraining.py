@@ -23,7 +23,7 @@ from peftbench.measure.clock import PhaseClock
 from peftbench.measure.memory import MemoryMeter
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages import continued_pretraining as stage
 from peftbench.stages.base import StageReport
 from peftbench.tasks.base import Row

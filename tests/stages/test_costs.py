@@ -18,7 +18,7 @@ from peftbench.errors import Interrupted
 from peftbench.figures.report.detail import stage_rows
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.views.summary import print_summary
 

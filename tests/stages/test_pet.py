@@ -21,7 +21,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.predictions import Prediction
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages import distillation as distillation_module
 from peftbench.stages import ensemble as ensemble_module
 from peftbench.stages.distillation import distillation_loss

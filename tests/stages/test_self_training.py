@@ -12,7 +12,7 @@ import pytest
 import torch
 from cut_off_runs import Killed, killed_at
 
-from peftbench import session as session_module
+from peftbench import build
 from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.errors import UsageError
@@ -20,7 +20,7 @@ from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages import self_training as stage
 from peftbench.stages.supervised import LearnerPredictor
 from peftbench.training import batching, loop
@@ -55,7 +55,7 @@ class Spy:
         self.starts: list[dict[str, torch.Tensor]] = []
         self.asked: list[int] = []
         self.steps: list[int] = []
-        new, predict, step = session_module.Session._new_learner, LearnerPredictor.predict, loop._Engine.step
+        new, predict, step = build.new_learner, LearnerPredictor.predict, loop._Engine.step
 
         def note_learner(session: Any, *args: Any) -> Any:
             learner = new(session, *args)
@@ -71,7 +71,7 @@ class Spy:
             self.steps.append(at)
             return step(engine, at)
 
-        monkeypatch.setattr(session_module.Session, "_new_learner", note_learner)
+        monkeypatch.setattr(build, "new_learner", note_learner)
         monkeypatch.setattr(LearnerPredictor, "predict", note_predict)
         monkeypatch.setattr(loop._Engine, "step", note_step)
 

@@ -16,7 +16,7 @@ from peftbench.config import compose
 from peftbench.inputs import InputCache
 from peftbench.models.backbone_cache import keep_loaded
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import gpus, share

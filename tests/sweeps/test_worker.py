@@ -18,7 +18,7 @@ from local_queue import LocalQueue
 from peftbench.config.load import compose
 from peftbench.records.states import read_progress
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.sweeps import launchers, queues, worker
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, TaskRun, write_tasks
 from peftbench.sweeps.jobs import compose_jobs

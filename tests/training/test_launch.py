@@ -102,19 +102,20 @@ def wait_until(condition, seconds=120.0):
 
 
 def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):
-    fake = type(sys)("peftbench.run")
-    monkeypatch.setitem(sys.modules, "peftbench.run", fake)
+    fake = type(sys)("peftbench.runner")
+    monkeypatch.setitem(sys.modules, "peftbench.runner", fake)
+    monkeypatch.setattr("peftbench.config.load.from_plain", lambda plain: plain)
     config = tmp_path / "config.json"
     config.write_text('{"seed": 1}')
     seen = []
-    fake.run_in_process = lambda config: seen.append(config) or 0
+    fake.run = lambda config: (seen.append(config), True)
     assert worker.main([str(config)]) == 0
     assert seen == [{"seed": 1}]
 
     def wrong(config):
         raise UsageError("task=x: no such task.")
 
-    fake.run_in_process = wrong
+    fake.run = wrong
     assert worker.main([str(config)]) == 2
     assert capsys.readouterr().err == "error: task=x: no such task.\n"
 

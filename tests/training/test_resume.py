@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from peftbench import runner, stages
 from peftbench import session as session_module
-from peftbench import stages
 from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.run import run
+from peftbench.runner import run
 from peftbench.stages.base import Context, Predictor
 from peftbench.training import checkpoint, loop
 
@@ -214,13 +214,13 @@ def test_stopped_in_the_test_evaluation_nothing_is_trained_again(
 ) -> None:
     args = LORA
     with monkeypatch.context() as patch:
-        real = session_module.Session.evaluate
+        real = runner.evaluate
 
-        def told(session: Any, predictor: Any) -> Any:
+        def told(*args: Any) -> Any:
             os.kill(os.getpid(), signal.SIGTERM)
-            return real(session, predictor)
+            return real(*args)
 
-        patch.setattr(session_module.Session, "evaluate", told)
+        patch.setattr(runner, "evaluate", told)
         with pytest.raises(Interrupted):
             finish(tmp_path / "cut", *args)
     monkeypatch.setattr(loop._Engine, "step", lambda *_: pytest.fail("a step was taken again"))

@@ -146,7 +146,7 @@ def _expectation(differ: Sequence[str]) -> str:
 
 
 def _run(store: Store, cfg: RunConfig, inputs: InputCache) -> Record:
-    from peftbench.run import run
+    from peftbench.runner import run
 
     if cfg.method.init_from:
         _lend(store, Store(cfg.out_dir), cfg.method.init_from)

@@ -23,7 +23,7 @@ from peftbench.files import write_atomic
 from peftbench.inputs import InputCache
 from peftbench.records.leases import LeaseHeld
 from peftbench.records.record import Record
-from peftbench.run import run, store_of
+from peftbench.runner import run, store_of
 from peftbench.search.experiment import command, write_experiment
 from peftbench.search.study import Study
 from peftbench.training.launch import find_place
@@ -58,8 +58,8 @@ class Trial:
 
 
 def run_searched(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None, bool]:
-    """`peftbench.run.run`, after a search where the config asks for one and it has not been made yet; the backbone is
-    loaded once for all trials. Returns and raises as `run`."""
+    """`runner.run`, after a search where the config asks for one and it has not been made yet; the backbone is loaded
+    once for all trials. Returns and raises as `run`."""
     if cfg.search.name == "none":
         return run(cfg, inputs)
     inputs = inputs or InputCache()

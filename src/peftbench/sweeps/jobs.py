@@ -120,7 +120,7 @@ def _names(configs: Sequence[RunConfig | UsageError], inputs: InputCache) -> lis
 
 
 def identify(cfg: RunConfig, inputs: InputCache) -> str:
-    """The run id that `peftbench.run.run` would give, without torch.
+    """The run id that `peftbench.runner.run` would give, without torch.
 
     Raises:
         UsageError: the data or the draw is wrong.

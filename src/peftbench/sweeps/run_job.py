@@ -76,9 +76,9 @@ def file_death(cfg: RunConfig, inputs: InputCache, reason: str, report: str = ""
 
     Nothing is filed if the run is done, or somebody else has it in hand.
     """
+    from peftbench.records.fill import base_record
     from peftbench.records.leaderboard import rebuild
-    from peftbench.run import store_of
-    from peftbench.session import base_record
+    from peftbench.runner import store_of
 
     store: Store = store_of(cfg)
     with suppress(UsageError):

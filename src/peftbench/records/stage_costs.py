@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftbench.measure.clock import PhaseClock
-from peftbench.stages.base import StageReport
+from peftbench.records.stage_report import StageReport
 
 Peaks = Mapping[str, Mapping[str, float]]
 """Section -> name of the peak -> MiB."""

@@ -1,0 +1,158 @@
+"""The story of one run, from a checked config to one record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peftbench.config.schema import RunConfig
+from peftbench.errors import UsageError
+from peftbench.inputs import InputCache, without_test_labels
+from peftbench.measure.clock import PhaseClock
+from peftbench.records.fill import base_record, fill_measures
+from peftbench.records.store import Store
+from peftbench.run_devices import run_on_devices
+from peftbench.session import Session
+from peftbench.stages import check_stages, get_stage
+from peftbench.training.launch import find_place
+
+if TYPE_CHECKING:
+    from peftbench.formulations.predictions import Prediction
+    from peftbench.records.record import Record
+    from peftbench.stages.base import Context, Predictor
+    from peftbench.tasks.base import Row
+    from peftbench.tasks.protocols import Draw
+
+TRIALS = "trials"
+"""Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
+
+
+def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None, bool]:
+    """Run, or find the finished record of, one config.
+
+    Args:
+        inputs: data sets and draws that earlier runs of this process left; None loads them.
+
+    Returns:
+        The record (None on every process but the main one) and whether it is new.
+
+    Raises:
+        UsageError: the config, the data or the draw is wrong. Nothing has been written then.
+    """
+    clock, inputs = PhaseClock(), inputs or InputCache()
+    with clock("data"):
+        data, drawn, run_id = inputs.load(cfg)
+
+    store, place = store_of(cfg), find_place(os.environ)
+    known = store.load(run_id)
+    if known is not None and known.status == "done" and not cfg.rerun:
+        return (known if place is None or place.rank == 0 else None), False
+    record = base_record(cfg, data, drawn, run_id)
+    if cfg.trainer.devices > 1 and place is None:
+        return run_on_devices(cfg, store, record), True
+    if cfg.evaluate == "dev":
+        data, drawn = without_test_labels(data, drawn)
+
+    with Session(cfg, data, drawn, record, store, clock) as session:
+        if session.is_known:
+            return session.known, False
+        check(session.context, record)
+        predictor = train(session.context)
+        answers = evaluate(session.context, predictor, record)
+        keep(session, predictor, answers)
+    return (record if session.main else None), True
+
+
+def store_of(cfg: RunConfig) -> Store:
+    """Where the run is filed: `out_dir`, or a folder of its own in it for the trials of searches."""
+    return Store(Path(cfg.out_dir, TRIALS) if cfg.evaluate == "dev" else cfg.out_dir)
+
+
+def check(context: Context, record: Record) -> None:
+    """Ask every stage whether it can do its part, and the runs that this one starts from whether they saw test.
+
+    Raises:
+        UsageError: a stage cannot, or a row of test was trained on.
+    """
+    check_stages(context.cfg.method.stages, context)
+    if context.cfg.method.init_from is not None:
+        from peftbench.init_from import check_sources
+
+        tests = [row for rows in tests_of(context.draw).values() for row in rows]
+        with context.clock("data"):
+            record.notes += check_sources(context.cfg, tests)
+
+
+def train(context: Context) -> Predictor:
+    """The method's stages, in order, as far as none diverges. Those that train build their learners themselves
+    (`Context.new_learner`)."""
+    predictor: Predictor | None = None
+    for number, name in enumerate(context.cfg.method.stages):
+        with context.in_stage(number, name):
+            predictor = get_stage(name)(context, predictor)
+        if context.reports[-1].status == "diverged":
+            break
+    if predictor is None:
+        raise UsageError("method.stages: empty; a method needs at least one stage (`none` trains nothing).")
+    return predictor
+
+
+def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Prediction]:
+    """Predict test and, after that, look at its labels, once. Not for a diverged model; a trial has a dev score."""
+    from peftbench.tasks.metrics import score
+
+    context.attempt.progress.show("eval")
+    last = context.reports[-1]
+    if context.cfg.evaluate == "dev":
+        if last.dev_score is None and last.status == "done":  # not chosen by dev (`protocol.select=last`, `shots=0`)
+            last.dev_score = context.dev_score(predictor)
+        return []
+    if any(report.status == "diverged" for report in context.reports):
+        return []
+    answered: list[Prediction] = []
+    for name, rows in tests_of(context.draw).items():
+        with context.clock("eval"), context.meter.phase("eval"):
+            predictions = predictor.predict(rows)
+        scores = score(context.data, rows, [p.label for p in predictions])
+        record.scores.update({f"{metric}{name}": value for metric, value in scores.items()})
+        answered += predictions
+    record.score = record.scores[context.data.main_metric]
+    return answered
+
+
+def tests_of(drawn: Draw) -> dict[str, Sequence[Row]]:
+    """The test set under "", further ones under "_<name>"."""
+    return {"": drawn.test, **{f"_{name}": rows for name, rows in drawn.extra_tests.items()}}
+
+
+def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) -> None:
+    """Files first, the record last: once it is there, the run is done and all of it is on disk."""
+    from peftbench.records.diagnosis import diagnose
+    from peftbench.records.predictions import write_predictions
+
+    record, context = session.record, session.context
+    context.attempt.progress.show("save")
+    fill_measures(record, context.reports, context.clock, *session.peaks())
+    record.parameters = predictor.counts()
+    record.notes += predictor.remarks()
+    if not session.main:
+        return
+    with context.clock("save"):
+        rows = {row.id: row for tests in tests_of(context.draw).values() for row in tests}
+        record.predictions = write_predictions(session.folder, [rows[p.id] for p in answers], answers)
+        record.diagnosis = diagnose(record, [(rows[p.id].target, p.label) for p in answers], predictor.tokenisation())
+        record.parameters["adapter_bytes"] = save_adapter(context, predictor, record)
+    session.file()
+
+
+def save_adapter(context: Context, predictor: Predictor, record: Record) -> int:
+    """Write what was trained, unless that is the whole backbone (`trainer.save=all` keeps that too); its bytes."""
+    counts, choice = record.parameters, context.cfg.trainer.save
+    if choice == "none" or (choice == "auto" and counts["module"] > counts["total"] // 2):
+        record.notes.append(f"what was trained was not saved (trainer.save={choice})")
+        return 4 * (counts["module"] + counts["head"])
+    home = context.folder / "adapter"
+    predictor.save(home)
+    return sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
