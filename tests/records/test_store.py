@@ -379,7 +379,7 @@ def test_many_writers_and_a_reader(store: Store, writers: int, each: int) -> Non
     """Nothing lost, nothing double, nothing torn; the leaderboard equals the records in the end."""
     from peftbench.records import leaderboard
 
-    code = (Path(__file__).parent / "writer_process.py").as_posix()
+    code = (Path(__file__).parents[1] / "made_up" / "writer_process.py").as_posix()
     running = [
         subprocess.Popen([sys.executable, code, store.out_dir, str(number), str(each)]) for number in range(writers)
     ]

@@ -134,7 +134,7 @@ def fingerprint() -> str:
 
     package = Path(str(files("peftbench")))
     folders = [package / "conf", package / "config", *filter(None, [user_folder()])]
-    paths = [package / "results" / "ids.py", *(path for folder in folders for path in _files(Path(str(folder))))]
+    paths = [package / "records" / "ids.py", *(path for folder in folders for path in _files(Path(str(folder))))]
     stamps = [(str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in sorted(paths)]
     return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
 
