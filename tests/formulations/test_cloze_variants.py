@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -99,10 +99,16 @@ class TestDemonstrations:
         one_each = [SHOTS[0], SHOTS[2]]
         net = demonstrated(1, shots=one_each)
         item = net.encode(QUERIES[:1])
-        filled = (
-            "A late goal Topic: <mask>. Parliament passed a law Topic: politics. The team won the cup Topic: sports."
+        tokenizer = net.formulation.tokenizer
+        parts = (
+            "A late goal Topic: <mask>.",
+            "Parliament passed a law Topic: politics.",
+            "The team won the cup Topic: sports.",
         )
-        ids = net.formulation.tokenizer(filled, return_tensors="pt")["input_ids"]
+        # LM-BFF's template: a separator behind the row and behind each demonstration, no space before the next text
+        pieces = [[*tokenizer(part, add_special_tokens=False)["input_ids"], tokenizer.sep_token_id] for part in parts]
+        ids = torch.tensor([[tokenizer.cls_token_id, *chain.from_iterable(pieces)]])
+        assert net.collate(item)["input_ids"].tolist() == ids.tolist()
         with torch.no_grad():
             scores = net.model(input_ids=ids).logits[0, (ids[0] == net.formulation.encoder.mask_id).nonzero().item()]
             expected = net.formulation.verbalizer(scores[None])[0]

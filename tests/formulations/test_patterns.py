@@ -143,6 +143,9 @@ def test_empty_parts_leave_the_pattern():
 def test_changes_of_a_placeholder():
     pattern = Pattern("{text:cut}? {mask}, {pair:lower}")
     assert pattern.fill({"text": "It rains.", "pair": "The sky"}, "M") == "It rains? M, the sky"
+    assert pattern.fill({"text": "uh yeah", "pair": "Yes"}, "M") == "uh yea? M, yes", "LM-BFF looks at no character"
+    assert Pattern("{text:bare}? {mask}").fill({"text": "uh yeah"}, "M") == "uh yeah? M"
+    assert Pattern("{text:bare}? {mask}").fill({"text": "It rains."}, "M") == "It rains? M"
     assert pattern.fill({"text": "", "pair": ""}, "M") == "? M,"
 
 

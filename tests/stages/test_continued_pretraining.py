@@ -164,8 +164,18 @@ def test_pcp_files_its_corpus_and_what_it_cost(tmp_path, monkeypatch):
         starts.append({name: p.detach().clone() for name, p in learner.model.named_parameters()})
         return real(context, learner, rows, folder, report)
 
+    trained, lengths = stage.train, []
+
+    def watch(learner, items, *, course, cfg, **given):
+        group = course.optimizer.param_groups[0]
+        assert (group["betas"], group["eps"], cfg.warmup) == ((0.9, 0.98), 1e-6, 0.06), "as released"
+        lengths.append(max(item.length for item in items))
+        return trained(learner, items, course=course, cfg=cfg, **given)
+
     monkeypatch.setattr(stage, "fit", look)
-    record = finish(tmp_path, "pcp", "method/tuner=lora")
+    monkeypatch.setattr(stage, "train", watch)
+    record = finish(tmp_path, "pcp", "method/tuner=lora", "method.continued_pretraining.max_length=60")
+    assert 48 < lengths[0] <= 60, "the corpus has a length of its own"
     assert [s["name"] for s in record.stages] == ["supervised", "continued_pretraining", "supervised"]
     pretraining = record.stages[1]
     assert (pretraining["steps"], pretraining["teachers"]) == (4, 1)

@@ -59,12 +59,16 @@ def _is_pair(cfg, subset) -> bool:
         ("glue", "sst2", "lm_bff", "A good film. It was great."),
         ("glue", "mnli", "lm_bff", "A good film? Yes, it was shown."),
         ("glue", "mrpc", "lm_bff", "A good film. Yes, it was shown."),
-        ("glue", "stsb", "pcp", "A good film. Yes, it was shown."),
-        ("glue", "rte", "pcp", "A good film. Clearly, I think that it was shown."),
+        # PCP's code changes no text and joins its parts by spaces
+        ("glue", "sst2", "pcp", "A good film. It was great ."),
+        ("glue", "stsb", "pcp", "A good film. Yes , It was shown."),
+        ("glue", "mnli", "pcp", "A good film. ? Yes , It was shown."),
+        ("glue", "rte", "pcp", "A good film. . Clearly , I think that It was shown."),
+        ("topics", "trec", "pcp", "Expression : A good film."),
         ("topics", "trec", "lm_bff", "Expression: A good film."),
-        ("topics", "snli", "pcp", "A good film. Yes, in this case it was shown."),
-        ("topics", "mpqa", "pcp", "A good film. is positive."),
-        ("topics", "yelp_review", "pcp", "A good film. It was 4."),
+        ("topics", "snli", "pcp", "A good film. . Yes , in this case It was shown."),
+        ("topics", "mpqa", "pcp", "A good film. is positive ."),
+        ("topics", "yelp_review", "pcp", "A good film. It was 4 ."),
     ],
 )
 def test_filled_patterns_read_as_published(task, subset, name, filled):

@@ -40,6 +40,11 @@ def test_each_group_has_its_rate_and_only_matrices_decay():
     assert found == {("prompt", 0.3, 0.1, 2), ("head", 1e-3, 0.1, 2), ("head", 1e-3, 0.0, 1)}
     assert set_lr(made, 0.5) == {"prompt": 0.15, "head": 5e-4}
     assert set_lr(made, 1.0) == {"prompt": 0.3, "head": 1e-3}
+    released = build_optimizer(
+        groups(), {"prompt": 0.3, "head": 1e-3}, 0.0, beta2=0.98, epsilon=1e-6, constant=["head"]
+    )
+    assert (released.defaults["betas"], released.defaults["eps"]) == ((0.9, 0.98), 1e-6)
+    assert set_lr(released, 0.5) == {"prompt": 0.15, "head": 1e-3}, "KPT's words' weights keep their rate"
 
 
 def test_rates_that_do_not_fit_are_named():

@@ -74,7 +74,8 @@ class ClozeConfig(FormulationConfig):
     demonstrations_nearest: float = number(1.0, gt=0, le=1)
     demonstrations_encoder: str = "minilm"
     soft_pattern: bool = False
-    split_words: str = one_of("mean", "error", default="mean")
+    split_words: str = one_of("mean", "first", "error", default="mean")
+    shared_words: str = one_of("keep", "drop", default="keep")
     train_head: bool = False
     words: str = "task"
     words_sha256: str | None = None
@@ -140,7 +141,11 @@ class ContinuedPretrainingConfig:
     batch_size: int = number(128, ge=1)
     micro_batch: int | None = number(16, ge=1)
     eval_every: int | None = number(500, ge=1)
+    max_length: int | None = number(None, ge=4)
     lr: dict[str, float] = field(default_factory=lambda: {"default": 1.0e-4})
+    warmup: float = number(0.06, ge=0)
+    beta2: float = number(0.98, ge=0, le=0.9999)
+    epsilon: float = number(1e-6, gt=0)
 
 
 @dataclass
@@ -175,6 +180,8 @@ class MethodConfig:
     formulation: FormulationConfig = field(default_factory=FormulationConfig)
     stages: list[str] = field(default_factory=lambda: ["supervised"])
     lr: dict[str, float] = field(default_factory=dict)
+    constant_lr: list[str] = field(default_factory=list)
+    """Parameter groups whose rate neither rises nor falls, whatever the trainer's schedule."""
     weight_decay: float = number(0.0, ge=0)
     budget: int | None = number(None, ge=1)
     init_from: str | None = None

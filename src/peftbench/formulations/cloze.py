@@ -150,6 +150,7 @@ def build_verbalizer(
         UsageError: an option would have no effect.
     """
     ids, calibrated = list(words.ids.values()), cfg.calibration != "none"
+    first = cfg.split_words == "first"
     if cfg.drop_unlikely and not calibrated:
         raise UsageError(
             f"method.formulation.drop_unlikely={cfg.drop_unlikely}: without calibration nothing says what is unlikely. "
@@ -164,9 +165,9 @@ def build_verbalizer(
     if cfg.verbalizer == "soft":
         return SoftVerbalizer(ids, scores, backbone.model.get_output_embeddings().weight.shape[1])
     if cfg.verbalizer == "manual" and not calibrated and not cfg.learn_weights:
-        return MeanVerbalizer(ids)
+        return MeanVerbalizer(ids, first)
     weighted = scores if cfg.verbalizer == "weighted" else None
-    return KnowledgeableVerbalizer(ids, weighted, learn=cfg.learn_weights, calibrated=calibrated)
+    return KnowledgeableVerbalizer(ids, weighted, learn=cfg.learn_weights, calibrated=calibrated, first=first)
 
 
 def pattern_set(task: TaskData, cfg: ClozeConfig) -> PatternSet:

@@ -1,10 +1,10 @@
 """Cloze with demonstrations (LM-BFF: Gao, Fisch and Chen 2021, arXiv 2012.15723, section 6).
 
 Behind the row in its pattern stands, for each class in label order, a drawn training row of that class in the same
-pattern, with its label word in the place of the mask. In training a set of demonstrations is drawn anew for each row in
-each step; a prediction is the mean of the class scores over several sets. A row never demonstrates itself. With
-`demonstrations_nearest` a row sees only those of each class that are nearest to it (section 6.2), by the cosine of the
-texts' vectors from a sentence encoder.
+pattern, with its label word in the place of the mask; a separator stands behind the row and behind each of them. In
+training a set of demonstrations is drawn anew for each row in each step; a prediction is the mean of the class scores
+over several sets. A row never demonstrates itself. With `demonstrations_nearest` a row sees only those of each class
+that are nearest to it (section 6.2), by the cosine of the texts' vectors from a sentence encoder.
 
 Our reading: the demonstrations together take at most half of the input, each an equal share of it; the released code
 has limits by data set.
@@ -81,7 +81,7 @@ class DemonstratedCloze(ClozeFormulation):
         for own in self.candidates().values():
             if others := [text for id_, text in own if id_ != row_id and id_ in self._near.get(row_id, {id_})]:
                 shown.append(others[random.randint(len(others))])
-        return "".join(f" {text}" for text in shown)
+        return "".join(f"{self.tokenizer.sep_token}{text}" for text in shown)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         if self.cfg.demonstrations_nearest < 1 and self.shots and rows:

@@ -7,8 +7,9 @@ file of the user's.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,17 @@ class LabelWords:
     setting: str
     lenient: bool = False
 
+    def without_shared(self) -> LabelWords:
+        """Without the words that stand in several classes, as KPT's released code has it; a class that would lose all
+        of its words keeps its first, its name (ours)."""
+        classes = Counter(word for own in self.words.values() for word in set(own))
+        kept = {
+            label: [i for i, word in enumerate(own) if classes[word] == 1] or [0] for label, own in self.words.items()
+        }
+        words = {label: tuple(own[i] for i in kept[label]) for label, own in self.words.items()}
+        scores = {label: tuple(own[i] for i in kept[label]) for label, own in self.scores.items()}
+        return replace(self, words=words, scores=scores)
+
     @classmethod
     def of(cls, pairs: Mapping[str, Sequence[tuple[str, float]]], setting: str) -> LabelWords:
         """From (word, score) pairs, as long lists come."""
@@ -59,6 +71,11 @@ def choose_words(task: TaskData, patterns: PatternSet, cfg: ClozeConfig) -> Labe
     Raises:
         UsageError: the task has no terms, or the file cannot be used.
     """
+    words = _chosen(task, patterns, cfg)
+    return words if cfg.shared_words == "keep" else words.without_shared()
+
+
+def _chosen(task: TaskData, patterns: PatternSet, cfg: ClozeConfig) -> LabelWords:
     choice = cfg.words
     if choice == "auto":
         choice = "terms" if task.terms else "task"
@@ -157,7 +174,7 @@ def tokenise_words(
     """Ids of every label word. Words that the tokenizer does not know are left out of a lenient list, with its scores.
 
     Args:
-        split_words: what to do about a word of several tokens.
+        split_words: what to do about a word of several tokens: "error" refuses it, "mean" and "first" note it.
 
     Raises:
         UsageError: a word is unknown to the tokenizer (of a lenient list: all words of a label); one is split and
@@ -188,7 +205,7 @@ def tokenise_words(
             f"{words.setting}: {split[0]}, and there is one mask. Choose a word of one token, or "
             "method.formulation.split_words=mean, which takes the mean of its tokens' scores at the mask."
         )
-    _refuse_equal(ids, words.setting)
+    _refuse_equal(ids, words.setting, first=split_words == "first")
     total = sum(map(len, words.words.values()))
     notes = split if len(split) <= SHOWN else [f"{len(split)} of {total} label words are split into several tokens"]
     if unknown:
@@ -197,10 +214,10 @@ def tokenise_words(
     return TokenisedWords(ids, scores, notes)
 
 
-def _refuse_equal(ids: Mapping[str, Sequence[Sequence[int]]], setting: str) -> None:
+def _refuse_equal(ids: Mapping[str, Sequence[Sequence[int]]], setting: str, first: bool) -> None:
     seen: dict[frozenset[tuple[int, ...]], str] = {}
     for label, own in ids.items():
-        key = frozenset(tuple(pieces) for pieces in own)
+        key = frozenset(tuple(pieces[:1] if first else pieces) for pieces in own)
         if key in seen:
             raise UsageError(f"{setting}: `{seen[key]}` and `{label}` have the same words for this tokenizer.")
         seen[key] = label

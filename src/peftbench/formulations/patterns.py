@@ -1,9 +1,9 @@
 """Cloze patterns: a row becomes one text with exactly one mask, whatever its length.
 
 A pattern is a text with placeholders: `{mask}`; `{text}` and `{pair}`, the row's texts; and the names of the row's
-`parts` (`{headline}`, `{article}` in MasakhaNEWS). `{text:cut}` loses its last character if that is punctuation and
-`{pair:lower}` starts in lower case, as LM-BFF writes sentence pairs. Only placeholders are ever shortened: the mask and
-the words of the pattern stay.
+`parts` (`{headline}`, `{article}` in MasakhaNEWS). `{text:cut}` loses its last character, whatever that is, and
+`{pair:lower}` starts in lower case, as LM-BFF writes sentence pairs; `{text:bare}` loses a punctuation mark at its end.
+Only placeholders are ever shortened: the mask and the words of the pattern stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from peftbench.tasks.base import Row
 
 MASK = "mask"
 CHANGES = {
-    "cut": lambda text: text[:-1] if text[-1:] in string.punctuation else text,
+    "cut": lambda text: text[:-1],
+    "bare": lambda text: text[:-1] if text[-1:] in string.punctuation else text,
     "lower": lambda text: text[:1].lower() + text[1:],
 }
 PLACEHOLDER = re.compile(r"\{([^{}:]*)(?::([^{}]*))?\}")
@@ -116,6 +117,10 @@ class PatternEncoder:
                 f"trainer.max_length={max_length}: the pattern `{pattern.template}` alone takes {empty} tokens. "
                 f"Set trainer.max_length to {2 * empty} or more."
             )
+
+    def of_length(self, max_length: int) -> PatternEncoder:
+        """The same for inputs of at most `max_length` tokens."""
+        return PatternEncoder(self.pattern, self.tokenizer, max_length, self.mask, self.prefix)
 
     def encode(self, row: Row, tail: str = "") -> tuple[list[int], bool]:
         """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the

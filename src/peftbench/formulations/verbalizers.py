@@ -18,7 +18,8 @@ WordIds = Sequence[Sequence[Sequence[int]]]
 
 
 class WordScores(nn.Module):
-    """(batch, vocabulary) scores -> (batch, classes, words): each word's score is the mean over its tokens.
+    """(batch, vocabulary) scores -> (batch, classes, words): each word's score is the mean over its tokens, or, with
+    `first`, that of its first one.
 
     Classes with fewer words than others are padded; `mask` (classes, words) is False there and the score 0.
     """
@@ -26,8 +27,9 @@ class WordScores(nn.Module):
     token_ids: Tensor
     token_mask: Tensor
 
-    def __init__(self, ids: WordIds) -> None:
+    def __init__(self, ids: WordIds, first: bool = False) -> None:
         super().__init__()
+        self.first = first
         most, longest = max(map(len, ids)), max(len(pieces) for own in ids for pieces in own)
         shape = (len(ids), most, longest)
         token_ids, token_mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
@@ -44,6 +46,8 @@ class WordScores(nn.Module):
         return self.token_mask.any(-1)
 
     def forward(self, scores: Tensor) -> Tensor:
+        if self.first:
+            return scores[:, self.token_ids[..., 0]] * self.mask
         picked = scores[:, self.token_ids] * self.token_mask
         return picked.sum(-1) / self.token_mask.sum(-1).clamp(min=1)
 
@@ -66,9 +70,9 @@ class WordScores(nn.Module):
 class MeanVerbalizer(nn.Module):
     """PET's: a class's score is the mean score of its words (2001.07676, section 3.1; several words: its code)."""
 
-    def __init__(self, ids: WordIds) -> None:
+    def __init__(self, ids: WordIds, first: bool = False) -> None:
         super().__init__()
-        self.words = WordScores(ids)
+        self.words = WordScores(ids, first)
 
     def forward(self, scores: Tensor) -> Tensor:
         """(batch, vocabulary) -> (batch, classes)."""
@@ -87,6 +91,7 @@ class KnowledgeableVerbalizer(nn.Module):
         scores: for each class a score for each word; None weighs all alike.
         learn: whether the scores are trained with the rest.
         calibrated: whether P is divided by a prior, which `calibrate` must have measured before the first use.
+        first: whether a word's score is that of its first token instead of their mean.
     """
 
     words_kept: Tensor
@@ -94,10 +99,16 @@ class KnowledgeableVerbalizer(nn.Module):
     scores: Tensor
 
     def __init__(
-        self, ids: WordIds, scores: Sequence[Sequence[float]] | None, *, learn: bool = False, calibrated: bool = False
+        self,
+        ids: WordIds,
+        scores: Sequence[Sequence[float]] | None,
+        *,
+        learn: bool = False,
+        calibrated: bool = False,
+        first: bool = False,
     ) -> None:
         super().__init__()
-        self.words, self.calibrated = WordScores(ids), calibrated
+        self.words, self.calibrated = WordScores(ids, first), calibrated
         mask = self.words.mask
         given = torch.zeros(mask.shape)
         for c, own in enumerate(scores or ()):

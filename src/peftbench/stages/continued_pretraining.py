@@ -26,7 +26,9 @@ from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.stages.supervised import LearnerPredictor, fresh, learning_rates, measure_step
 from peftbench.tasks.base import Row
+from peftbench.training.batching import total_steps
 from peftbench.training.loop import train
+from peftbench.training.optim import Course, build_optimizer
 
 if TYPE_CHECKING:
     from peftbench.config.schema import ContinuedPretrainingConfig, TrainerConfig
@@ -57,14 +59,15 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
         )
     cloze = learner.formulation
     assert isinstance(cloze, ClozeFormulation)
-    templated = cfg.corpus == "templated"
+    templated, length = cfg.corpus == "templated", longest_line(context, learner)
+    encoder = cloze.encoder.of_length(length)
     mlm = MlmFormulation(
         learner.backbone,
         context.data,
-        context.cfg.trainer.max_length,
+        length,
         context.cfg.method.formulation,
         share=cfg.mask_share,
-        ids=(lambda row: cloze.encoder.encode_word(row, cloze.first_word(row.target))) if templated else None,
+        ids=(lambda row: encoder.encode_word(row, cloze.first_word(row.target))) if templated else None,
         always=cfg.always_mask_word,
         train_head=cloze.cfg.train_head,
     )
@@ -83,6 +86,24 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
     context.reports.append(once(context, masked_lm, work))
     cloze.attach(learner.model)  # what starts from the model's vectors starts from those that it has now
     return predictor
+
+
+def longest_line(context: Context, learner: Learner) -> int:
+    """Tokens kept of a line of the corpus.
+
+    Raises:
+        UsageError: the backbone has fewer positions.
+    """
+    wanted, limit = context.cfg.method.continued_pretraining.max_length, learner.backbone.max_positions
+    if wanted is None:
+        return context.cfg.trainer.max_length
+    room = None if limit is None else limit - learner.tuner.virtual_tokens
+    if room is not None and wanted > room:
+        raise UsageError(
+            f"method.continued_pretraining.max_length={wanted}: model={learner.backbone.name} has {room} positions for "
+            f"a text. Use {room} or less, or null for trainer.max_length."
+        )
+    return wanted
 
 
 def texts(context: Context) -> list[Row]:
@@ -177,7 +198,7 @@ def mean_loss(predictions: Sequence[Prediction]) -> float:
 
 
 def trainer_of(run: TrainerConfig, cfg: ContinuedPretrainingConfig) -> TrainerConfig:
-    """The run's trainer with the stage's own length, batch and evaluations."""
+    """The run's trainer with the stage's own length, batch, evaluations and warm-up."""
     return replace(
         run,
         steps=cfg.steps,
@@ -185,6 +206,7 @@ def trainer_of(run: TrainerConfig, cfg: ContinuedPretrainingConfig) -> TrainerCo
         batch_size=cfg.batch_size,
         micro_batch=cfg.micro_batch,
         eval_every=cfg.eval_every,
+        warmup=cfg.warmup,
         patience=None,
     )
 
@@ -196,6 +218,8 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
     train_rows, held_out = split(rows, cfg.held_out, context.draw.data_seed)
     items = [item for item in predictor.encode(train_rows) if item.weight]
     report.lr = learning_rates(context, learner, cfg.lr)
+    decay = context.cfg.method.weight_decay
+    optimizer = build_optimizer(learner.param_groups(), report.lr, decay, beta2=cfg.beta2, epsilon=cfg.epsilon)
     if trainer.probe:
         with context.clock("probe"):
             measure_step(context, learner, items, report, trainer)
@@ -210,7 +234,7 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
             items,
             cfg=trainer,
             lr=report.lr,
-            weight_decay=context.cfg.method.weight_decay,
+            weight_decay=decay,
             seed=context.cfg.seed,
             select="best",
             evaluate=evaluate if held_out else None,
@@ -219,6 +243,7 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
             folder=folder,
             on_log=None,  # its steps are not the supervised stage's, which the tracker shows
             attempt=context.attempt,
+            course=Course(optimizer, total_steps(trainer, len(items))),
         )
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves

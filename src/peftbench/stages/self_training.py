@@ -27,6 +27,7 @@ from peftbench.stages.student import Labelled, Student
 from peftbench.stages.supervised import (
     DEFAULT_RATE,
     LearnerPredictor,
+    constant_groups,
     fit,
     fresh,
     learning_rates,
@@ -155,7 +156,10 @@ def one_course(context: Context, student: LearnerPredictor) -> Course:
     if tunes(context):
         steps += total_steps(labelled_trainer(context), len(context.draw.train))
     rates = learning_rates(context, learner, cfg.lr)
-    return Course(build_optimizer(learner.param_groups(), rates, cfg.weight_decay), steps)
+    return Course(
+        build_optimizer(learner.param_groups(), rates, cfg.weight_decay, constant=constant_groups(context, learner)),
+        steps,
+    )
 
 
 class WithOptimizer:

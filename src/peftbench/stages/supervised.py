@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.base import Encoded, Prediction
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
@@ -147,6 +148,7 @@ def train_on(
             cfg=cfg.trainer,
             lr=report.lr,
             weight_decay=cfg.method.weight_decay,
+            constant=constant_groups(context, learner),
             seed=cfg.seed,
             select=select,
             evaluate=evaluate,
@@ -181,6 +183,19 @@ def learning_rates(context: Context, learner: Learner, given: Mapping[str, float
     if DEFAULT_RATE in rates:
         rates = {**dict.fromkeys(groups, rates.pop(DEFAULT_RATE)), **rates}
     return rates
+
+
+def constant_groups(context: Context, learner: Learner) -> list[str]:
+    """The parameter groups whose rate stays at its peak.
+
+    Raises:
+        UsageError: there is no such group. A head may be named where the formulation has none.
+    """
+    names, groups = context.cfg.method.constant_lr, learner.param_groups()
+    for name in names:
+        if name not in groups and name != HEAD:
+            raise UsageError(f"method.constant_lr: no parameter group `{name}`. {did_you_mean(name, groups)}")
+    return names
 
 
 def measure_step(

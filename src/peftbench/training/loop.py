@@ -13,7 +13,7 @@ import math
 import random
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +91,7 @@ def train(
     folder: Path | None = None,
     on_log: Callable[[dict[str, float]], None] | None = None,
     attempt: Attempt | None = None,
+    constant: Container[str] = (),
     course: optim.Course | None = None,
 ) -> TrainResult:
     """Train `learner`, which lies on `dist.device`, on `items`.
@@ -103,8 +104,9 @@ def train(
             and when the process is told to stop. They stay until `checkpoint.clear(folder)`.
         on_log: called on rank 0 with `step`, `loss`, `lr/<group>`, or with `step`, `dev`.
         attempt: the run's, which is told to stop and whose costs go into a checkpoint.
-        course: whose optimiser and schedule go on here; None begins both anew. Its rates and weight decay are in its
-            optimiser, and must be `lr` and `weight_decay`.
+        constant: groups whose rate stays at its peak.
+        course: whose optimiser and schedule go on here; None begins both anew. Its optimiser
+            has rates and weight decay, which must be `lr`, `constant` and `weight_decay`.
 
     Raises:
         UsageError: learning rates do not fit; `folder` holds checkpoints of another training, or cannot be written.
@@ -116,7 +118,7 @@ def train(
     unread: list[Tensor] = []
 
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
-        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, course)
+        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, constant, course)
         progress, best = resume(folder, engine, attempt) if folder else (LoopProgress(), None)
         started = clock.wall["train"] - progress.seconds
         with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
@@ -170,18 +172,19 @@ class _Engine:
         weight_decay: float,
         seed: int,
         dist: Dist,
+        constant: Container[str] = (),
         course: optim.Course | None = None,
     ) -> None:
         if unweighted := [item.id for item in items if item.weight <= 0]:
             raise ValueError(f"nothing can be learned from items without weight: {unweighted[:3]}")
         self.learner, self.items, self.cfg, self.seed, self.dist = learner, items, cfg, seed, dist
-        self.lr, self.weight_decay = dict(lr), weight_decay
+        self.lr, self.constant, self.weight_decay = dict(lr), constant, weight_decay
         self.steps = batching.total_steps(cfg, len(items))
         self.plan = batching.plan_batches([item.length for item in items], cfg.batch_size, self.steps, seed)
         self.eval_every = cfg.eval_every or math.ceil(self.steps / EVALUATIONS)
         self.read_every = GPU_READ_EVERY if dist.device.type == "cuda" else 1
         self.course = course or optim.Course(
-            optim.build_optimizer(learner.param_groups(), lr, weight_decay), self.steps
+            optim.build_optimizer(learner.param_groups(), lr, weight_decay, constant=constant), self.steps
         )
         self.optimizer = self.course.optimizer
         self.names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters() if p.requires_grad}
@@ -224,7 +227,8 @@ class _Engine:
 
     def rates(self, step: int) -> dict[str, float]:
         """`lr/<group>` -> the rate that the 1-based `step` used."""
-        return {f"lr/{name}": peak * self._factor(step - 1) for name, peak in self.lr.items()}
+        factor = self._factor(step - 1)
+        return {f"lr/{name}": peak * (1.0 if name in self.constant else factor) for name, peak in self.lr.items()}
 
     def damage(self, step: int) -> str:
         """Which trained parameter is not finite any more, in words, or ""."""

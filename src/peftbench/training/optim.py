@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,15 @@ from peftbench.errors import UsageError, did_you_mean
 
 
 def build_optimizer(
-    groups: Mapping[str, list[nn.Parameter]], lr: Mapping[str, float], weight_decay: float
+    groups: Mapping[str, list[nn.Parameter]],
+    lr: Mapping[str, float],
+    weight_decay: float,
+    *,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    constant: Container[str] = (),
 ) -> torch.optim.AdamW:
-    """AdamW with `lr[name]` as the peak rate of each named group.
+    """AdamW with `lr[name]` as the peak rate of each named group; the rate of a group in `constant` never falls.
 
     `weight_decay` is one value for every parameter of two or more axes (weight matrices, embeddings, soft prompts);
     biases and normalisation gains, which have one axis, do not decay. A torch group carries its `name` and its peak
@@ -37,9 +43,9 @@ def build_optimizer(
         vectors = [p for p in parameters if p.ndim < 2]
         for members, decay in ((matrices, weight_decay), (vectors, 0.0)):
             if members:
-                rates = {"lr": lr[name], "peak_lr": lr[name], "weight_decay": decay}
+                rates = {"lr": lr[name], "peak_lr": lr[name], "weight_decay": decay, "constant": name in constant}
                 torch_groups.append({"params": members, "name": name, **rates})
-    return torch.optim.AdamW(torch_groups, fused=True)
+    return torch.optim.AdamW(torch_groups, betas=(0.9, beta2), eps=epsilon, fused=True)
 
 
 @dataclass
@@ -75,9 +81,9 @@ def lr_factor(step: int, steps: int, warmup: float, schedule: str) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
-    """Scale every group to `factor` of its peak and return group name -> rate."""
+    """Scale every group that is not constant to `factor` of its peak and return group name -> rate."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * (1.0 if group["constant"] else factor)
     return {group["name"]: group["lr"] for group in optimizer.param_groups}
 
 
