@@ -133,7 +133,7 @@ def run_command(args: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.load import CONFIG_MODULE, explain
+    from peftbench.config.load import CONFIG_MODULE, explain, opened
 
     overrides = [a for a in args if not a.startswith("-")]
     codes: list[int] = []
@@ -145,7 +145,7 @@ def run_command(args: list[str]) -> int:
         except UsageError as error:  # kept from Hydra, which would announce it in its own words
             mistakes.append(error)
 
-    sys.argv = [sys.argv[0], *args]
+    sys.argv = [sys.argv[0], *map(opened, args)]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()

@@ -20,7 +20,7 @@ from peftbench.config.sections import GROUPS
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
-_ADDED = re.compile(r"method\.lr\.|method\.tuner\.options\.|method\.continued_pretraining\.lr\.|search\.space\.")
+_ADDED = re.compile(r"task\.|method\.lr\.|method\.tuner\.options\.|method\.continued_pretraining\.lr\.|search\.space\.")
 """Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
 _PARTS = ("tuner", "formulation")
 """Groups inside `method`, whose sections have the name of the file that they were made from."""

@@ -43,9 +43,18 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return hydra_compose("config", overrides=list(overrides))
+            return hydra_compose("config", overrides=[opened(override) for override in overrides])
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a file (task=3)
         raise explain(error, overrides) from None
+
+
+def opened(override: str) -> str:
+    """An override as Hydra is to take it: a key of a task may be a new one, since the schema knows which there are.
+
+    >>> opened("task.label_words.pos=great"), opened("trainer.steps=3")
+    ('++task.label_words.pos=great', 'trainer.steps=3')
+    """
+    return f"++{override}" if override.startswith("task.") else override
 
 
 def to_run_config(cfg: DictConfig) -> schema.RunConfig:
@@ -125,10 +134,12 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         return UsageError(f"{group}={choice}: no such {group.split('/')[-1]}. {did_you_mean(choice, error.options)}")
     if isinstance(error, OverrideParseException):
-        given, _, value = error.override.partition("=")
+        typed = error.override.removeprefix("++")
+        override = typed if typed in overrides else error.override  # without what `opened` has put in front
+        given, _, value = override.partition("=")
         quoted = f"\"{given}='{value}'\""  # the outer quotes are for the shell, the inner ones for Hydra
         return UsageError(
-            f"{error.override}: cannot be read as key=value. {first_line(error)} "
+            f"{override}: cannot be read as key=value. {first_line(error)} "
             f"A value with braces, brackets or commas needs quotes within quotes: {quoted}"
         )
     if isinstance(error, ConfigCompositionException):

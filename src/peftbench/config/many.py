@@ -29,6 +29,7 @@ from peftbench.config.load import (
     compose_raw,
     explain,
     from_plain,
+    opened,
     resolve,
     to_run_config,
 )
@@ -60,7 +61,7 @@ class Composer:
             UsageError: as `peftbench.config.load.compose`.
         """
         try:
-            parsed = [parse(text) for text in overrides]
+            parsed = [parse(opened(text)) for text in overrides]
         except HydraException as error:
             raise explain(error, overrides) from None
         kinds = [self._remember(("kind", o.input_line), functools.partial(self._kind, o)) for o in parsed]

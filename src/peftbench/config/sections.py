@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
+from peftbench.config.tasks import check_task
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
@@ -31,6 +32,7 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
         return build_method(plain)
     schema_class = GROUPS[group]
     if group == "task":
+        check_task(plain)
         schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
     return build(schema_class, plain, group)
 

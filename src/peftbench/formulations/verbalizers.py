@@ -167,7 +167,7 @@ class KnowledgeableVerbalizer(nn.Module):
         if not self._ready:
             raise UsageError(
                 "method.formulation.calibration: there is no prior yet. The stage `calibration` has to run before any "
-                "other that builds a learner, e.g. method.stages=[calibration,supervised]."
+                "other that builds a learner, e.g. 'method.stages=[calibration,supervised]'."
             )
 
 

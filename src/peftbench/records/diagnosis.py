@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from peftbench.config.tasks import other_word
 from peftbench.records.record import Record
 
 COLLAPSED = 0.9
@@ -176,7 +177,7 @@ def _word_warnings(record: Record, tokens: dict[str, list[str]]) -> Iterator[str
     words = {} if cloze else record.config.get("task", {}).get("label_words") or {}
 
     def knob(label: str) -> str:
-        return f"method.formulation.words=FILE, label `{label}`" if cloze else f"task.label_words.{label}=WORD"
+        return f"method.formulation.words=FILE, label `{label}`" if cloze else other_word(label)
 
     unknown = [label for label, pieces in tokens.items() if any(p in ("<unk>", "[UNK]") for p in pieces)]
     split = {label: len(pieces) for label, pieces in tokens.items() if len(pieces) >= MANY_PIECES}

@@ -8,6 +8,8 @@ from pathlib import Path
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.tasks.metrics import OF_PROBLEM, check_metrics
+from peftbench.tasks.sources import metrics_of, problem_of
 
 ADAPTERS = {
     "masakhanews": "peftbench.tasks.masakhanews:load",
@@ -33,8 +35,20 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """
     if cfg.adapter not in ADAPTERS:
         raise UsageError(f"task.adapter={cfg.adapter}: no such adapter. {did_you_mean(cfg.adapter, ADAPTERS)}")
+    check_task_metrics(cfg)
     module, function = ADAPTERS[cfg.adapter].split(":")
     return getattr(importlib.import_module(module), function)(cfg, data_dir)
+
+
+def check_task_metrics(cfg: TaskConfig) -> None:
+    """Check the metrics of the chosen subset, and of the task, before any file is read."""
+    subset = (cfg.subsets or {}).get(cfg.subset) or {}
+    known = {name for names in OF_PROBLEM.values() for name in names}
+    for name in cfg.metrics:
+        if name not in known:
+            raise UsageError(f"task.metrics: no metric `{name}`. {did_you_mean(name, known)}")
+    where = f"task.subsets.{cfg.subset}" if subset.keys() & {"metrics", "main_metric"} else "task"
+    check_metrics(metrics_of(cfg, subset), subset.get("main_metric", cfg.main_metric), problem_of(cfg, subset), where)
 
 
 __all__ = ["ADAPTERS", "DataSource", "Row", "TaskData", "load_task"]

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from peftbench.config.tasks import ENDS
+
 Target = str | float | tuple
 """A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
 
 Problem = Literal["classification", "regression", "tuples"]
-ENDS = ("low", "high")
-"""The ends of a regression task's scores, as cloze patterns name them."""
 
 
 @dataclass(frozen=True, slots=True)

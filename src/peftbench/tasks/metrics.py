@@ -11,14 +11,38 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.base import Problem, Row, TaskData
 
 INVALID = -1
 """The class id of an invalid prediction."""
 ALWAYS = ("f1_macro", "f1_weighted", "accuracy")
 """Given for every classification task, whatever its own metrics are: the leaderboard has these columns."""
 
+OF_PROBLEM: dict[Problem, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1_macro", "f1_weighted", "f1_binary", "mcc", "exact_match_group"),
+    "regression": ("pearson", "spearman"),
+    "tuples": ("f1_tuples",),
+}
+"""Kind of target -> the metrics that there are for it."""
+
 Prediction = str | float | tuple | None
+
+
+def check_metrics(metrics: Sequence[str], main_metric: str, problem: Problem, where: str = "task") -> None:
+    """Whether a task's metrics exist for its kind of target, and whether the main one is among them.
+
+    Raises:
+        UsageError: naming the key and the nearest metric.
+    """
+    known = OF_PROBLEM[problem]
+    for name in metrics:
+        if name not in known:
+            raise UsageError(f"{where}.metrics: no metric `{name}` for a {problem} task. {did_you_mean(name, known)}")
+    given = dict.fromkeys((*metrics, *(ALWAYS if problem == "classification" else ())))
+    if main_metric not in given:
+        raise UsageError(
+            f"{where}.main_metric={main_metric}: is not among the task's metrics. {did_you_mean(main_metric, given)}"
+        )
 
 
 def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, float]:

@@ -16,7 +16,8 @@ from typing import Any
 
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import ENDS, DataSource, PatternSet, Row, TaskData
+from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
+from peftbench.tasks.metrics import OF_PROBLEM
 from peftbench.tasks.readers import read_parquet
 
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
@@ -98,6 +99,8 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
     if not isinstance(labels, Mapping):
         labels = {name: name for name in labels}
     labels = {_spelling(raw): str(name) for raw, name in labels.items()}
+    metrics = metrics_of(cfg, own)
+    own.pop("metrics", None)
     words = {**cfg.label_words, **own.pop("label_words", {})}
     first, second = [*own.pop("fields", cfg.fields), "pair"][:2]
     files = {
@@ -108,7 +111,7 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
         labels=labels,
         sizes=own.pop("sizes", {}),
         languages=tuple(own.pop("languages", cfg.languages)),
-        metrics=tuple(own.pop("metrics", cfg.metrics)),
+        metrics=metrics,
         main_metric=own.pop("main_metric", cfg.main_metric),
         fields=(first, second),
         label_words={name: words.get(name, name) for name in labels.values()},
@@ -118,6 +121,20 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
         licence=own.pop("licence", cfg.licence),
         options=own,
     )
+
+
+def problem_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> Problem:
+    """The kind of a subset's targets, from what the YAML says of it."""
+    if "elements" in subset:
+        return "tuples"
+    return "regression" if "score_range" in subset else "classification"
+
+
+def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics of a subset: its own, then those of the task that its targets have (all of them, if it has none)."""
+    own = subset.get("metrics", ())
+    fitting = [m for m in cfg.metrics if not own or m in OF_PROBLEM[problem_of(cfg, subset)]]
+    return tuple(dict.fromkeys((*own, *fitting)))
 
 
 def find_files(
@@ -203,17 +220,13 @@ def pattern_sets(cfg: TaskConfig, subset: Subset) -> dict[str, PatternSet]:
     """The cloze patterns of the YAML: those of the task, with the subset's own in front and laid over them.
 
     Raises:
-        UsageError: a set has an unknown key, no pattern, or no word for a label.
+        UsageError: a set has no pattern.
     """
     own = subset.options.get("cloze", {})
     labels = ENDS if "score_range" in subset.options else subset.label_names
     sets = {}
     for name in dict.fromkeys([*own, *cfg.cloze]):
         values = {**cfg.cloze.get(name, {}), **own.get(name, {})}
-        if unknown := values.keys() - {"patterns", "words", "shorten", "source"}:
-            raise UsageError(
-                f"task.cloze.{name}.{sorted(unknown)[0]}: no such key. A set has patterns, words, shorten."
-            )
         words = {label: _tuple(word) for label, word in values.get("words", subset.label_words).items()}
         named = {label: words.get(label, (subset.label_words.get(label, label),)) for label in labels}
         patterns = _tuple(values.get("patterns", ()))
