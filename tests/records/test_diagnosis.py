@@ -135,6 +135,13 @@ def test_norms(make_record: Callable[..., Record], gradient: float, update: floa
     assert word in warning
 
 
+def test_two_steps_from_a_head_of_zeros_are_no_alarm(make_record: Callable[..., Record]) -> None:
+    still = {"gradient/lora": [0.0, 0.0], "update/lora": [0.0, 0.0], "weight/lora": [10.0, 10.0]}
+    assert warnings_of(make_record(curves={"norm_step": [1, 2], **still})) == []
+    (warning,) = warnings_of(make_record(curves={"norm_step": [2, 4], **still}))
+    assert "no gradient" in warning
+
+
 def test_norms_that_are_not_finite_are_left_out(make_record: Callable[..., Record]) -> None:
     curves = {"gradient/a": [1.0, None, float("nan")], "update/a": [1.0, None, 1.0], "weight/a": [10.0, None, 0.0]}
     assert diagnose(make_record(curves=curves), GOOD, {})["norms"] == {"a": {"gradient": 1.0, "update_ratio": 0.1}}

@@ -212,3 +212,23 @@ def test_parquet(tmp_path):
         read_parquet(path, ["category"])
     with pytest.raises(UsageError, match="not a readable parquet file"):
         read_parquet(write(tmp_path, b"PAR1 garbage", "broken.parquet"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
+def test_utf_16_is_named(tmp_path, encoding):
+    path = write(tmp_path, "text\tlabel\ngood\tpos\n".encode(encoding))
+    with pytest.raises(UsageError, match="UTF-16"):
+        read_quoted_tsv(path)
+
+
+def test_half_an_emoji_is_refused_with_its_place(tmp_path):
+    path = write(tmp_path, '{"text": "\\ud83d\\ude00"}\n{"text": "cut \\uD83D"}\n')
+    with pytest.raises(UsageError, match=r"data, line 2: half of an emoji .*\\ud83d"):
+        read_jsonl(path)
+    assert read_jsonl(write(tmp_path, '{"text": "\\ud83d\\ude00"}'))[0][1] == {"text": "\U0001f600"}
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"], ids=["brackets", "digits"])
+def test_json_that_python_gives_up_on_is_a_message(tmp_path, line):
+    with pytest.raises(UsageError, match="data, line 1"):
+        read_jsonl(write(tmp_path, line))

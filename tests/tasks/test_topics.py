@@ -100,6 +100,19 @@ def test_lm_bff_files_are_quoted_and_their_columns_change_places(tmp_path, task_
     assert (data.name, data.subset, data.main_metric) == ("topics", "trec", "accuracy")
 
 
+def test_a_quote_that_happens_to_be_closed_in_a_later_line_is_noted_and_can_be_unquoted(tmp_path, task_config):
+    unquoted = 'sentence\tlabel\n"open quote ?\t2\nmiddle ?\t3\nclosed"\t4\nlast ?\t2\n'
+    write(tmp_path / "other" / "lmbff" / "trec", train_tsv=unquoted, test_csv="5,What ?\n")
+    data = load_task(task_config("trec"), tmp_path)
+    assert len(data.train) == 2
+    note = next(note for note in data.notes if "quoted field over several lines" in note)
+    assert note.startswith("train: 1 of 2 rows")
+    option = note.rpartition(" set ")[2]
+    data = load_task(task_config("trec", f"++{option}"), tmp_path)
+    assert [row.text for row in data.train] == ['"open quote ?', "middle ?", 'closed"', "last ?"]
+    assert not any("several lines" in note for note in data.notes)
+
+
 AG_NEWS = {
     "train_csv": '"Big, news",3\nwar,0\n',
     "test_csv": "cup,1\nshares,2\n",

@@ -177,7 +177,7 @@ _TASK: dict[str, Check] = {
     "cloze": CLOZE,
     "fields": listed(text, least=1, most=2),
     "metrics": listed(text, least=1),
-    "subsets": mapping(lambda value, where: value is None or _need_mapping(value, where)),
+    "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),
 }
 _SUBSET: dict[str, Check] = {
     "labels": labels,

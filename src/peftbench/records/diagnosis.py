@@ -25,6 +25,9 @@ GAP_POINTS, GAP_ERRORS = 5.0, 2.6
 """Least dev-test gap worth a word, in points and in standard errors (2.6: one in a hundred by chance)."""
 STILL, WILD = 1e-6, 0.3
 """Update of a step relative to the weights: below, nothing moves; above, nothing of the start is left."""
+SETTLED = 3
+"""The first step whose gradients say something: from a head of zeros (or an adapter half of zeros) none reaches
+what lies below in the first step, nor in the second one if the first had a rate of 0 (warm-up)."""
 OUTLIER = 3.5
 """Distance from the median in units of 1.4826 x the median absolute deviation (Iglewicz and Hoaglin, 1993)."""
 
@@ -88,8 +91,11 @@ def _gap(record: Record) -> float | None:
 
 
 def _norms(curves: dict[str, list]) -> dict[str, dict[str, float]]:
-    """Group -> medians over the measured steps; steps with a number that is not finite are left out."""
-    found = {}
+    """Group -> medians over the measured steps; steps with a number that is not finite are left out, and so is a run
+    that ends before its gradients say anything."""
+    found: dict[str, dict[str, float]] = {}
+    if curves.get("norm_step") and max(curves["norm_step"]) < SETTLED:
+        return found
     for name in curves:
         kind, _, group = name.partition("/")
         if kind != "gradient":

@@ -18,9 +18,10 @@ from peftbench.tasks.base import Row
 class ClassicalPredictor(Predictor):
     """A fitted estimator with its features."""
 
-    def __init__(self, features: Features, estimator: Any) -> None:
+    def __init__(self, features: Features, estimator: Any, remarks: Sequence[str] = ()) -> None:
         self.features = features
         self.estimator = estimator
+        self.own_remarks = list(remarks)
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         if not rows:
@@ -41,7 +42,7 @@ class ClassicalPredictor(Predictor):
         return {"module": 0, "head": int(head), "total": int(head)}
 
     def remarks(self) -> list[str]:
-        return self.features.remarks()
+        return [*self.features.remarks(), *self.own_remarks]
 
     def save(self, folder: Path) -> None:
         """Nothing: the model is refitted from the draw in seconds, and a pickle is never written."""
@@ -55,7 +56,8 @@ def classical(context: Context, incoming: Predictor | None) -> Predictor:
     features: Features = {"none": lambda _: NoFeatures(), "tfidf": TfidfFeatures, "embeddings": EmbeddingFeatures}[
         cfg.features
     ](context)
-    estimator = make_estimator(context)
+    only = only_class(context)
+    estimator = make_estimator(context) if only is None else constant()
     report = StageReport("classical")
     before = context.clock.wall["train"]
     with context.clock("train"), context.meter.phase("train"):
@@ -63,16 +65,30 @@ def classical(context: Context, incoming: Predictor | None) -> Predictor:
         matrix = features.fit(context.draw.train)
         estimator.fit(matrix, targets)
     report.seconds = context.clock.wall["train"] - before
-    predictor = ClassicalPredictor(features, estimator)
+    remarks = [f"train has one class, `{only}`: it is the answer to everything"] if only is not None else []
+    predictor = ClassicalPredictor(features, estimator, remarks)
     if context.draw.dev:
         report.dev_score = context.dev_score(predictor)
     context.reports.append(report)
     return predictor
 
 
+def only_class(context: Context) -> str | None:
+    """The class of all train rows, if there is one only: a logistic regression has nothing to tell apart then."""
+    classes = {str(row.target) for row in context.draw.train}
+    return classes.pop() if context.data.problem == "classification" and len(classes) == 1 else None
+
+
+def constant() -> Any:
+    """An estimator that answers with the most frequent class."""
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="most_frequent")
+
+
 def make_estimator(context: Context) -> Any:
     """Majority class or logistic regression; for a regression task the mean or ridge regression."""
-    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.dummy import DummyRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
 
     cfg = context.cfg.method.classical
@@ -80,7 +96,7 @@ def make_estimator(context: Context) -> Any:
         raise UsageError("task: extraction subtasks (tuples) need a method that writes tuples.")
     regression = context.data.problem == "regression"
     if cfg.estimator == "majority":
-        return DummyRegressor() if regression else DummyClassifier(strategy="most_frequent")
+        return DummyRegressor() if regression else constant()
     if regression:
         return Ridge(alpha=1.0 / cfg.c)
     return LogisticRegression(C=cfg.c, max_iter=cfg.max_iter)

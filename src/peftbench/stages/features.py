@@ -45,27 +45,47 @@ class NoFeatures(Features):
 
 
 class TfidfFeatures(Features):
-    """Word n-grams and character n-grams inside word boundaries, sublinear TF-IDF, side by side."""
+    """Word n-grams and character n-grams inside word boundaries, sublinear TF-IDF, side by side.
+
+    Texts without a word (emoji, punctuation) are told by their characters alone; without either, by nothing.
+    """
 
     def __init__(self, context: Context) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import FeatureUnion
 
         cfg = context.cfg.method.classical
         options = {"sublinear_tf": True, "lowercase": True, "strip_accents": None}
         word, char = tuple(cfg.word_ngrams), tuple(cfg.char_ngrams)
-        self.vectorizer = FeatureUnion(
-            [
-                ("word", TfidfVectorizer(ngram_range=word, token_pattern=r"(?u)\b\w+\b", **options)),
-                ("char", TfidfVectorizer(analyzer="char_wb", ngram_range=char, **options)),
-            ]
-        )
+        self.vectorizers = {
+            "words": TfidfVectorizer(ngram_range=word, token_pattern=r"(?u)\b\w+\b", **options),
+            "characters": TfidfVectorizer(analyzer="char_wb", ngram_range=char, **options),
+        }
+        self.without: list[str] = []
 
     def fit(self, rows: Sequence[Row]) -> Any:
-        return self.vectorizer.fit_transform([whole_text(r) for r in rows])
+        texts = [whole_text(r) for r in rows]
+        for name, vectorizer in list(self.vectorizers.items()):
+            try:
+                vectorizer.fit(texts)
+            except ValueError as error:
+                if "empty vocabulary" not in str(error):
+                    raise
+                del self.vectorizers[name]
+                self.without.append(name)
+        return self.transform(rows)
 
     def transform(self, rows: Sequence[Row]) -> Any:
-        return self.vectorizer.transform([whole_text(r) for r in rows])
+        from scipy.sparse import hstack
+
+        texts = [whole_text(r) for r in rows]
+        if not self.vectorizers:
+            return np.zeros((len(rows), 1))
+        return hstack([vectorizer.transform(texts) for vectorizer in self.vectorizers.values()]).tocsr()
+
+    def remarks(self) -> list[str]:
+        return (
+            [f"the train texts hold no {' and no '.join(self.without)}: features without them"] if self.without else []
+        )
 
 
 class EmbeddingFeatures(Features):

@@ -7,6 +7,7 @@ names the file and the line; no reader ever skips a row.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -27,9 +28,17 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise UsageError(
+            f"{path}: UTF-16 text, as spreadsheets save `Unicode text`. Save it as UTF-8 (`CSV UTF-8`), or convert it: "
+            f"iconv -f UTF-16 -t UTF-8."
+        )
     nul = data.find(b"\0")
     if nul >= 0:
-        raise UsageError(f"{_at(path, data, nul)}: binary data (a NUL byte), not a text file. Fetch the file again.")
+        raise UsageError(
+            f"{_at(path, data, nul)}: binary data (a NUL byte), not a text file. Fetch it again, or convert it to "
+            "UTF-8 if it is UTF-16."
+        )
     try:
         text = data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -58,6 +67,12 @@ def read_csv(path: Path, names: Sequence[str] | None = None, require: Sequence[s
     return _records(path, _csv_rows(path, ","), require, names)
 
 
+def read_unquoted(path: Path, delimiter: str, names: Sequence[str] | None, require: Sequence[str] = ()) -> Records:
+    """Values in which a quote is a character like any other and a line is a row; arguments as in `read_quoted_tsv`."""
+    rows = ((number, line.split(delimiter)) for number, line in _lines(read_text(path)))
+    return _records(path, rows, require, names)
+
+
 def read_glue_tsv(path: Path, header: bool | Sequence[str] = True, require: Sequence[str] = ()) -> Records:
     """GLUE's tab-separated values: a quote is a character like any other, and a line is a row.
 
@@ -66,23 +81,39 @@ def read_glue_tsv(path: Path, header: bool | Sequence[str] = True, require: Sequ
         header: True if the first line names the columns, else the names.
         require: columns that have to be there.
     """
-    rows = ((number, line.split("\t")) for number, line in _lines(read_text(path)))
-    return _records(path, rows, require, None if header is True else list(header or ()))
+    return read_unquoted(path, "\t", None if header is True else list(header or ()), require)
 
 
 def read_jsonl(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
     """One JSON object a line. Lines end at a line feed only: U+2028 and U+0085 occur inside texts."""
     records = []
     for number, line in _lines(read_text(path)):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno}).") from error
+        record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise UsageError(f"{path}, line {number}: a JSON object is expected, found {type(record).__name__}.")
         _check_columns(path, number, record, require)
         records.append((number, record))
     return records
+
+
+def parse_json(text: str, where: str) -> Any:
+    """JSON whose texts can be encoded: half of an emoji (`\\ud83d`), as cut exports have it, is refused."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+        raise UsageError(f"{where}: not usable JSON ({str(error)[:80]}).") from error
+    try:
+        if "\\ud" in text.lower():  # the one way for half a character to get into UTF-8 text
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UsageError(
+            f"{where}: half of an emoji (\\u{ord(half):04x}) stands alone, as where a text was cut. "
+            "Write the whole character, or \\ufffd."
+        ) from error
+    return value
 
 
 def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:

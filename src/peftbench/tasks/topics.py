@@ -15,7 +15,7 @@ from typing import Any
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
-from peftbench.tasks.readers import read_csv, read_jsonl, read_quoted_tsv
+from peftbench.tasks.readers import read_csv, read_jsonl, read_quoted_tsv, read_unquoted
 from peftbench.tasks.sources import Found, Reader, Subset, assemble, find_files, resolve_subset, text_of
 
 
@@ -29,6 +29,8 @@ class Layout:
         pair: the column of the second text, if there is one.
         label: the column of the label.
         first_label: what the first label is called where labels are numbers.
+        quoting: "csv", where a field in quotes may hold delimiters and line ends; "none", where a quote is a character
+            like any other and a line is a row.
     """
 
     columns: list[str] | None = None
@@ -36,6 +38,7 @@ class Layout:
     pair: str | None = None
     label: str = "label"
     first_label: int = 0
+    quoting: str = "csv"
 
     def used(self) -> list[str]:
         """The columns that have to be there."""
@@ -47,29 +50,39 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     subset = resolve_subset(cfg)
     required = subset.options.get("required", [split for split in subset.files if split != "dev"])
     found = find_files(cfg, subset, data_dir, required=required)
-    splits = {split: _rows(split, found, subset, _layout(split, found, subset)) for split in ("train", "dev", "test")}
     notes = list(subset.options.get("notes", ())) if found.source.kind == "local" else []
+    splits = {
+        split: _rows(split, found, subset, _layout(split, found, subset), notes) for split in ("train", "dev", "test")
+    }
     if not splits["train"]:
         splits = {"train": splits["dev"], "dev": [], "test": splits["test"]}
         notes.append("train: no train file is there; its place is taken by the rows of the dev file")
     return assemble(cfg, subset, found, splits, notes)
 
 
-def _rows(split: str, found: Found, subset: Subset, layout: Layout) -> list[Row]:
+def _rows(split: str, found: Found, subset: Subset, layout: Layout, notes: list[str]) -> list[Row]:
     if layout.first_label:
         labels = {str(int(raw) + layout.first_label): name for raw, name in subset.labels.items()}
         subset = replace(subset, labels=labels)
-    rows = []
+    rows, spanning = [], 0
     records = found.records(split, partial(_read, layout=layout), layout.used())
     for position, (path, line, record) in enumerate(records):
+        spanning += path.suffix == ".tsv" and any("\n" in str(value) for value in record.values())
         text = " ".join(text_of(record, column, path, line) for column in layout.text)
         pair = text_of(record, layout.pair, path, line) if layout.pair else None
         rows.append(Row(f"{split}:{position}", text, subset.label(record[layout.label], path, line), pair))
+    if spanning:
+        notes.append(
+            f"{split}: {spanning} of {len(rows)} rows have a quoted field over several lines; if quotes are characters "
+            f"like any other there, set task.subsets.{subset.name}.layout.all.quoting=none"
+        )
     return rows
 
 
 def _read(path: Path, layout: Layout) -> Any:
     """The records of a file, by the format that its name tells."""
+    if layout.quoting == "none" and path.suffix in (".tsv", ".csv"):
+        return read_unquoted(path, "\t" if path.suffix == ".tsv" else ",", layout.columns, layout.used())
     readers: Mapping[str, Reader] = {
         ".tsv": partial(read_quoted_tsv, names=layout.columns, require=layout.used()),
         ".csv": partial(read_csv, names=layout.columns, require=layout.used()),
