@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,32 @@ def readable_errors(doing: str, path: Path) -> Iterator[None]:
             f"Cannot {doing} `{path}`: {cause}. {way_out}, or choose another folder with `out_dir=FOLDER`, "
             "then give the same command again. Results written before are untouched."
         ) from error
+
+
+_NO_FILES = {errno.EISDIR: "a folder", errno.ELOOP: "a ring of links", errno.ENXIO: "a socket or a device"}
+
+
+class NotAFile(OSError):
+    """A folder, named pipe, device or ring of links stands where a file is looked for."""
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file. Anything else that has its name is refused, and never waited for: opening a named
+    pipe lasts until somebody writes, and a device may have no end.
+
+    Raises:
+        NotAFile: it is no regular file, nor a link to one.
+        OSError: it is not there or cannot be read.
+    """
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise NotAFile("it is a named pipe or a device, no file")
+            return file.read()
+    except OSError as error:
+        if error.errno in _NO_FILES:
+            raise NotAFile(f"it is {_NO_FILES[error.errno]}, no file") from error
+        raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted, UsageError
-from peftbench.records.leaderboard import rebuild
+from peftbench.records.leaderboard import refresh
 from peftbench.training.launch import Outcome, launch
 
 if TYPE_CHECKING:
@@ -49,5 +49,5 @@ def file_for_the_dead(outcome: Outcome, store: Store, record: Record) -> Record:
     record.status = "failed" if outcome.signal is None else "interrupted"
     with store.claim(record.run_id):
         store.save(record)
-    rebuild(store)
+    refresh(store)
     return record

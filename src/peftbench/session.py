@@ -134,7 +134,7 @@ class Session:
 
     def file(self) -> None:
         """The record, the leaderboard made anew from it, and the tracker's last word. Here the clock stops."""
-        from peftbench.records.leaderboard import rebuild
+        from peftbench.records.leaderboard import refresh
 
         record = self.record
         with self.attempt.held():
@@ -144,7 +144,7 @@ class Session:
             self.store.save(record)
             self._filed = True
             if self.cfg.evaluate == "test":
-                rebuild(self.store)
+                refresh(self.store)
             if record.status in ("done", "diverged"):  # any other goes on from what it left there
                 shutil.rmtree(self.folder / "stages", ignore_errors=True)
                 (self.folder / ATTEMPTS).unlink(missing_ok=True)

@@ -61,8 +61,8 @@ def row(record: Record) -> Row:
     versions = env.get("versions") or {}
     parameters = record.parameters
     return {
-        **{name: getattr(record, name) for name in _BEFORE_SCORES if hasattr(record, name)},
         **record.scores,
+        **{name: getattr(record, name) for name in _BEFORE_SCORES if hasattr(record, name)},
         "trainable_params": parameters.get("module", 0) + parameters.get("head", 0) if parameters else None,
         **{f"{phase}_seconds": record.seconds.get(phase) for phase in ("train", "eval", "total")},
         "train_cpu_seconds": record.cpu_seconds.get("train"),
@@ -176,7 +176,7 @@ def rebuild(store: Store) -> Path:
                 break
             lines = row_cache.lines(store, stamps, row)
             write_atomic(path, to_csv(_parsed(lines)), durable=False)
-            row_cache.write(store, lines)
+            row_cache.write(store, lines, stamps)
             if lock.is_locked:
                 break
     finally:
@@ -184,6 +184,19 @@ def rebuild(store: Store) -> Path:
     if _due is not None:
         _due[store.out_dir] = time.monotonic() + SPARE * (time.monotonic() - began)
     return path
+
+
+def refresh(store: Store) -> None:
+    """`rebuild` at the end of a run: what is filed is filed, whatever becomes of the table that is made from it."""
+    try:
+        rebuild(store)
+    except Exception as error:
+        log.warning(
+            "%s was not brought up to date (%s: %s). The records are intact; the next run makes it anew.",
+            store.out_dir / "leaderboard.csv",
+            type(error).__name__,
+            error,
+        )
 
 
 SPARE = 20
@@ -205,7 +218,7 @@ def rebuilt_sparingly() -> Iterator[None]:
     finally:
         touched, _due = _due, outer
         for out_dir in touched:
-            rebuild(Store(out_dir))
+            refresh(Store(out_dir))
 
 
 def to_csv(rows: Sequence[Row]) -> bytes:

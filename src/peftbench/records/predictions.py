@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
-from peftbench.files import readable_errors, write_atomic
+from peftbench.files import read_file, readable_errors, write_atomic
 from peftbench.records.record import plain
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def read_columns(path: Path, sha256: str | None = None) -> tuple[list[str], list
 
 def _checked_bytes(path: Path, sha256: str | None) -> bytes:
     with readable_errors("read", path):
-        content = path.read_bytes()
+        content = read_file(path)
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UsageError(f"{path} is not what the run wrote (its SHA-256 differs). Repeat the run with `rerun=true`.")
     return content

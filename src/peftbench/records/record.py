@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from peftbench.errors import UsageError
+from peftbench.records import schema
 
 SCHEMA_VERSION = 1
+RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
+"""What a run may be called: files and folders have its name."""
 Status = Literal["done", "diverged", "failed", "interrupted"]
+
+
+class NewerRecord(UsageError):
+    """The record is of a schema that this version does not know; it is left where it is."""
 
 
 @dataclass
 class Record:
     """One run. Seconds, MiB (2^20 bytes) and plain counts; scores are in percent.
 
-    `config` is the resolved config; everything else was measured or drawn.
+    `config` is the resolved config; everything else was measured or drawn. What is annotated with a second type is of
+    that one when it is read from a file.
     """
 
     run_id: str
@@ -37,7 +47,7 @@ class Record:
     """Main metric on test, in percent."""
     reason: str = ""
     """Why the run did not end as `done`."""
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: Annotated[dict[str, float], schema.Numbers] = field(default_factory=dict)
     """Every metric on test; those of an extra test set are named `<metric>_<set>`."""
     dev_score: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -50,24 +60,24 @@ class Record:
     parameters: dict[str, int] = field(default_factory=dict)
     """module, head, total, adapter_bytes."""
     lr: dict[str, float] = field(default_factory=dict)
-    draw: dict[str, Any] = field(default_factory=dict)
+    draw: Annotated[dict[str, Any], schema.DrawFacts] = field(default_factory=dict)
     """sha256, counts by class, overlap, notes, file."""
-    data: dict[str, Any] = field(default_factory=dict)
+    data: Annotated[dict[str, Any], schema.DataFacts] = field(default_factory=dict)
     """sha256, source, notes."""
-    model_info: dict[str, Any] = field(default_factory=dict)
-    predictions: dict[str, Any] = field(default_factory=dict)
+    model_info: Annotated[dict[str, Any], schema.ModelFacts] = field(default_factory=dict)
+    predictions: Annotated[dict[str, Any], schema.PredictionFacts] = field(default_factory=dict)
     """file, sha256, count, invalid."""
-    curves: dict[str, list] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    curves: Annotated[dict[str, list], dict[str, list[float | None]]] = field(default_factory=dict)
+    stages: Annotated[list[dict[str, Any]], list[schema.StageFacts]] = field(default_factory=list)
     """What each stage of the method did and cost; empty in records of earlier versions."""
-    environment: dict[str, Any] = field(default_factory=dict)
+    environment: Annotated[dict[str, Any], schema.EnvironmentFacts] = field(default_factory=dict)
     """versions, git_sha, dirty, device, n_devices, precision, threads, host facts."""
     notes: list[str] = field(default_factory=list)
-    diagnosis: dict[str, Any] = field(default_factory=dict)
+    diagnosis: Annotated[dict[str, Any], schema.DiagnosisFacts] = field(default_factory=dict)
     """What `results.diagnosis` found; its `warnings` name the knob to turn. Empty in records of earlier versions."""
-    tuning: dict[str, Any] = field(default_factory=dict)
+    tuning: Annotated[dict[str, Any], schema.TuningFacts] = field(default_factory=dict)
     """What the search cost that chose the settings, and how it went; empty without one."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: Annotated[dict[str, Any], schema.ConfigKeys] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
 
     @property
@@ -84,19 +94,41 @@ class Record:
         """The record that `to_dict` gave; keys that this version does not know are ignored.
 
         Raises:
-            ValueError: a required key is missing.
-            UsageError: a newer peftbench wrote it.
+            ValueError: a required key is missing, or a field is not what `schema` says.
+            NewerRecord: a newer peftbench wrote it.
         """
-        if data.get("schema", 0) > SCHEMA_VERSION:
-            raise UsageError(
-                f"Run {data.get('run_id')} was recorded by a newer peftbench (schema {data['schema']}; this one reads "
+        version = data.get("schema", 0)
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise NewerRecord(
+                f"Run {data.get('run_id')} was recorded by a newer peftbench (schema {version}; this one reads "
                 f"up to {SCHEMA_VERSION}). Update peftbench, or choose another folder with `out_dir=FOLDER`."
             )
-        known = {f.name for f in fields(cls)}
+        hints = _read_hints()
+        known = {name: value for name, value in data.items() if name in hints}
+        for name, value in known.items():
+            schema.check(value, hints[name], name)
         try:
-            return cls(**{name: value for name, value in data.items() if name in known})
+            record = cls(**known)
         except TypeError as error:
             raise ValueError(f"not a record: {error}") from error
+        record._check_names()
+        return record
+
+    def _check_names(self) -> None:
+        """What becomes a part of a path must not leave its folder. Raises ValueError."""
+        if not RUN_ID.fullmatch(self.run_id):
+            raise ValueError(f"run_id: `{self.run_id}` cannot be one")
+        file = self.predictions.get("file")
+        if file is not None and (not file or "/" in file or not file.isprintable()):
+            raise ValueError("predictions.file: not the name of a file in the run's folder")
+        schema.moment(self.created, "created")
+
+
+@cache
+def _read_hints() -> dict[str, Any]:
+    """Field -> its type as it stands in a file: the second one of those that are annotated."""
+    hints = get_type_hints(Record, include_extras=True)
+    return {name: get_args(hint)[1] if get_origin(hint) is Annotated else hint for name, hint in hints.items()}
 
 
 def plain(value: Any) -> Any:

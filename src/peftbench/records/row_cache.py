@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from peftbench.files import write_atomic
+from peftbench.files import read_file, write_atomic
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 
@@ -24,7 +24,7 @@ Lines = dict[bytes, bytes]
 """Stamp of a record -> its row as JSON."""
 
 _NAME = ".leaderboard.json"
-_VERSION = 5
+_VERSION = 6
 """Raised when a row gets another content."""
 
 
@@ -46,7 +46,9 @@ def _stamped(files: Iterable[tuple[str, str]]) -> Stamps:
             stat = os.stat(path)
         except FileNotFoundError:
             continue  # not there, or superseded or put into quarantine meanwhile
-        found[name] = f"{name} {stat.st_mtime_ns} {stat.st_size} {stat.st_ino}".encode()
+        except OSError:  # a ring of links: the reader will set it aside
+            stat = os.lstat(path)
+        found[name] = f"{name} {stat.st_mtime_ns} {stat.st_size} {stat.st_ino}".encode("utf-8", "surrogateescape")
     return found
 
 
@@ -78,19 +80,17 @@ def lines(store: Store, stamped: Stamps, make: Callable[[Record], Row]) -> Lines
     return found
 
 
-def write(store: Store, found: Lines) -> None:
-    """Keep these lines, of all records, for the next time."""
+def write(store: Store, found: Lines, stamped: Stamps) -> None:
+    """Keep these lines, of all sound ones among the records with these stamps, for the next time."""
     body = b"".join(b"%s\t%s\n" % line for line in found.items())
-    seen = hashlib.sha256(b"\n".join(sorted(found))).hexdigest()
-    head = {"version": _VERSION, "signature": seen, "sha256": hashlib.sha256(body).hexdigest()}
+    head = {"version": _VERSION, "signature": signature(stamped), "sha256": hashlib.sha256(body).hexdigest()}
     write_atomic(store.out_dir / _NAME, json.dumps(head).encode() + b"\n" + body, durable=False)
 
 
 def seen(store: Store) -> str | None:
     """Signature of the records that the cache was written from; None if there is no cache to use."""
     try:
-        with open(store.out_dir / _NAME, "rb") as file:
-            head = json.loads(file.readline())
+        head = json.loads(read_file(store.out_dir / _NAME).partition(b"\n")[0])
         return head["signature"] if head["version"] == _VERSION else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -98,7 +98,7 @@ def seen(store: Store) -> str | None:
 
 def _read(store: Store) -> Lines:
     try:
-        head, _, body = (store.out_dir / _NAME).read_bytes().partition(b"\n")
+        head, _, body = read_file(store.out_dir / _NAME).partition(b"\n")
         facts = json.loads(head)
         if facts["version"] != _VERSION or facts["sha256"] != hashlib.sha256(body).hexdigest():
             return {}

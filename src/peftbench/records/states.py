@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from peftbench.files import read_file
 from peftbench.records.leaderboard import Row, rows_of
 from peftbench.records.leases import Holder
 from peftbench.records.store import Store
@@ -85,8 +86,8 @@ def read_progress(folder: Path) -> dict[str, Any] | None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if there is none, as far as can be seen now."""
     try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        found = json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

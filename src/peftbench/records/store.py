@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peftbench.errors import UsageError
-from peftbench.files import readable_errors, sync_folder, write_atomic
+from peftbench.files import NotAFile, read_file, readable_errors, sync_folder, write_atomic
 from peftbench.records.leases import Found, Holder, Lease, scan
-from peftbench.records.record import Record
+from peftbench.records.record import RUN_ID, Record
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,30 @@ def encode(record: Record) -> bytes:
 
 
 def decode(content: bytes, run_id: str) -> Record:
-    """The record of this run in `encode`'s bytes. Raises CorruptRecord if a single bit differs."""
+    """The record of this run in `encode`'s bytes.
+
+    Raises:
+        CorruptRecord: a single bit differs, or a field is not what a record holds (`records.schema`).
+        NewerRecord: a newer peftbench wrote it.
+    """
     head = _CHECKSUM.match(content)
     if head is None:
         raise CorruptRecord("it is cut short or is not a record" if content else "it is empty")
     if hashlib.sha256(memoryview(content)[head.end() :]).hexdigest().encode() != head[1]:
         raise CorruptRecord("its content does not fit its checksum")
     try:
-        record = Record.from_dict(json.loads(content))
+        record = Record.from_dict(json.loads(content, parse_constant=_no_number))
+    except RecursionError as error:
+        raise CorruptRecord("nested too deeply") from error
     except ValueError as error:
         raise CorruptRecord(str(error)) from error
     if record.run_id != run_id:
         raise CorruptRecord(f"it holds run {record.run_id}")
     return record
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 class Store:
@@ -134,8 +145,12 @@ class Store:
         return path
 
     def load(self, run_id: str) -> Record | None:
-        """The run's record, or None if there is none. A corrupt one is put into quarantine and counts as none."""
-        return self.read(self.path(run_id))
+        """The run's record, or None if there is none. A corrupt one is put into quarantine and counts as none.
+
+        Raises:
+            UsageError: there is one that cannot be read or a newer peftbench wrote: nobody may write over it.
+        """
+        return self._read(self.path(run_id))
 
     def all(self) -> list[Record]:
         """Every sound record, oldest first."""
@@ -156,14 +171,21 @@ class Store:
             ]
 
     def read(self, path: Path) -> Record | None:
-        """The record in `path`; None if it is gone, or corrupt and now in quarantine."""
-        with readable_errors("read", path):
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                return None
+        """The record in `path`; None if it is gone, corrupt and now in quarantine, or, with one warning a process,
+        if it cannot be read or a newer peftbench wrote it: one odd file does not cost the view of all others."""
         try:
-            return decode(content, path.stem)
+            return self._read(path)
+        except UsageError as error:
+            if path not in _told:
+                _told.add(path)
+                log.warning("The record %s is left out. %s", path, error)
+            return None
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            with readable_errors("read", path):
+                content = _content(path)
+            return None if content is None else decode(content, path.stem)
         except CorruptRecord as error:
             self._quarantine(path, error)
             return None
@@ -210,15 +232,29 @@ class Store:
         )
 
 
+_told: set[Path] = set()
+"""Records that a warning of this process has named."""
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a record's file; None if there is none. Raises CorruptRecord if something else has its name."""
+    try:
+        return read_file(path)
+    except FileNotFoundError:
+        return None
+    except NotAFile as error:
+        raise CorruptRecord(str(error)) from error
+
+
 def _safe(run_id: str) -> str:
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z_-]*", run_id):
+    if not RUN_ID.fullmatch(run_id):
         raise UsageError(f"`{run_id}` is not a run id. `peftbench leaderboard` lists the runs there are.")
     return run_id
 
 
 def _is_sound(path: Path, run_id: str) -> bool:
     try:
-        decode(path.read_bytes(), run_id)
+        decode(_content(path) or b"", run_id)
     except CorruptRecord:
         return False
     return True
@@ -227,7 +263,7 @@ def _is_sound(path: Path, run_id: str) -> bool:
 def _fresh(path: Path) -> Path:
     """`path`, or `path` with the first number that makes it a name not in use."""
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free

@@ -155,7 +155,7 @@ def local(launch: Launch) -> None:
 
 def slurm(launch: Launch) -> None:
     """As array jobs of the cluster that this machine belongs to."""
-    from peftbench.records.leaderboard import rebuild
+    from peftbench.records.leaderboard import refresh
     from peftbench.sweeps.queues import SlurmQueue
     from peftbench.sweeps.slurm import ArrayLauncher
 
@@ -164,7 +164,7 @@ def slurm(launch: Launch) -> None:
     runs = launcher.launch(launch.jobs)
     launch.why = {run.run_id: run.why for run in runs if run.why}
     if launch.waited:
-        rebuild(launch.store)
+        refresh(launch.store)
 
 
 LAUNCHERS: dict[str, tuple[type, Callable[[Launch], None]]] = {

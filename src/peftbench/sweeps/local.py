@@ -13,7 +13,7 @@ from typing import Protocol
 
 from peftbench.config.schema import number, one_of
 from peftbench.inputs import InputCache
-from peftbench.records.leaderboard import rebuild, rebuilt_sparingly, rows_of
+from peftbench.records.leaderboard import refresh, rebuilt_sparingly, rows_of
 from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job, backbone_key
 from peftbench.sweeps.live import SweepDisplay
@@ -103,7 +103,7 @@ class LocalLauncher:
         with SweepDisplay(self.store, todo, lambda: runner.current) as display, rebuilt_sparingly():
             while todo:
                 todo = self._free(self._pass(WaitingJobs(todo, self.inputs), runner, display), display)
-        rebuild(self.store)
+        refresh(self.store)
         return runner
 
     def _not_done(self, jobs: Sequence[Job]) -> list[Job]:

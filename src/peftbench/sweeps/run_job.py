@@ -77,7 +77,7 @@ def file_death(cfg: RunConfig, inputs: InputCache, reason: str, report: str = ""
     Nothing is filed if the run is done, or somebody else has it in hand.
     """
     from peftbench.records.fill import base_record
-    from peftbench.records.leaderboard import rebuild
+    from peftbench.records.leaderboard import refresh
     from peftbench.runner import store_of
 
     store: Store = store_of(cfg)
@@ -93,4 +93,4 @@ def file_death(cfg: RunConfig, inputs: InputCache, reason: str, report: str = ""
                 reason += f" (traceback: {folder / 'traceback.txt'})"
             record.reason = reason + (f" (log: {log})" if log else "")
             store.save(record)
-        rebuild(store)
+        refresh(store)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from peftbench.files import readable_errors, write_atomic
+from peftbench.files import read_file, readable_errors, write_atomic
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job
@@ -101,7 +101,7 @@ class Sweep:
     @classmethod
     def load(cls, folder: Path) -> Sweep:
         """The sweep in a folder. Raises OSError or ValueError if its manifest is not there or damaged."""
-        plain = json.loads((folder / MANIFEST).read_bytes())
+        plain = json.loads(read_file(folder / MANIFEST))
         try:
             jobs = tuple(SweepJob(**{**job, "overrides": tuple(job["overrides"])}) for job in plain["jobs"])
             facts = {name: plain[name] for name in ("created", "launcher", "host", "pid")}
@@ -123,7 +123,7 @@ class Sweep:
     def outcomes(self, store: Store) -> list[Outcome]:
         """What came of each distinct run, from the records. Results of before the sweep count if they are done."""
         distinct = [job for job in self.jobs if job.run_id is not None and job.same_as is None]
-        return [(job, self._current(store.load(str(job.run_id)))) for job in distinct]
+        return [(job, self._current(store.read(store.path(str(job.run_id))))) for job in distinct]
 
     def _current(self, record: Record | None) -> Record | None:
         stale = record is not None and record.status != "done" and record.created < self.created
