@@ -1,5 +1,5 @@
-"""What the fields of a record hold, and the check of that on reading. Any tool may have written the file, with a checksum
-that fits, so nothing of it is believed before: a view may then take every field for what it says here.
+"""What the fields of a record hold, and the check of that on reading. Any tool may have written the file, with a
+checksum that fits, so nothing of it is believed before: a view may then take every field for what it says here.
 
 Keys that are not named here are left alone (later versions have more); what they hold must be data that can be printed
 and counted with, too: finite numbers, no deep nests.

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from peftbench.config.schema import number, one_of
 from peftbench.inputs import InputCache
-from peftbench.records.leaderboard import refresh, rebuilt_sparingly, rows_of
+from peftbench.records.leaderboard import rebuilt_sparingly, refresh, rows_of
 from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job, backbone_key
 from peftbench.sweeps.live import SweepDisplay
