@@ -17,6 +17,16 @@ def number(default: Any = MISSING, ge: float | None = None, gt: float | None = N
     return field(default=default, metadata={"ge": ge, "gt": gt, "le": le})
 
 
+def numbers(*default: float, ge: float | None = None, le: float | None = None) -> Any:
+    """A list of numbers, each with this range."""
+    return field(default_factory=lambda: list(default), metadata={"ge": ge, "le": le})
+
+
+def rates(**values: float) -> Any:
+    """Learning rates by group of parameters; each above 0."""
+    return field(default_factory=lambda: dict(values), metadata={"gt": 0})
+
+
 def one_of(*choices: Any, default: Any = MISSING) -> Any:
     """A field with a closed set of values."""
     return field(default=default, metadata={"choices": choices})
@@ -98,8 +108,8 @@ class ClassicalConfig:
     features: str = one_of("none", "tfidf", "embeddings", default="none")
     estimator: str = one_of("majority", "logistic", default="logistic")
     c: float = number(1.0, gt=0)
-    word_ngrams: list[int] = field(default_factory=lambda: [1, 2])
-    char_ngrams: list[int] = field(default_factory=lambda: [2, 5])
+    word_ngrams: list[int] = numbers(1, 2, ge=1)
+    char_ngrams: list[int] = numbers(2, 5, ge=1)
     max_iter: int = number(1000, ge=1)
 
 
@@ -142,7 +152,7 @@ class ContinuedPretrainingConfig:
     micro_batch: int | None = number(16, ge=1)
     eval_every: int | None = number(500, ge=1)
     max_length: int | None = number(None, ge=4)
-    lr: dict[str, float] = field(default_factory=lambda: {"default": 1.0e-4})
+    lr: dict[str, float] = rates(default=1.0e-4)
     warmup: float = number(0.06, ge=0)
     beta2: float = number(0.98, ge=0, le=0.9999)
     epsilon: float = number(1e-6, gt=0)
@@ -152,7 +162,7 @@ class ContinuedPretrainingConfig:
 class PetConfig:
     """Options of the stages `ensemble` and `distillation`: models of several patterns that teach a classifier."""
 
-    patterns: list[int] | None = None
+    patterns: list[int] | None = field(default=None, metadata={"ge": 0})
     repetitions: int = number(1, ge=1)
     unlabeled: int | None = number(None, ge=1)
     schedule: str = one_of("steps", "masakhanews", "paper_250_5000", default="steps")
@@ -178,8 +188,11 @@ class MethodConfig:
     """Short for `method.tuner.type`, in the methods that have one (`method=peft method.type=VERA`)."""
     tuner: Any = None
     formulation: FormulationConfig = field(default_factory=FormulationConfig)
-    stages: list[str] = field(default_factory=lambda: ["supervised"])
-    lr: dict[str, float] = field(default_factory=dict)
+    stages: list[str] = field(
+        default_factory=lambda: ["supervised"],
+        metadata={"filled": "A method needs at least one stage (`none` trains nothing)."},
+    )
+    lr: dict[str, float] = rates()
     constant_lr: list[str] = field(default_factory=list)
     """Parameter groups whose rate neither rises nor falls, whatever the trainer's schedule."""
     weight_decay: float = number(0.0, ge=0)
@@ -241,7 +254,7 @@ class ProtocolConfig:
     source: str = ""
     unit: str = one_of("per_class", "total", "all")
     sampler: str = one_of("seeded", "pandas_42", "lm_bff", "sciprompt", "dept", default="seeded")
-    allowed_shots: list[int] = field(default_factory=list)
+    allowed_shots: list[int] = numbers(ge=0)
     dev: str = one_of("same_k", "fixed", "none", "official")
     dev_per_class: int = number(5, ge=1)
     heldout: str = one_of("official", "dev_as_test", "halve_dev", default="dev_as_test")

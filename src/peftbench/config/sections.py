@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,29 +118,86 @@ def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
         instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), section))
     except OmegaConfBaseException as error:
         key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
-        raise UsageError(f"{key}: {first_line(error)}") from None
+        raise wrong_type(key, error) from None
     check_ranges(instance, where)
     return instance
 
 
+BOUNDS = (
+    ("ge", lambda value, bound: value >= bound, "at least"),
+    ("gt", lambda value, bound: value > bound, "more than"),
+    ("le", lambda value, bound: value <= bound, "at most"),
+)
+LARGEST_WHOLE = 2**53
+"""Beyond it JSON readers round, and libraries count no further."""
+
+
 def check_ranges(instance: Any, where: str) -> None:
-    """Compare every field of a dataclass instance, nested ones included, with the range in its metadata."""
+    """Compare every value of a dataclass instance, nested ones included, with the range in its field's metadata.
+
+    A number must be finite wherever it stands. Of a list or a dictionary each member is checked against the range.
+
+    Raises:
+        UsageError: naming the key of the first value that is outside.
+    """
     for f in dataclasses.fields(instance):
         value, key = getattr(instance, f.name), f"{where}.{f.name}"
         if dataclasses.is_dataclass(value):
             check_ranges(value, key)
+            continue
         choices = f.metadata.get("choices")
         if choices is not None and value is not None and value not in choices:
             raise UsageError(f"{key}={value}: not a valid choice. {did_you_mean(str(value), map(str, choices))}")
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            continue
-        for bound, broken, words in (
-            (f.metadata.get("ge"), lambda v, b: v < b, "at least"),
-            (f.metadata.get("gt"), lambda v, b: v <= b, "more than"),
-            (f.metadata.get("le"), lambda v, b: v > b, "at most"),
-        ):
-            if bound is not None and not broken(value, value) and broken(value, bound):
-                raise UsageError(f"{key}={value}: must be {words} {bound}.")
+        if f.metadata.get("filled") and not value:
+            raise UsageError(f"{key}={value}: must not be empty. {f.metadata['filled']}")
+        for place, number in _numbers(value, key):
+            check_number(place, number, f.metadata)
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
+    """Dotted key and number of every number in a value."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield from _numbers(member, f"{key}.{name}")
+    elif isinstance(value, (list, tuple)):
+        for member in value:
+            yield from _numbers(member, key)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield key, value
+
+
+def check_number(key: str, value: int | float, metadata: Mapping[str, Any]) -> None:
+    """Raises UsageError unless the number is finite and within the bounds `ge`, `gt` and `le` of `metadata`."""
+    if not math.isfinite(value):
+        raise UsageError(f"{key}={value}: must be a finite number.")
+    if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
+        raise UsageError(f"{key}={_short(value)}: must be at most {LARGEST_WHOLE}.")
+    for name, holds, words in BOUNDS:
+        bound = metadata.get(name)
+        if bound is not None and not holds(value, bound):
+            raise UsageError(f"{key}={value}: must be {words} {bound}.")
+
+
+_WANTED = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}
+_CONVERSION = re.compile(r"Value '(?P<value>.*)' of type '\w+' could not be converted to (?P<kind>\w+)", re.DOTALL)
+
+
+def wrong_type(key: str, error: Exception) -> UsageError:
+    """OmegaConf's word on a value of the wrong type, in ours."""
+    text = str(error)
+    found = _CONVERSION.search(text)
+    if found is None or found["kind"] not in _WANTED:
+        if "is not Optional" in text:
+            return UsageError(f"{key}=null: must have a value.")
+        if "to string" in text:
+            return UsageError(f"{key}: must be a text, not a list or a mapping.")
+        return UsageError(f"{key}: {first_line(error)}")
+    return UsageError(f"{key}={_short(found['value'])}: must be {_WANTED[found['kind']]}.")
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
 def field_names(schema_class: type) -> list[str]:
