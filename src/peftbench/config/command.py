@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from omegaconf import OmegaConf
 
 from peftbench.config import schema
 from peftbench.config.catalogue import names
+from peftbench.config.grammar import hydra_value
 from peftbench.config.load import CONFIG_MODULE, compose, compose_raw
 from peftbench.config.sections import GROUPS
 
@@ -24,7 +24,6 @@ _ADDED = re.compile(r"task\.|method\.lr\.|method\.tuner\.options\.|method\.conti
 """Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
 _PARTS = ("tuner", "formulation")
 """Groups inside `method`, whose sections have the name of the file that they were made from."""
-_PLAIN = re.compile(r"[\w./:+@%-]+")
 
 
 def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Sequence[str] = ()) -> list[str]:
@@ -121,29 +120,6 @@ def command(overrides: Sequence[str], multirun: bool = False) -> str:
     """`peftbench` with these overrides, quoted for a shell; of two with the same key the last one counts."""
     last = {override.partition("=")[0]: override for override in overrides}
     return shlex.join(["peftbench", *(["-m"] if multirun else []), *last.values()])
-
-
-def hydra_value(value: Any) -> str:
-    """A plain value in the grammar of Hydra's overrides."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{hydra_value(k)}:{hydra_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(hydra_value, value)) + "]"
-    text = str(value)
-    looks_like_another = isinstance(value, str) and (text.lower() in ("null", "true", "false") or _is_number(text))
-    if _PLAIN.fullmatch(text) and not looks_like_another:
-        return text
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

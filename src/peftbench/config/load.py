@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,22 +12,25 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
 from peftbench.config.catalogue import names
-from peftbench.config.sections import GROUPS, build_section, field_names, first_line
+from peftbench.config.doors import check_override, shortened
+from peftbench.config.sections import GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
-from peftbench.config.user_files import UserFiles
+from peftbench.config.user_files import UserFiles, UserSource
 from peftbench.errors import UsageError, did_you_mean
 
-Plugins.instance().register(UserFiles)
+for plugin in (UserFiles, UserSource):
+    Plugins.instance().register(plugin)
 
 CONFIG_MODULE = "peftbench.conf"
 OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 """Sections to which keys may be added."""
+_SWEEP = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires --multirun)?$", re.M)
 
 
 def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
@@ -39,12 +43,22 @@ def compose(overrides: Sequence[str] = ()) -> schema.RunConfig:
 
 
 def compose_raw(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's composition with its errors translated; not yet checked against the schema."""
+    """Hydra's composition with its errors translated; not yet checked against the schema.
+
+    Raises:
+        UsageError: the overrides, or the user's files that they name, cannot be composed.
+    """
+    for override in overrides:
+        check_override(override)
+        if not override.lstrip("+~").partition("=")[0]:
+            raise UsageError(f"{shortened(override) or 'an empty word'}: cannot be read as key=value.")
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
             return hydra_compose("config", overrides=[opened(override) for override in overrides])
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: a number for a file (task=3)
+    except UsageError:
+        raise
+    except Exception as error:  # nothing but Hydra runs in there, on what the user wrote
         raise explain(error, overrides) from None
 
 
@@ -78,7 +92,7 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
             raise UsageError(f"{missing[1]}: has no value and needs one; give {missing[1]}=VALUE.") from None
-        raise UsageError(f"{getattr(error, 'full_key', '')}: {first_line(error)}") from None
+        raise UsageError(f"{getattr(error, 'full_key', '') or 'config'}: {shortened(first_line(error), 300)}") from None
     if not isinstance(plain, dict):
         raise UsageError("the config is not a mapping of keys to values")
     return {str(k): v for k, v in plain.items()}
@@ -91,7 +105,7 @@ def from_plain(
 
     `section` makes each group's part; whoever makes many configs may remember those that do not change.
     """
-    parts = {group: section(group, plain.get(group) or {}) for group in GROUPS}
+    parts = {group: section(group, mapping(plain.get(group), group)) for group in GROUPS}
     top = {k: v for k, v in plain.items() if k not in GROUPS}
     for key in top:
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
@@ -116,7 +130,7 @@ def check_top(run: schema.RunConfig) -> None:
             raise UsageError(f"{key}={value}: must be a whole number from 0 to 4294967295.")
     for key in ("data_dir", "out_dir"):
         value = getattr(run, key)
-        if not isinstance(value, str) and not (value is None and key == "data_dir"):
+        if value == "???" or (not isinstance(value, str) and not (value is None and key == "data_dir")):
             raise UsageError(f"{key}={value}: must be a folder.")
     if not isinstance(run.rerun, bool):
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
@@ -132,26 +146,69 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
     """Hydra's and OmegaConf's composition errors as one message with the nearest valid choice."""
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return UsageError(f"{group}={choice}: no such {group.split('/')[-1]}. {did_you_mean(choice, error.options)}")
+        kind = group.split("/")[-1]
+        return UsageError(f"{group}={shortened(choice)}: no such {kind}. {did_you_mean(choice[:100], error.options)}")
     if isinstance(error, OverrideParseException):
-        typed = error.override.removeprefix("++")
-        override = typed if typed in overrides else error.override  # without what `opened` has put in front
-        given, _, value = override.partition("=")
-        quoted = f"\"{given}='{value}'\""  # the outer quotes are for the shell, the inner ones for Hydra
+        return _unreadable(error, overrides)
+    if found := _SWEEP.search(str(error)):
+        return _sweep_without_m(_as_typed(found[1], overrides))
+    if isinstance(error, OSError):
+        return UsageError(f"{' '.join(map(shortened, overrides))}: {os.strerror(error.errno or 0).lower()}.")
+    if isinstance(error, RecursionError):
         return UsageError(
-            f"{override}: cannot be read as key=value. {first_line(error)} "
-            f"A value with braces, brackets or commas needs quotes within quotes: {quoted}"
+            f"{' '.join(map(shortened, overrides))}: config files name each other in a circle, or nest too deeply."
         )
     if isinstance(error, ConfigCompositionException):
         key = _unknown_key(error)
         if key is not None:
             if OPEN.match(key):
                 return UsageError(f"{key}: is not there yet. Add it with a plus: `+{key}=...`.")
-            return UsageError(f"{key}: no such key. {did_you_mean(key, _all_keys(overrides, key))}")
+            return UsageError(f"{shortened(key)}: no such key. {did_you_mean(key[:100], _all_keys(overrides, key))}")
         cause = error.__cause__
         detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)
-        return UsageError(detail)
-    return _number_for_a_file(overrides) or UsageError(first_line(error))
+        return UsageError(shortened(detail, 400))
+    return _number_for_a_file(overrides) or UsageError(_with_overrides(first_line(error), overrides))
+
+
+def _with_overrides(words: str, overrides: Sequence[str]) -> str:
+    """An error that names no override, with those that it can be about."""
+    shown = " ".join(map(shortened, overrides[:5])) + (" ..." if len(overrides) > 5 else "")
+    return shortened(words, 400) if any(o in words for o in overrides) else f"{shown}: {shortened(words, 400)}"
+
+
+def _as_typed(override: str, overrides: Sequence[str]) -> str:
+    """Without what `opened` has put in front."""
+    typed = override.removeprefix("++")
+    return typed if typed in overrides else override
+
+
+def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> UsageError:
+    """An override that is no `key=value`."""
+    override = _as_typed(error.override, overrides)
+    given, equals, value = override.partition("=")
+    shown = shortened(override)
+    if not equals or not given:
+        return UsageError(f"{shown}: cannot be read as key=value.")
+    quoted = (
+        f"\"{shortened(given)}='{shortened(value)}'\""  # the outer quotes are for the shell, the inner ones for Hydra
+    )
+    return UsageError(
+        f"{shown}: cannot be read as key=value. {shortened(first_line(error), 200)} A value with braces, brackets, "
+        f"commas or spaces needs quotes within quotes: {quoted}"
+    )
+
+
+def _sweep_without_m(override: str) -> UsageError:
+    """Several values in a command for one run."""
+    given = shortened(override)
+    key, _, value = given.partition("=")
+    sweep = f"{given}: a list is a sweep: put -m in front (`peftbench -m {given}`)."
+    if "/" in key or key in GROUPS or "(" in value:
+        return UsageError(sweep)
+    return UsageError(
+        f"{sweep} One value with a comma in it needs quotes within quotes: \"{key}='{value}'\"; a key that takes a "
+        f"list, brackets: '{key}=[{value}]'."
+    )
 
 
 def _number_for_a_file(overrides: Sequence[str]) -> UsageError | None:
@@ -169,18 +226,30 @@ def _unknown_key(error: Exception) -> str | None:
     if match is None:
         return None
     cause = str(error.__cause__ or "") + str(error)
+    inner = getattr(error.__cause__, "full_key", None)  # a key of the mapping that was to be set
+    if inner and str(inner).startswith(f"{match[1]}."):
+        return str(inner)
     return match[1] if "not in struct" in cause or "No match in the defaults list" in cause else None
 
 
 def _all_keys(overrides: Iterable[str], bad: str) -> list[str]:
     """Dotted keys near the unknown one: its siblings if its parent exists, else the top-level keys."""
-    rest = [o for o in overrides if o.lstrip("+~").split("=")[0] != bad]
+    rest = [o for o in overrides if not f"{bad}.".startswith(o.lstrip("+~").split("=")[0] + ".")]
     try:
         cfg = compose_raw(rest)
     except UsageError:
         cfg = compose_raw([])
-    parent = bad.rpartition(".")[0]
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    if not isinstance(node, DictConfig):
-        parent, node = "", cfg
+    parent, node = bad, None
+    while parent and not isinstance(node, DictConfig):  # the nearest section that is there
+        parent = parent.rpartition(".")[0]
+        node = _section_at(cfg, parent)
+    node = cfg if node is None else node
     return [f"{parent}.{k!s}" if parent else str(k) for k in node]
+
+
+def _section_at(cfg: DictConfig, key: str) -> Any:
+    """What stands at a dotted key; None if nothing does, or if it is no key."""
+    try:
+        return OmegaConf.select(cfg, key) if key else cfg
+    except OmegaConfBaseException:
+        return None

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
+from peftbench.config.doors import literal, shortened
 from peftbench.config.tasks import check_task
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
@@ -40,9 +41,21 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
     return build(schema_class, plain, group)
 
 
+def mapping(value: Any, key: str) -> dict[str, Any]:
+    """The keys and values of a section. Raises UsageError if something else was put in its place."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        group = key.replace(".", "/")
+        raise UsageError(
+            f"{key}={shortened(value)}: is a section of keys. To choose its file: {group}={shortened(value)}."
+        )
+    return value
+
+
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
-    formulation = plain.get("formulation") or {}
+    formulation = mapping(plain.get("formulation"), "method.formulation")
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
     method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
     formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
@@ -50,7 +63,7 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     method.formulation = own = build(formulation_class, formulation, "method.formulation")
     if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
         own.words, own.words_sha256 = fingerprint_words(own)
-    tuner_plain = plain.get("tuner") or {}
+    tuner_plain = mapping(plain.get("tuner"), "method.tuner")
     name = str(tuner_plain.get("name"))
     if name not in TUNER_SCHEMAS:
         raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
@@ -115,7 +128,7 @@ def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
         if key not in fields:
             raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
     try:
-        instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), section))
+        instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), literal(section)))
     except OmegaConfBaseException as error:
         key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
         raise wrong_type(key, error) from None
@@ -147,7 +160,9 @@ def check_ranges(instance: Any, where: str) -> None:
             continue
         choices = f.metadata.get("choices")
         if choices is not None and value is not None and value not in choices:
-            raise UsageError(f"{key}={value}: not a valid choice. {did_you_mean(str(value), map(str, choices))}")
+            raise UsageError(
+                f"{key}={shortened(value)}: not a valid choice. {did_you_mean(str(value), map(str, choices))}"
+            )
         if f.metadata.get("filled") and not value:
             raise UsageError(f"{key}={value}: must not be empty. {f.metadata['filled']}")
         for place, number in _numbers(value, key):
@@ -171,7 +186,7 @@ def check_number(key: str, value: int | float, metadata: Mapping[str, Any]) -> N
     if not math.isfinite(value):
         raise UsageError(f"{key}={value}: must be a finite number.")
     if isinstance(value, int) and abs(value) > LARGEST_WHOLE:
-        raise UsageError(f"{key}={_short(value)}: must be at most {LARGEST_WHOLE}.")
+        raise UsageError(f"{key}={shortened(value)}: must be at most {LARGEST_WHOLE}.")
     for name, holds, words in BOUNDS:
         bound = metadata.get(name)
         if bound is not None and not holds(value, bound):
@@ -189,15 +204,14 @@ def wrong_type(key: str, error: Exception) -> UsageError:
     if found is None or found["kind"] not in _WANTED:
         if "is not Optional" in text:
             return UsageError(f"{key}=null: must have a value.")
+        if "not a valid bool" in text:
+            return UsageError(f"{key}: {first_line(error)}: must be true or false.")
+        if "missing mandatory value" in text:
+            return UsageError(f"{key}: has no value and needs one.")
         if "to string" in text:
             return UsageError(f"{key}: must be a text, not a list or a mapping.")
         return UsageError(f"{key}: {first_line(error)}")
-    return UsageError(f"{key}={_short(found['value'])}: must be {_WANTED[found['kind']]}.")
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    return UsageError(f"{key}={shortened(found['value'])}: must be {_WANTED[found['kind']]}.")
 
 
 def field_names(schema_class: type) -> list[str]:

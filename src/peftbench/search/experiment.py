@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from peftbench.config.catalogue import names
+from peftbench.config.doors import literal
 from peftbench.config.load import compose_raw, to_run_config
 from peftbench.config.schema import RunConfig
 from peftbench.config.space import value_at
@@ -76,7 +77,7 @@ def text_of(cfg: RunConfig, name: str) -> str:
         f"# Chosen by search={tuning['sampler']} ({took}) for the score on {tuning['dev_rows']} dev rows, those of\n"
         f"# data_seed={tuning['data_seed']}, with training seed {cfg.seed}. `tuning` goes into each run's record.\n"
     )
-    return head + yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120)
+    return head + yaml.safe_dump(literal(body), sort_keys=False, allow_unicode=True, width=120)
 
 
 def choice(cfg: RunConfig, group: str) -> str:
