@@ -153,6 +153,21 @@ def test_what_was_cut_is_said(model, formulation):
 
 
 @pytest.mark.parametrize("model", ["tiny-t5", "tiny-llama"])
+def test_no_text_is_cut_because_of_where_it_stands(model):
+    """MultiRC's shape: the passage is long, and the label hangs on the question and the answer."""
+    parts = {"question": "who won the cup", "answer": "the team", "paragraph": "water " * 400}
+    row = Row("test:0", parts["paragraph"], "sports", "who won the cup the team", parts=parts)
+    for fields in (("question", "answer", "paragraph"), ("paragraph", "question", "answer")):
+        net = learner(f"model={model}", "method=lora", "trainer.max_length=48", data=task(fields=fields, test=[row]))
+        (item,) = net.encode([row])
+        text = net.formulation.tokenizer.decode(item.data["prompt"])
+        assert "who won the cup" in text
+        assert "the team" in text
+        assert item.length <= 48
+        assert item.cut
+
+
+@pytest.mark.parametrize("model", ["tiny-t5", "tiny-llama"])
 def test_label_tokens_are_the_pieces_of_the_words(model):
     net = learner(f"model={model}", "method=lora", data=task(label_words={"health": "care of the sick"}))
     pieces = net.formulation.label_tokens()

@@ -1,8 +1,11 @@
 """Token bookkeeping that has nothing to do with a network."""
 
+import pytest
 import torch
 
-from peftbench.formulations.generate import new_tokens, normalise
+from peftbench.errors import UsageError
+from peftbench.formulations.fitting import Cut, fit_texts, token_ends
+from peftbench.formulations.generate import check_answers, new_tokens, normalise, read_table
 from peftbench.formulations.head import pool
 from peftbench.formulations.text import format_score, pad
 
@@ -38,3 +41,54 @@ def test_answers_are_compared_without_case_spaces_and_final_stop():
 
 def test_scores_are_written_in_steps_of_a_fifth():
     assert [format_score(v) for v in (0, 3.1, 3.25, 5)] == ["0.0", "3.2", "3.2", "5.0"]
+
+
+def test_answers_that_differ_in_case_are_told_apart_and_else_case_is_forgiven():
+    table = read_table({"a": "Good", "b": "good", "c": "No."})
+    assert (table.get("Good"), table.get("good"), table.get("GOOD")) == ("a", "b", None)
+    assert table[normalise("NO")] == table["No."] == "c"
+    assert read_table({"a": "No", "b": "No."}) == {"No": "a", "No.": "b"}
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts", "words"),
+    [
+        ({"a": [7, 1], "b": [0, 1]}, {"a": "yes", "b": ""}, "does not know the label word `no`"),
+        ({"a": [7, 1], "b": [8, 1]}, {"a": "yes", "b": "yes"}, "are the same answer, `yes`"),
+    ],
+)
+def test_label_words_that_the_tokenizer_does_not_tell_apart_are_refused(ids, texts, words):
+    with pytest.raises(UsageError, match=words):
+        check_answers({"a": "yes", "b": "no"}, ids, texts, 0, "toy")
+
+
+class _Words:
+    """A tokenizer in pure Python: a token a word."""
+
+    is_fast = False
+
+    def __call__(self, text, **_):
+        return {"input_ids": text.split()}
+
+
+def _whole(texts):
+    return " ".join(f"{name}: {text}" for name, text in texts.items()).split()
+
+
+def test_the_longest_text_gives_way_wherever_it_stands():
+    texts = {"paragraph": "p " * 50, "question": "who was it", "answer": "the cat"}
+    fitted, cut = fit_texts(texts, _whole, 20, _Words())
+    assert len(_whole(fitted)) == 20
+    assert (fitted["question"], fitted["answer"], cut) == ("who was it", "the cat", Cut.SHORTENED)
+    assert fit_texts(texts, _whole, 60, _Words()) == (texts, Cut.WHOLE)
+    last, cut = fit_texts({"a": "x " * 9, "b": "y"}, _whole, 11, _Words(), "last")
+    assert (last["b"], cut) == ("", Cut.EMPTIED)
+
+
+def test_no_room_for_any_text_is_said():
+    with pytest.raises(UsageError, match=r"trainer\.max_length to 4 or more"):
+        fit_texts({"a": "x", "b": "y"}, _whole, 1, _Words())
+
+
+def test_a_tokenizer_that_does_not_say_where_tokens_end_is_asked_word_by_word():
+    assert token_ends(_Words(), "one  two three", 2) == [5, 9]

@@ -25,12 +25,17 @@ def warnings_of(record: Record, answers: Any = GOOD, tokenisation: dict[str, Any
 
 
 def test_a_sound_run_has_no_warning(make_record: Callable[..., Record]) -> None:
-    tokenisation = {"max_length": 128, "cut": {"test": [5, 60]}, "label_tokens": {"sports": ["▁sports"]}}
+    tokenisation = {
+        "max_length": 128,
+        "cut": {"test": [5, 60]},
+        "emptied": {"test": [0, 60]},
+        "label_tokens": {"sports": ["▁sports"]},
+    }
     record = make_record(dev_score=84.0, curves={"gradient/lora": [1.0], "update/lora": [0.1], "weight/lora": [10.0]})
     found = diagnose(record, GOOD, tokenisation)
     assert found["warnings"] == []
     assert found["majority"] == {"label": "health", "share": pytest.approx(1 / 3), "target_share": pytest.approx(1 / 3)}
-    assert found["truncation"] == {"max_length": 128, "test": pytest.approx(5 / 60)}
+    assert found["truncation"] == {"max_length": 128, "test": pytest.approx(5 / 60), "emptied": {"test": 0.0}}
     assert found["dev_test_gap"] == pytest.approx(84.0 - 82.937, abs=0.001)
     assert found["norms"] == {"lora": {"gradient": 1.0, "update_ratio": pytest.approx(0.01)}}
 
@@ -174,3 +179,8 @@ def test_the_summary_of_a_run_shows_the_warnings(make_record: Callable[..., Reco
     record = make_record(diagnosis={"warnings": ["raise trainer.steps"]})
     print_summary(record, tmp_path, console=Console(file=out, width=200))
     assert any(line.split() == ["warning", "raise", "trainer.steps"] for line in out.getvalue().splitlines())
+
+
+def test_a_text_that_was_cut_to_nothing_is_said(make_record: Callable[..., Record]) -> None:
+    found = diagnose(make_record(), GOOD, {"max_length": 16, "cut": {"test": [1, 60]}, "emptied": {"test": [1, 60]}})
+    assert any("lost one of their texts whole at 16 tokens" in warning for warning in found["warnings"])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from peftbench.formulations.fitting import Cut
 from peftbench.formulations.predictions import Prediction
 
 if TYPE_CHECKING:
@@ -32,14 +33,14 @@ class Encoded:
         length: tokens that its forward pass costs, virtual tokens not counted; batches are bucketed by it.
         weight: what the item counts in the mean loss: 1.0, or its number of label tokens for token losses.
         data: whatever the formulation's `collate` needs (plain Python lists, no tensors).
-        cut: whether tokens of the row were left out to fit `max_length`; None if that was not looked at.
+        cut: what became of the row's texts to fit `max_length`; None if that was not looked at.
     """
 
     id: str
     length: int
     weight: float
     data: dict[str, Any]
-    cut: bool | None = None
+    cut: Cut | None = None
 
 
 __all__ = ["Batch", "Encoded", "Formulation", "Prediction"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
-from peftbench.formulations.text import answer_text, pad, pad_inputs, text_to_text_input, truncated_prompt, was_cut
+from peftbench.formulations.fitting import Cut, Texts, fit_texts
+from peftbench.formulations.text import answer_text, pad, pad_inputs, prompt_start, text_fields, text_to_text_input
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
@@ -28,7 +30,7 @@ class TextFormulation(Formulation):
 
     An encoder-decoder reads the prompt in its encoder and writes the answer in its decoder; a causal model reads
     prompt and answer in one sequence, and only the answer's tokens are counted in the loss. The answer ends with the
-    end-of-sequence token. Prompts are cut at their text, never at their cue.
+    end-of-sequence token. Where a prompt is too long its longest text gives way; field names and cue stay.
     """
 
     purpose = "lm"
@@ -42,30 +44,47 @@ class TextFormulation(Formulation):
         if eos is None:
             raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
         self.eos = int(eos)
-        words = [answer_text(label, task) for label in task.labels]
-        if len(set(words)) < len(words):
-            raise UsageError(f"task {task.name}: two labels share the same label words: {sorted(words)}.")
-        self.answers = {label: self.answer_ids(word) for label, word in zip(task.labels, words, strict=True)}
+        words = {label: answer_text(label, task) for label in task.labels}
+        self.answers = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
+        self.cue = (
+            [] if self.encoder_decoder else list(self.tokenizer(ANSWER_CUE, add_special_tokens=False)["input_ids"])
+        )
+        self.texts = {label: self.text_of(ids) for label, ids in self.answers.items()}
+        """Label name -> its words as this tokenizer writes them back."""
+        check_answers(words, self.answers, self.texts, self.tokenizer.unk_token_id, backbone.name)
         self.answer_length = max((len(ids) for ids in self.answers.values()), default=SCORE_TOKENS)
         """Tokens that generation may take: the longest answer, so that a longer text is seen to be no label."""
 
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
         text = words if self.encoder_decoder else f" {words}"
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.eos]
+        return [*self.ids_of(text), self.eos]
+
+    def ids_of(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def label_tokens(self) -> dict[str, list[str]]:
         return {label: list(self.tokenizer.convert_ids_to_tokens(ids[:-1])) for label, ids in self.answers.items()}
 
-    def prompt_ids(self, row: Row) -> tuple[list[int], bool | None]:
-        """At most `max_length` token ids, and whether the text was cut. For a causal model the answer still has to
-        fit behind them."""
-        text = text_to_text_input(row, self.task, self.prefix)
+    def text_of(self, ids: list[int]) -> str:
+        """What the model says with these ids, in text: the spaces around it are not part of it."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def prompt_ids(self, row: Row) -> tuple[list[int], Cut]:
+        """At most `max_length` token ids, and what became of the row's texts. For a causal model the answer still has
+        to fit behind them."""
+        room = self.max_length - (0 if self.encoder_decoder else self.answer_length)
+        texts, cut = fit_texts(text_fields(row, self.task), self._prompt, room, self.tokenizer)
+        return self._prompt(texts), cut
+
+    def _prompt(self, texts: Texts) -> list[int]:
+        text = text_to_text_input(texts, self.prefix)
         if self.encoder_decoder:
-            encoding = self.tokenizer(text, truncation=True, max_length=self.max_length)
-            return encoding["input_ids"], was_cut(encoding, 0)
-        return truncated_prompt(self.tokenizer, text, ANSWER_CUE, self.max_length - self.answer_length)
+            ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+            return ids
+        return [*prompt_start(self.tokenizer, text), *self.cue]
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         items = []
@@ -145,7 +164,7 @@ class GenerateFormulation(TextFormulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.label_of = {normalise(answer_text(label, task)): label for label in task.labels}
+        self.label_of = read_table(self.texts)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         generated = model.generate(  # type: ignore[operator]
@@ -165,8 +184,8 @@ class GenerateFormulation(TextFormulation):
     def read(self, text: str) -> str | float | None:
         """A label, a number inside the score range, or None if the text is neither."""
         if self.task.problem == "classification":
-            return self.label_of.get(normalise(text))
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", text)
+            return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)", re.sub(r"\s*\.\s*", ".", text.strip()))  # some tokenizers write 3 . 4
         low, high = self.task.score_range or (float("-inf"), float("inf"))
         return float(match[1]) if match and low <= float(match[1]) <= high else None
 
@@ -177,6 +196,37 @@ def new_tokens(generated: Tensor, prompt: Tensor) -> Tensor:
     width = prompt.shape[1]
     repeats = generated.shape[1] >= width and torch.equal(generated[:, :width], prompt)
     return generated[:, width:] if repeats else generated
+
+
+def read_table(texts: Mapping[str, str]) -> dict[str, str]:
+    """What may be written -> the label that it stands for: the label's own text, and the same but for case, spaces and
+    a final full stop where that is no other label too."""
+    loose = Counter(normalise(text) for text in texts.values())
+    table = {normalise(text): label for label, text in texts.items() if loose[normalise(text)] == 1}
+    return table | {text: label for label, text in texts.items()}
+
+
+def check_answers(
+    words: Mapping[str, str],
+    ids: Mapping[str, Sequence[int]],
+    texts: Mapping[str, str],
+    unknown: int | None,
+    model: str,
+) -> None:
+    """Raises UsageError unless the tokenizer knows every label's words and can tell them apart."""
+    seen: dict[str, str] = {}
+    for label, word in words.items():
+        way_out = f"Choose another with task.label_words.{label}=WORD, or a model of the word's language."
+        if unknown in ids[label] or not texts[label]:
+            shown = f" (it reads `{texts[label]}`)" if texts[label] else ""
+            raise UsageError(f"model={model}: its tokenizer does not know the label word `{word}`{shown}. {way_out}")
+        if texts[label] in seen:
+            other = seen[texts[label]]
+            raise UsageError(
+                f"model={model}: `{words[other]}` of `{other}` and `{word}` of `{label}` are the same answer, "
+                f"`{texts[label]}`, for its tokenizer. {way_out}"
+            )
+        seen[texts[label]] = label
 
 
 def normalise(text: str) -> str:

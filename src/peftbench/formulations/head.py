@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
-from peftbench.formulations.text import pad, pad_inputs, was_cut
+from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
@@ -53,7 +53,11 @@ class HeadFormulation(Formulation):
             data = {"input_ids": encodings["input_ids"][i], "target": self._target(row)}
             if types is not None:
                 data["token_type_ids"] = types[i]
-            items.append(Encoded(row.id, len(data["input_ids"]), 1.0, data, was_cut(encodings, i)))
+            items.append(
+                Encoded(
+                    row.id, len(data["input_ids"]), 1.0, data, what_was_cut(encodings, i, [row.text, row.pair or ""])
+                )
+            )
         return items
 
     def _target(self, row: Row) -> int | float | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.fitting import Cut
 from peftbench.formulations.text import pad_inputs
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -29,8 +30,8 @@ HIDDEN, RANDOM = 0.8, 0.1
 HELD_OUT_STEP = 2**32 - 1
 """Stands for the step outside training, where an item's masks are always the same."""
 
-Ids = Callable[[Row], tuple[list[int], bool | None, list[int]]]
-"""A row's token ids, special tokens included; whether its text was cut; and the places of its label word, if any."""
+Ids = Callable[[Row], tuple[list[int], Cut, list[int]]]
+"""A row's token ids, special tokens included; what became of its text; and the places of its label word, if any."""
 
 
 class MlmFormulation(Formulation):
@@ -70,13 +71,13 @@ class MlmFormulation(Formulation):
     def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return mlm_head.own_parameters(model) if self.train_head else {}
 
-    def plain_ids(self, row: Row) -> tuple[list[int], bool | None, list[int]]:
+    def plain_ids(self, row: Row) -> tuple[list[int], Cut, list[int]]:
         """Ids of the raw text."""
         text = self.prefix + row.whole
         ids: list[int] = self.tokenizer(text, truncation=False, verbose=False)["input_ids"]
         if len(ids) <= self.max_length:
-            return ids, False, []
-        return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], True, []
+            return ids, Cut.WHOLE, []
+        return self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"], Cut.SHORTENED, []
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """An item's weight is the number of its tokens that are predicted; 0 for a text without any token."""

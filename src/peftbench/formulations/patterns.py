@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.tasks.base import Row
 
 MASK = "mask"
@@ -82,11 +83,11 @@ class Pattern:
                 )
         return {name: known[name] for name in self.names}
 
-    def fill(self, texts: Mapping[str, str], word: str) -> str:
+    def fill(self, texts: Texts, word: str) -> str:
         """The pattern's text with `texts` and with `word` in the place of the mask."""
         return "".join(self.filled_pieces(texts, word)).strip()
 
-    def filled_pieces(self, texts: Mapping[str, str], word: str) -> list[str]:
+    def filled_pieces(self, texts: Texts, word: str) -> list[str]:
         """What stands in the place of each of `pieces`."""
         filled = []
         for piece in self.pieces:
@@ -122,13 +123,13 @@ class PatternEncoder:
         """The same for inputs of at most `max_length` tokens."""
         return PatternEncoder(self.pattern, self.tokenizer, max_length, self.mask, self.prefix)
 
-    def encode(self, row: Row, tail: str = "") -> tuple[list[int], bool]:
-        """Ids of the row, with exactly one mask, and whether its texts were shortened. `tail` is put behind the
+    def encode(self, row: Row, tail: str = "") -> tuple[list[int], Cut]:
+        """Ids of the row, with exactly one mask, and what became of its texts. `tail` is put behind the
         filled pattern and never shortened."""
         texts, cut = self._fitted(row, lambda texts: self._ids(texts, tail), self.max_length)
         return self._ids(texts, tail), cut
 
-    def encode_word(self, row: Row, word: str) -> tuple[list[int], bool, list[int]]:
+    def encode_word(self, row: Row, word: str) -> tuple[list[int], Cut, list[int]]:
         """Like `encode`, with `word` in the place of the mask, and the places of its tokens."""
         texts, cut = self._fitted(row, lambda texts: self._ids(texts, "", word), self.max_length)
         ids, masked = self._ids(texts, "", word), self._ids(texts)
@@ -145,7 +146,7 @@ class PatternEncoder:
         """Where the tokens of each of the pattern's own pieces stand in `encode(row)`."""
         return self._literal_places(self._fitted(row, self._ids, self.max_length)[0])
 
-    def _literal_places(self, texts: Mapping[str, str]) -> list[list[int]]:
+    def _literal_places(self, texts: Texts) -> list[list[int]]:
         pieces = self.pattern.filled_pieces(texts, self.mask)
         whole = "".join(pieces)
         start = len(self.prefix) - (len(whole) - len(whole.lstrip()))
@@ -163,34 +164,18 @@ class PatternEncoder:
         """The pattern filled with the row and with `word`, its texts shortened so that it takes at most `length`
         tokens, special tokens not counted."""
 
-        def ids(texts: Mapping[str, str]) -> list[int]:
+        def ids(texts: Texts) -> list[int]:
             found: list[int] = self.tokenizer(self.pattern.fill(texts, word), add_special_tokens=False)["input_ids"]
             return found
 
         return self.pattern.fill(self._fitted(row, ids, length)[0], word)
 
-    def _fitted(
-        self, row: Row, ids_of: Callable[[Mapping[str, str]], Sequence[int]], limit: int
-    ) -> tuple[Mapping[str, str], bool]:
-        """The row's texts, shortened until `ids_of` them are at most `limit`, and whether they had to be."""
+    def _fitted(self, row: Row, ids_of: Callable[[Texts], Sequence[int]], limit: int) -> tuple[Texts, Cut]:
+        """The row's texts, shortened as the pattern set says until `ids_of` them are at most `limit`."""
         texts = {name: self._plain(text) for name, text in self.pattern.texts(row).items()}
-        if len(ids_of(texts)) <= limit:
-            return texts, False
-        ends = {name: self._token_ends(text) for name, text in texts.items()}
-        lengths = {name: len(found) for name, found in ends.items()}
-        while True:
-            cut = {name: text[: ends[name][lengths[name] - 1]] if lengths[name] else "" for name, text in texts.items()}
-            over = len(ids_of(cut)) - limit
-            if over <= 0:
-                return cut, True
-            if not any(lengths.values()):
-                raise UsageError(
-                    f"trainer.max_length={self.max_length} leaves no room for the text of a row beside the pattern "
-                    f"`{self.pattern.template}` and what follows it."
-                )
-            lengths = self._shortened(lengths, over)
+        return fit_texts(texts, ids_of, limit, self.tokenizer, self.pattern.shorten)
 
-    def _ids(self, texts: Mapping[str, str], tail: str = "", word: str | None = None) -> list[int]:
+    def _ids(self, texts: Texts, tail: str = "", word: str | None = None) -> list[int]:
         filled = f"{self.prefix}{self.pattern.fill(texts, self.mask if word is None else word)}{tail}"
         ids: list[int] = self.tokenizer(filled, truncation=False, verbose=False)["input_ids"]
         return ids
@@ -198,24 +183,6 @@ class PatternEncoder:
     def _plain(self, text: str) -> str:
         """A text in which the mask's own name is written apart, so that it cannot pass for the mask."""
         return text.replace(self.mask, f"{self.mask[0]} {self.mask[1:-1]} {self.mask[-1]}")
-
-    def _token_ends(self, text: str) -> list[int]:
-        """End (in characters) of each of the first `max_length` tokens of a text."""
-        encoding = self.tokenizer(
-            text, add_special_tokens=False, truncation=True, max_length=self.max_length, return_offsets_mapping=True
-        )
-        return [end for _, end in encoding["offset_mapping"]]
-
-    def _shortened(self, lengths: Mapping[str, int], over: int) -> dict[str, int]:
-        """Lengths with `over` tokens fewer, as the pattern set's `shorten` says; never below 0."""
-        left, order = dict(lengths), list(lengths)
-        for _ in range(over):
-            nonempty = [name for name in order if left[name]]
-            if not nonempty:
-                break
-            loser = nonempty[-1] if self.pattern.shorten == "last" else max(reversed(nonempty), key=left.__getitem__)
-            left[loser] -= 1
-        return left
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:

@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from peftbench.formulations.fitting import Cut, Texts
 from peftbench.tasks.base import Row, TaskData
 
 
-def text_to_text_input(row: Row, task: TaskData, prefix: str = "") -> str:
+def text_fields(row: Row, task: TaskData) -> dict[str, str]:
+    """Field name -> text, in the order in which a text-to-text input has them."""
+    if row.parts and all(name in row.parts for name in task.fields):
+        return {name: row.parts[name] for name in task.fields}
+    texts = [row.text] if row.pair is None else [row.text, row.pair]
+    return dict(zip(task.fields, texts, strict=False))
+
+
+def text_to_text_input(texts: Texts, prefix: str = "") -> str:
     """Field names followed by the texts: "sentence1: ... sentence2: ..." (the ATTEMPT / DePT convention)."""
-    first, second = task.fields
-    text = f"{prefix}{first}: {row.text}"
-    return text if row.pair is None else f"{text} {second}: {row.pair}"
+    return prefix + " ".join(f"{name}: {text}" for name, text in texts.items())
 
 
 def answer_text(target: str | float, task: TaskData) -> str:
@@ -49,24 +56,18 @@ def pad_inputs(sequences: Sequence[Sequence[int]], tokenizer: PreTrainedTokenize
     }
 
 
-def was_cut(encodings: BatchEncoding, index: int) -> bool | None:
-    """Whether truncation took tokens from a text; None from a tokenizer in pure Python, which does not say."""
-    return bool(encodings.encodings[index].overflowing) if encodings.encodings else None
+def what_was_cut(encodings: BatchEncoding, index: int, texts: Sequence[str]) -> Cut | None:
+    """What truncation did to the `texts` of one input; None from a tokenizer in pure Python, which does not say."""
+    if not encodings.encodings:
+        return None
+    if not encodings.encodings[index].overflowing:
+        return Cut.WHOLE
+    left = set(encodings.sequence_ids(index))
+    return Cut.EMPTIED if any(text.strip() and n not in left for n, text in enumerate(texts)) else Cut.SHORTENED
 
 
-def truncated_prompt(
-    tokenizer: PreTrainedTokenizerBase, text: str, tail: str, max_length: int
-) -> tuple[list[int], bool | None]:
-    """Ids of `text` cut so that `text + tail` takes at most `max_length` tokens, and whether it had to be cut; the
-    tail is never cut.
-
-    Special tokens are those that the tokenizer itself adds in front (a BOS token, if it has one).
-    """
-    tail_ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    encoding = tokenizer(text, truncation=True, max_length=max_length)
-    head_ids = encoding["input_ids"]
-    eos = tokenizer.eos_token_id
-    if head_ids and eos is not None and head_ids[-1] == eos:
-        head_ids = head_ids[:-1]
-    room = max(1, max_length - len(tail_ids))
-    return [*head_ids[:room], *tail_ids], len(head_ids) > room or was_cut(encoding, 0)
+def prompt_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text that goes on: with what the tokenizer puts in front (a BOS token, if it has one), without the
+    end-of-sequence token that it may put behind."""
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
+    return ids[:-1] if ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id else ids

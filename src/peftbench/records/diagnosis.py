@@ -34,6 +34,8 @@ OUTLIER = 3.5
 STEPS = {"distillation": "method.pet.classifier_steps", "self_training": "method.self_training.steps"}
 """Stages whose length `trainer.steps` does not set, and what does."""
 
+SPLITS = ("train", "dev", "test")
+
 Answers = Sequence[tuple[Any, Any]]
 """(target, prediction) of each test item; a prediction of None could not be read as an answer."""
 
@@ -44,12 +46,14 @@ def diagnose(record: Record, answers: Answers, tokenisation: dict[str, Any]) -> 
     Args:
         record: as it will be filed.
         answers: target and prediction of every test item.
-        tokenisation: `max_length`, `cut` and `label_tokens`, as `Predictor.tokenisation` gives them; may be empty.
+        tokenisation: `max_length`, `cut`, `emptied` and `label_tokens`, as `Predictor.tokenisation` gives them; may be
+            empty.
 
     Returns:
         `majority` (the label predicted most: its share of predictions and of targets), `truncation` (share of rows
-        cut, by split, and `max_length`), `label_tokens`, `dev_test_gap` (points), `norms` (by parameter group:
-        medians of gradient norm and of update / weight), and `warnings`. What could not be measured is left out.
+        cut, by split, and `max_length`; `emptied`: the share that lost one of their texts whole), `label_tokens`,
+        `dev_test_gap` (points), `norms` (by parameter group: medians of gradient norm and of update / weight),
+        and `warnings`. What could not be measured is left out.
     """
     facts: dict[str, Any] = {
         "majority": _majority(answers),
@@ -82,8 +86,12 @@ def _majority(answers: Answers) -> dict[str, Any] | None:
 
 
 def _truncation(tokenisation: dict[str, Any]) -> dict[str, Any] | None:
-    shares = {split: cut / rows for split, (cut, rows) in (tokenisation.get("cut") or {}).items()}
-    return {"max_length": tokenisation["max_length"], **shares} if shares else None
+    cut, emptied = (_shares(tokenisation.get(name) or {}) for name in ("cut", "emptied"))
+    return {"max_length": tokenisation["max_length"], **cut, "emptied": emptied} if cut else None
+
+
+def _shares(counts: dict[str, Sequence[int]]) -> dict[str, float]:
+    return {split: found / rows for split, (found, rows) in counts.items()}
 
 
 def _gap(record: Record) -> float | None:
@@ -166,12 +174,22 @@ def _length_warnings(truncation: dict[str, Any] | None) -> Iterator[str]:
     if truncation is None:
         return
     length = truncation["max_length"]
-    split, share = max(((s, v) for s, v in truncation.items() if s != "max_length"), key=lambda item: item[1])
+    split, share = _worst({s: v for s, v in truncation.items() if s in SPLITS})
     if share > MANY_CUT:
         yield (
             f"{_percent(share)} of the {split} inputs were cut at {length} tokens: trainer.max_length={2 * length} "
             "keeps more of them, for more time and memory"
         )
+    split, share = _worst(truncation.get("emptied") or {})
+    if share > 0:
+        yield (
+            f"{_percent(share)} of the {split} inputs lost one of their texts whole at {length} tokens, and the label "
+            f"may depend on it: raise trainer.max_length to {2 * length}"
+        )
+
+
+def _worst(shares: dict[str, float]) -> tuple[str, float]:
+    return max(shares.items(), key=lambda item: item[1], default=("", 0.0))
 
 
 def _is_cloze(record: Record) -> bool:

@@ -42,8 +42,8 @@ class Predictor(ABC):
         return []
 
     def tokenisation(self) -> dict[str, Any]:
-        """What became of the texts, for the diagnosis: `max_length`, `cut` (split -> rows cut, rows in all) and
-        `label_tokens`; empty without a tokenizer."""
+        """What became of the texts, for the diagnosis: `max_length`, `cut` and `emptied` (split -> rows with a
+        text cut, or cut to nothing; rows in all) and `label_tokens`; empty without a tokenizer."""
         return {}
 
     @abstractmethod

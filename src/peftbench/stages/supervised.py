@@ -10,6 +10,7 @@ from torch import Tensor
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.base import Encoded, Prediction
+from peftbench.formulations.fitting import Cut
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
 from peftbench.stages.base import Context, Predictor, StageReport
@@ -60,12 +61,14 @@ class LearnerPredictor(Predictor):
 
     def tokenisation(self) -> dict[str, Any]:
         formulation, draw = self.learner.formulation, self.context.draw
-        cut = {}
+        cut, emptied = {}, {}
         for split in ("train", "dev", "test"):
             items = self._encoded.get(tuple(row.id for row in getattr(draw, split)), [])
             if items and all(item.cut is not None for item in items):
                 cut[split] = [sum(bool(item.cut) for item in items), len(items)]
-        return {"max_length": formulation.max_length, "cut": cut, "label_tokens": formulation.label_tokens()}
+                emptied[split] = [sum(item.cut is Cut.EMPTIED for item in items), len(items)]
+        counts = {"cut": cut, "emptied": emptied}
+        return {"max_length": formulation.max_length, **counts, "label_tokens": formulation.label_tokens()}
 
     def save(self, folder: Path) -> None:
         with disk_errors("write what was trained to", folder):

@@ -31,8 +31,8 @@ class Row:
         text: the first (or only) text.
         target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
-        parts: pieces of `text` that a cloze pattern may place apart, by name (`headline`, `article`), else None. One
-            that the model is not given is empty.
+        parts: what the row is made of, by name (`headline`, `article`; `question`, `answer`, `paragraph`), for cloze
+            patterns and text-to-text inputs that place them apart, else None. One that the model is not given is empty.
         group: rows that must stay together in a split or be scored together (a sentence with several aspects in
             ABSA, a question with several answers in MultiRC, the two choices of one COPA item), else None.
     """
@@ -99,7 +99,8 @@ class TaskData:
         labels: label names in a fixed order; empty for regression. An id is a position in this tuple and never
             travels outside the process.
         label_words: label name -> the words a text-to-text or scoring model reads or writes for it.
-        fields: names of `text` and `pair` in a text-to-text input, as in "sentence1: ... sentence2: ...".
+        fields: what a text-to-text input names, in its order, as in "sentence1: ... sentence2: ...": names of the
+            rows' `parts`, else of `text` and `pair`.
         problem: kind of target.
         main_metric: the number that tables show, one of `metrics`.
         cloze: the pattern sets of the task by name, the default one first.
@@ -116,7 +117,7 @@ class TaskData:
     test: Sequence[Row]
     labels: tuple[str, ...]
     label_words: Mapping[str, str]
-    fields: tuple[str, str]
+    fields: tuple[str, ...]
     problem: Problem
     main_metric: str
     metrics: tuple[str, ...]

@@ -43,7 +43,7 @@ class Subset:
     languages: tuple[str, ...]
     metrics: tuple[str, ...]
     main_metric: str
-    fields: tuple[str, str]
+    fields: tuple[str, ...]
     label_words: Mapping[str, str]
     folder: str
     files: Mapping[str, tuple[str, ...]]
@@ -102,7 +102,6 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
     metrics = metrics_of(cfg, own)
     own.pop("metrics", None)
     words = {**cfg.label_words, **own.pop("label_words", {})}
-    first, second = [*own.pop("fields", cfg.fields), "pair"][:2]
     files = {
         split: (names,) if isinstance(names, str) else tuple(names) for split, names in own.pop("files", {}).items()
     }
@@ -113,7 +112,7 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
         languages=tuple(own.pop("languages", cfg.languages)),
         metrics=metrics,
         main_metric=own.pop("main_metric", cfg.main_metric),
-        fields=(first, second),
+        fields=tuple(own.pop("fields", cfg.fields)),
         label_words={name: words.get(name, name) for name in labels.values()},
         folder=own.pop("folder", cfg.folder),
         files=files,

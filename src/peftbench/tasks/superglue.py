@@ -51,8 +51,9 @@ def _rows(subset: Subset, found: Found, split: str) -> list[Row]:
         try:
             for number, group, item in items(index, record):
                 text, pair = FORMS[subset.name](item)
+                parts = PARTS[subset.name](item) if subset.name in PARTS else None
                 target = None if split == "unlabeled" else subset.label(item["label"], path, line)
-                rows.append(Row(f"{split}:{number}", text, target, pair, f"{split}:{group}" if group else None))
+                rows.append(Row(f"{split}:{number}", text, target, pair, f"{split}:{group}" if group else None, parts))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
             raise UsageError(f"{path}, line {line}: not a row of `{subset.name}` ({what}).") from error
@@ -128,3 +129,13 @@ FORMS: dict[str, Callable[[Mapping[str, Any]], tuple[str, str | None]]] = {
     "wsc": _wsc,
 }
 """Subset -> the text and the pair of one item (table above)."""
+PARTS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
+    "copa": lambda record: {
+        "premise": f"{record['premise'].strip()} What was the {record['question']}?",
+        "choice1": record["choice1"].strip(),
+        "choice2": record["choice2"].strip(),
+    },
+    "multirc": lambda record: {name: record[name].strip() for name in ("question", "answer", "paragraph")},
+    "wic": lambda record: {name: record[name].strip() for name in ("sentence1", "sentence2", "word")},
+}
+"""Subset -> what an item is made of, where that is more than a text and a pair: the fields of a text-to-text input."""
