@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,13 @@ def new_learner(context: Context, record: Record, cfg: RunConfig | None = None) 
 
 
 def build_learner(
-    cfg: RunConfig, data: TaskData, clock: PhaseClock, shots: Sequence[Row] = ()
+    cfg: RunConfig, data: TaskData, clock: PhaseClock, shots: Sequence[Row] = (), restoring: bool = False
 ) -> tuple[Learner, dict[str, Any]]:
-    """A fresh learner on the CPU, and facts about its backbone for the record. `shots`: the drawn training rows.
+    """A fresh learner on the CPU, and facts about its backbone for the record.
+
+    Args:
+        shots: the drawn training rows.
+        restoring: whether what it trains will be read from a file (`Learner.load`); `data` needs no rows then.
 
     Raises:
         UsageError: the backbone cannot be had, or tuner, formulation and backbone do not fit each other.
@@ -62,12 +67,17 @@ def build_learner(
         torch.manual_seed(cfg.seed)
         formulation = chosen(backbone, data, cfg.trainer.max_length, cfg.method.formulation)
         words = tuple(data.label_words.get(label, label) for label in data.labels)
-        context = TunerContext(cfg.trainer.max_length, words, cfg.seed, pool=data.train, shots=shots)
+        context = TunerContext(
+            cfg.trainer.max_length, words, cfg.seed, pool=data.train, shots=shots, restoring=restoring
+        )
         if cfg.method.budget is not None:
             fit_budget(tuner, cfg.method.budget, backbone, context)
         learner = Learner(backbone, tuner, formulation, context)
         if cfg.method.init_from is not None:
             warm_start(learner, cfg)
+    name = chosen.title or chosen.__name__.removesuffix("Formulation").lower()
+    posed = replace(cfg.method.formulation, name=name)
+    learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
     if not learner.param_groups() and "supervised" in cfg.method.stages and cfg.shots != 0:
         raise UsageError(
             f"method={cfg.method.name}: nothing to train, since the `{chosen.__name__}` has no head of its own. "
@@ -79,7 +89,7 @@ def build_learner(
         "source": backbone.source,
         "pooling": backbone.pooling,
         "hidden_size": backbone.hidden_size,
-        "formulation": chosen.title or chosen.__name__.removesuffix("Formulation").lower(),
+        "formulation": name,
     }
     return learner, facts
 

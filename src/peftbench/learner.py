@@ -14,6 +14,7 @@ from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 
 if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
     from peftbench.tasks.base import Row
 
 HEAD = "head"
@@ -39,6 +40,8 @@ class Learner(nn.Module):
     ) -> None:
         """`model`: what `tuner` has built already, for another formulation; None builds it."""
         super().__init__()
+        self.config: RunConfig | None = None
+        """From what it was built, the formulation by its own name; set by `build_learner`."""
         self.backbone = backbone
         self.tuner = tuner
         self.context = context

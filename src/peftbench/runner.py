@@ -153,6 +153,13 @@ def save_adapter(context: Context, predictor: Predictor, record: Record) -> int:
     if choice == "none" or (choice == "auto" and counts["module"] > counts["total"] // 2):
         record.notes.append(f"what was trained was not saved (trainer.save={choice})")
         return 4 * (counts["module"] + counts["head"])
+    from peftbench.records import manifest
+    from peftbench.saved import card
+
     home = context.folder / "adapter"
     predictor.save(home)
-    return sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
+    if facts := predictor.manifest(record):
+        manifest.write(home, facts)
+        card.write(home, record, facts)
+    return size

@@ -52,6 +52,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         check_override(override)
         if not override.lstrip("+~").partition("=")[0]:
             raise UsageError(f"{shortened(override) or 'an empty word'}: cannot be read as key=value.")
+    outer = GlobalHydra.instance().hydra  # of a host application, which gets it back
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
@@ -60,6 +61,8 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         raise
     except Exception as error:  # nothing but Hydra runs in there, on what the user wrote
         raise explain(error, overrides) from None
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def opened(override: str) -> str:

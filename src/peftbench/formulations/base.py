@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.predictions import Prediction
+from peftbench.tasks.base import bare_task
 
 if TYPE_CHECKING:
     from peftbench.config.schema import FormulationConfig
@@ -75,6 +76,18 @@ class Formulation(nn.Module, ABC):
         self.step = self.seed = 0
         """The present training step and the seed of the training, for what is drawn anew in every step; set by the
         loop. Whatever follows from them and an item's id alone is the same on any number of processes."""
+
+    def portable(self, cfg: FormulationConfig) -> tuple[FormulationConfig, TaskData]:
+        """Config and task from which this formulation is made again, without any file and without the task's rows.
+
+        Args:
+            cfg: what it was made from.
+        """
+        return cfg, bare_task(self.task)
+
+    def shown_rows(self) -> Sequence[Row]:
+        """Training rows that stand in every input."""
+        return ()
 
     def attach(self, model: nn.Module) -> None:
         """Called once with the tuned `model`, before training."""

@@ -7,11 +7,12 @@ that of the softmax over the class scores, never over the vocabulary: see `cloze
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from peftbench.config.schema import ClozeConfig
+from peftbench.config.schema import ClozeConfig, FormulationConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
@@ -52,6 +53,15 @@ class ClozeFormulation(Formulation):
         words = tokenise_words(self.tokenizer, self.words, cfg.split_words)
         self.word_ids, self.notes = words.ids, words.notes
         self.verbalizer = build_verbalizer(words, cfg, backbone)
+
+    def portable(self, cfg: FormulationConfig) -> tuple[FormulationConfig, TaskData]:
+        """Its own pattern set, and long lists of words, or those of a user's file, as the task's terms."""
+        assert isinstance(cfg, ClozeConfig)
+        task = replace(super().portable(cfg)[1], cloze={self.set.name: self.set})
+        if not self.words.lenient:
+            return cfg, task
+        pairs = {x: tuple(zip(w, self.words.scores[x], strict=True)) for x, w in self.words.words.items()}
+        return replace(cfg, words="terms", words_sha256=None), replace(task, terms=pairs)
 
     def mask_token(self, backbone: Backbone) -> str:
         """The text that stands for the mask."""

@@ -49,6 +49,9 @@ class DemonstratedCloze(ClozeFormulation):
         self._near: dict[str, frozenset[str]] = {}
         """Row id -> the training rows that it may be shown, where not every other may."""
 
+    def shown_rows(self) -> Sequence[Row]:
+        return self.shots
+
     @property
     def sets(self) -> int:
         """Sets of demonstrations that an item gets now."""

@@ -92,7 +92,9 @@ def _chosen(task: TaskData, patterns: PatternSet, cfg: ClozeConfig) -> LabelWord
                 f"method.formulation.words=terms: task {task.name}, subset {task.subset}, has no retrieved terms. Use "
                 "words=task, or make a file of your own terms: peftbench terms --help."
             )
-        return LabelWords.of({label: task.terms[label] for label in task.labels}, "method.formulation.words=terms")
+        return LabelWords.of(
+            {label: task.terms[label] for label in task.cloze_labels}, "method.formulation.words=terms"
+        )
     return LabelWords.of(read_words(Path(choice).expanduser(), task.cloze_labels), f"method.formulation.words={choice}")
 
 

@@ -70,6 +70,8 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
         load = _random if cfg.source == "random" else _pretrained
         loaded = load(cfg, AUTO_CLASSES[cfg.family, purpose], dropout)
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
+    # what adapters say they belong to: a name that means something elsewhere, not a folder of this machine
+    model.name_or_path = model.config._name_or_path = str(cfg.path) if cfg.source == "hub" else cfg.name
     _set_padding(model, tokenizer, cfg.family)
     limit = max_positions(model)
     if limit is not None:

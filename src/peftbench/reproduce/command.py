@@ -12,6 +12,7 @@ from typing import NoReturn
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
+from peftbench.records.find import find_run
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.reproduce.checks import (
@@ -95,18 +96,7 @@ def _points(text: str) -> float:
 
 def _find(store: Store, given: str) -> Record:
     """The finished run whose id begins so."""
-    record = store.load(given)
-    if record is None:
-        ids = [Path(entry.path).stem for entry in store.scan()]
-        fitting = [name for name in ids if name.startswith(given)]
-        if len(fitting) > 1:
-            raise UsageError(f"reproduce {given}: {len(fitting)} runs begin so: {', '.join(sorted(fitting)[:8])}.")
-        record = store.load(fitting[0]) if fitting else None
-    if record is None:
-        raise UsageError(
-            f"reproduce {given}: no such run in `{store.out_dir}`. `peftbench leaderboard` lists the runs there are; "
-            "--out-dir names another folder."
-        )
+    record = find_run(store, given, "reproduce")
     if record.status in ("failed", "interrupted"):
         raise UsageError(
             f"reproduce {record.run_id}: the run {record.status} ({record.reason}), so there is no result to compare "

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
     from peftbench.measure.memory import MemoryMeter
+    from peftbench.records.record import Record
     from peftbench.tasks.base import Row, TaskData
     from peftbench.tasks.protocols import Draw
     from peftbench.training.distributed import Dist
@@ -49,6 +50,10 @@ class Predictor(ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what was trained."""
+
+    def manifest(self, record: Record) -> dict[str, Any] | None:
+        """What it takes beside the files of `save` to answer new rows (`records.manifest`); None if nothing can."""
+        return None
 
 
 @dataclass
@@ -120,6 +125,10 @@ class Context:
     def stage_folder(self, part: str | None = None) -> Path:
         """Where the present stage, or a part of it, may keep what a later attempt at the run goes on from."""
         return self.folder / "stages" / self.stage / (part or "")
+
+    def has_pairs(self) -> bool:
+        """Whether the task's rows have two texts."""
+        return any(row.pair is not None for row in (*self.draw.train, *self.draw.test))
 
     def processes(self) -> Dist:
         """The processes of a run that has a backbone."""

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Features:
     """Fitted on the train rows, then applied to any rows."""
 
+    backbone: Backbone | None = None
+    """What the features were read from, where they come from a network."""
+
     def fit(self, rows: Sequence[Row]) -> Any:
         """Learn what there is to learn from `rows` and return their feature matrix (rows, features)."""
         return self.transform(rows)
@@ -30,6 +33,17 @@ class Features:
     def remarks(self) -> list[str]:
         """What a reader of the result must know."""
         return []
+
+    def loaded_backbone(self) -> Backbone:
+        """The network behind the features."""
+        raise TypeError(f"{type(self).__name__} reads no network")
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays by name and plain facts: all that was learned from the train rows."""
+        return {}, {}
+
+    def load_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
 
 
 def whole_text(row: Row) -> str:
@@ -87,6 +101,17 @@ class TfidfFeatures(Features):
             [f"the train texts hold no {' and no '.join(self.without)}: features without them"] if self.without else []
         )
 
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        parts = self.vectorizers
+        terms = {n: sorted(part.vocabulary_, key=part.vocabulary_.__getitem__) for n, part in parts.items()}
+        return {f"idf_{n}": part.idf_ for n, part in parts.items()}, {"terms": terms}
+
+    def load_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+        self.vectorizers = {name: part for name, part in self.vectorizers.items() if name in facts["terms"]}
+        for name, part in self.vectorizers.items():
+            part.vocabulary_ = {term: column for column, term in enumerate(facts["terms"][name])}
+            part.idf_ = arrays[f"idf_{name}"]
+
 
 class EmbeddingFeatures(Features):
     """Pooled hidden states of the frozen backbone, unit length, cached on disk by content.
@@ -97,7 +122,6 @@ class EmbeddingFeatures(Features):
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.backbone: Backbone | None = None
         self.computed = self.cached = 0
 
     def remarks(self) -> list[str]:
@@ -107,25 +131,29 @@ class EmbeddingFeatures(Features):
         ]
 
     def transform(self, rows: Sequence[Row]) -> np.ndarray:
-        from peftbench.models import load_backbone
         from peftbench.stages.embedding_cache import EmbeddingCache
 
-        context = self.context
-        if self.backbone is None:
-            with context.clock("model"):
-                self.backbone = load_backbone(context.cfg.model, "features", dropout=0.0)
+        backbone = self.loaded_backbone()
         keys = [hashlib.sha256(json.dumps([r.text, r.pair]).encode()).hexdigest() for r in rows]
-        cache = EmbeddingCache(self.identity(self.backbone))
+        cache = EmbeddingCache(self.identity(backbone))
         known = cache.read()
         missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
         if missing:
-            vectors = self.embed(self.backbone, list(missing.values()))
+            vectors = self.embed(backbone, list(missing.values()))
             fresh = dict(zip(missing, vectors, strict=True))
             cache.add(fresh)
             known.update(fresh)
         self.computed += len(missing)
         self.cached += len(rows) - len(missing)
         return np.stack([known[key] for key in keys])
+
+    def loaded_backbone(self) -> Backbone:
+        from peftbench.models import load_backbone
+
+        if self.backbone is None:
+            with self.context.clock("model"):
+                self.backbone = load_backbone(self.context.cfg.model, "features", dropout=0.0)
+        return self.backbone
 
     def identity(self, backbone: Backbone) -> list[Any]:
         """What a vector depends on besides the text."""

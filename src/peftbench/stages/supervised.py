@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from peftbench.formulations.base import Encoded, Prediction
 from peftbench.formulations.fitting import Cut
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
+from peftbench.records import manifest
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
@@ -23,6 +25,7 @@ from peftbench.training.predict import predict_all, to_device
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig, TrainerConfig
+    from peftbench.records.record import Record
     from peftbench.training.optim import Course
 
 
@@ -73,6 +76,23 @@ class LearnerPredictor(Predictor):
     def save(self, folder: Path) -> None:
         with disk_errors("write what was trained to", folder):
             self.learner.save(folder)
+
+    def manifest(self, record: Record) -> dict[str, Any] | None:
+        learner, backbone = self.learner, self.learner.backbone
+        if learner.config is None:
+            return None
+        method = learner.config.method
+        formulation, task = learner.formulation.portable(method.formulation)
+        names = ("name", "family", "purpose", "revision", "pooling", "prefix", "hidden_size")
+        return manifest.make(
+            record,
+            replace(learner.config, method=replace(method, formulation=formulation)),
+            task,
+            kind="learner",
+            pairs=self.context.has_pairs(),
+            backbone={name: getattr(backbone, name) for name in names},
+            shown=learner.formulation.shown_rows(),
+        )
 
 
 def untrained(context: Context, incoming: Predictor | None) -> Predictor:

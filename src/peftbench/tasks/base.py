@@ -10,9 +10,9 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from peftbench.config.tasks import ENDS
 
@@ -150,3 +150,9 @@ class TaskData:
                 line = json.dumps([name, row.id, row.text, row.pair, row.target], ensure_ascii=False)
                 digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
+
+
+def bare_task(data: TaskData) -> TaskData:
+    """The task without its rows, patterns and terms: what a formulation reads of it that needs none of these."""
+    none: dict[str, Any] = {"train": (), "dev": (), "test": (), "unlabeled": (), "extra_tests": {}}
+    return replace(data, **none, cloze={}, terms={}, notes=())

@@ -32,6 +32,8 @@ class TunerContext:
     """The task's whole training split, for initialisers that look at unlabelled texts."""
     shots: Sequence[Row] = ()
     """The drawn training rows."""
+    restoring: bool = False
+    """Whether all that is trained will be read from a file, so that initial values need no texts to look at."""
 
 
 class Tuner(ABC):

@@ -49,7 +49,9 @@ class BayesPromptTuner(PromptTuningTuner):
             self.notes.append("the prompt is drawn anew after each step, as in the original: nothing in it is learned")
         return super().build(backbone, context)
 
-    def start_rows(self, backbone: Backbone, context: TunerContext) -> Tensor:
+    def start_rows(self, backbone: Backbone, context: TunerContext) -> Tensor | None:
+        if context.restoring:
+            return None
         self.particles = domain_particles(backbone, context, whole_pool=self.cfg.init == "bayesprompt")
         self.seed = context.seed
         self.start = self.particles.rows(self.cfg.num_virtual_tokens, np.random.default_rng(self.seed))

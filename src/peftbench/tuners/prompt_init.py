@@ -56,7 +56,11 @@ def initial_rows(cfg: Any, backbone: Backbone, context: TunerContext) -> Tensor 
     Raises:
         UsageError: there are no texts to look at.
     """
-    if cfg.num_virtual_tokens == 0 or cfg.init not in ("bayesprompt", "bayesprompt_shots", "cones"):
+    if (
+        context.restoring
+        or cfg.num_virtual_tokens == 0
+        or cfg.init not in ("bayesprompt", "bayesprompt_shots", "cones")
+    ):
         return None
     if cfg.init == "cones":
         from peftbench.tuners.cones import concept_prompt

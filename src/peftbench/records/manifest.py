@@ -1,0 +1,174 @@
+"""`peftbench.json` in a run's `adapter/` folder: all that it takes, beside the weights, to answer new rows.
+
+It holds no path, host or user of the machine that trained: a folder may be sent to somebody else. Free of torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from peftbench import __version__
+from peftbench.config.schema import (
+    MethodConfig,
+    ModelConfig,
+    ProtocolConfig,
+    RunConfig,
+    TaskConfig,
+    TrackingConfig,
+    TrainerConfig,
+)
+from peftbench.config.sections import build_section
+from peftbench.errors import UsageError
+from peftbench.files import readable_errors, write_atomic
+from peftbench.records.record import Record, plain
+from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
+
+FILE = "peftbench.json"
+FORMAT = 1
+TRAINER = ("max_length", "dropout", "attention", "precision", "eval_batch_tokens")
+"""What of the trainer decides an answer."""
+NEITHER = ("lr", "weight_decay", "space", "type", "init_from")
+"""What of the method decides how it is trained, and so no answer of what was trained."""
+
+PATHS = ("path", "file", "mlm_head")
+"""Keys of the sections `model` and `method.tuner` that may name a file of the user's."""
+
+Manifest = dict[str, Any]
+
+
+def make(
+    record: Record,
+    cfg: RunConfig,
+    task: TaskData,
+    *,
+    kind: str,
+    pairs: bool,
+    backbone: Mapping[str, Any] | None = None,
+    shown: Sequence[Row] = (),
+) -> Manifest:
+    """The manifest of what a run has trained.
+
+    Args:
+        record: the run's; names it.
+        cfg: of the model that answers, which may be a variation of the run's.
+        task: without rows; with the patterns and terms that its formulation reads.
+        kind: "learner" or "classical".
+        pairs: whether rows have two texts.
+        backbone: name, family, purpose, revision, pooling, prefix and hidden size; None for a method without one.
+        shown: training rows that stand in every input (demonstrations).
+    """
+    method = {name: value for name, value in asdict(cfg.method).items() if name not in NEITHER}
+    found = {
+        "format": FORMAT,
+        "peftbench": __version__,
+        "run_id": record.run_id,
+        "kind": kind,
+        "backbone": dict(backbone or {}),
+        "model": without_paths(asdict(cfg.model)) if backbone else {},
+        "method": without_paths(method),
+        "trainer": {name: getattr(cfg.trainer, name) for name in TRAINER},
+        "seed": cfg.seed,
+        "task": {name: value for name, value in asdict(task).items() if name not in ("train", "dev", "test", "source")},
+        "pairs": pairs,
+        "shown": [asdict(row) for row in shown],
+    }
+    return dict(plain(found))
+
+
+def without_paths(section: dict[str, Any]) -> dict[str, Any]:
+    """A section of the config with the file's name in the place of each absolute path."""
+    kept = dict(section)
+    for key, value in section.items():
+        if isinstance(value, dict):
+            kept[key] = without_paths(value)
+        elif key in PATHS and isinstance(value, str):
+            kinds = [kind(value) for kind in (PurePosixPath, PureWindowsPath)]
+            absolute = [path.name for path in kinds if path.is_absolute() or value.startswith("~")]
+            kept[key] = absolute[0] if absolute else value
+    return kept
+
+
+def write(folder: Path, manifest: Manifest) -> None:
+    """Write `folder/peftbench.json`."""
+    text = json.dumps(manifest, ensure_ascii=False, allow_nan=False, indent=1)
+    write_atomic(folder / FILE, text.encode("utf-8", "surrogatepass"))
+
+
+def read(folder: Path) -> Manifest:
+    """The manifest of an `adapter/` folder.
+
+    Raises:
+        UsageError: there is none, it is damaged, or a newer peftbench wrote it.
+    """
+    path = folder / FILE
+    with readable_errors("read", path):
+        if not path.is_file():
+            raise UsageError(
+                f"{path}: no such file; a run of an earlier peftbench did not write it. Run it again with rerun=true."
+            )
+        content = path.read_bytes()
+    try:
+        manifest = json.loads(content)
+        if manifest["format"] > FORMAT:
+            raise UsageError(f"{path}: written by peftbench {manifest['peftbench']}, which is newer. Update peftbench.")
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: damaged ({type(error).__name__}: {error}). Run it again with rerun=true.") from None
+    return dict(manifest)
+
+
+def config_of(manifest: Manifest) -> RunConfig:
+    """The config with which the model is made again; what decides no answer is left at nothing.
+
+    Raises:
+        UsageError: this version of peftbench does not know a key.
+    """
+    model = manifest["model"]
+    method: MethodConfig = build_section("method", manifest["method"])
+    return RunConfig(
+        model=build_section("model", pinned(model, manifest["backbone"])) if model else ModelConfig(),
+        method=method,
+        task=TaskConfig(),
+        protocol=ProtocolConfig(),
+        trainer=TrainerConfig(name="saved", threads=None, progress=False, **manifest["trainer"]),
+        tracking=TrackingConfig(wandb="disabled"),
+        shots=1,
+        seed=manifest["seed"],
+    )
+
+
+def pinned(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's config, of the hub at the commit that was trained."""
+    revision = str(backbone.get("revision", "")).partition("+")[0]
+    return {**model, **({"revision": revision} if model["source"] == "hub" else {})}
+
+
+def task_of(manifest: Manifest) -> TaskData:
+    """The task that `make` was given, without rows."""
+    facts = dict(manifest["task"])
+    sets = {name: {**found, "patterns": tuple(found["patterns"])} for name, found in facts.pop("cloze").items()}
+    cloze = {n: PatternSet(**{**s, "words": {k: tuple(v) for k, v in s["words"].items()}}) for n, s in sets.items()}
+    terms = {label: tuple((word, score) for word, score in own) for label, own in facts.pop("terms").items()}
+    score_range = facts.pop("score_range")
+    lists = {
+        name: tuple(facts.pop(name)) for name in ("labels", "fields", "metrics", "languages", "unlabeled", "notes")
+    }
+    return TaskData(
+        **facts,
+        **lists,  # type: ignore[arg-type]
+        train=(),
+        dev=(),
+        test=(),
+        source=DataSource("local", ""),
+        cloze=cloze,
+        terms=terms,
+        score_range=tuple(score_range) if score_range else None,
+    )
+
+
+def shown_rows(manifest: Manifest) -> list[Row]:
+    """The training rows that stand in every input."""
+    return [Row(**row) for row in manifest["shown"]]

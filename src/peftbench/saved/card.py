@@ -1,0 +1,75 @@
+"""The README of a folder with what a run has trained: a model card as the hub reads it. Free of torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftbench import __version__
+from peftbench.files import write_atomic
+from peftbench.records.manifest import Manifest
+from peftbench.records.record import Record
+
+
+def write(folder: Path, record: Record, manifest: Manifest) -> None:
+    """Write the `README.md` of a run's `adapter/` folder."""
+    text = "\n".join([*front_matter(record, manifest), *about(record, manifest), "", *how_to_load(folder, record), ""])
+    write_atomic(folder / "README.md", text.encode("utf-8", "backslashreplace"))
+
+
+def front_matter(record: Record, manifest: Manifest) -> list[str]:
+    """The YAML block at the top."""
+    lines = ["---", "library_name: peft", f"tags: [peftbench, {record.method}, {record.task}]"]
+    if base := base_name(manifest):
+        lines.insert(1, f"base_model: {base}")
+    return [*lines, "---", ""]
+
+
+def base_name(manifest: Manifest) -> str:
+    """What the backbone is called: on the hub, if it comes from there, else in `model=NAME`."""
+    model = manifest["model"]
+    return str((model["path"] if model["source"] == "hub" else model["name"]) if model else "")
+
+
+def about(record: Record, manifest: Manifest) -> list[str]:
+    """What was trained on what, and what came of it."""
+    task = f"{record.task}/{record.subset}" if record.subset else record.task
+    shots = "all rows" if record.shots == "full" else f"{record.shots} shots"
+    backbone = manifest["backbone"]
+    rows = record.draw.get("rows") or {}
+    drawn = ", ".join(f"{count:,} {name}" for name, count in rows.items())
+    facts = [
+        ("backbone", f"{base_name(manifest)}, revision {backbone['revision']}" if backbone else ""),
+        ("task", f"{task}; labels: {', '.join(manifest['task']['labels']) or 'a score'}"),
+        ("draw", f"protocol {record.protocol}, {shots}, data seed {record.data_seed}: {drawn}"),
+        ("training seed", str(record.seed)),
+        ("test score", "" if record.score is None else f"{record.metric} {record.score:.1f}"),
+        ("trained", _trained(record.parameters)),
+        ("input", f"at most {manifest['trainer']['max_length']} tokens" if backbone else ""),
+        ("made by", f"peftbench {__version__}, run {record.run_id}"),
+    ]
+    return [f"# {record.method} on {task}", "", *(f"- {name}: {value}" for name, value in facts if value)]
+
+
+def _trained(counts: dict[str, int]) -> str:
+    trained = counts.get("module", 0) + counts.get("head", 0)
+    return f"{trained:,} of {counts['total']:,} parameters" if counts.get("total") else ""
+
+
+def how_to_load(folder: Path, record: Record) -> list[str]:
+    """What to do with the folder."""
+    lines = [
+        "## Use",
+        "",
+        f"    peftbench predict {record.run_id} --file new.csv --text-column text",
+        "",
+        'or in Python, `peftbench.load_run(run_id).predict(["..."])`. `peftbench.json` names all that it takes:',
+        "labels, pooling, the normalisation in front of the head, prefix, length, template.",
+        f"`peftbench export {record.run_id} DIR` makes a folder for transformers and peft alone.",
+    ]
+    if (folder / "adapter_config.json").is_file():
+        lines += [
+            "",
+            "`adapter_config.json` is peft's: `PeftModel.from_pretrained(backbone, folder)`. A type of peftbench's own",
+            "(DEPT, EPT, IAPT, adapters) is known to peft after `import peftbench; peftbench.register()`.",
+        ]
+    return lines

@@ -1,0 +1,54 @@
+"""New rows to answer, from what a caller has: texts, pairs of texts, mappings, or rows of a task. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from peftbench.errors import UsageError
+from peftbench.records.manifest import Manifest
+from peftbench.tasks.base import Row
+
+
+def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
+    """The rows that a model is asked about; those of a task come as they are.
+
+    Args:
+        data: texts; pairs of texts (tuples or lists); mappings with `text` and, for a pair task, `pair` (their other
+            keys are parts that a pattern may place apart); or `Row`s. A DataFrame is read by its rows.
+
+    Raises:
+        UsageError: something is none of these, a text is empty, or there are pairs where the task has single texts or
+            the other way round.
+    """
+    if isinstance(data, str | Mapping):
+        raise UsageError("predict wants a list of texts, not one: give it [text].")
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, without importing pandas
+        data = data.to_dict("records")
+    rows = [item if isinstance(item, Row) else _row(item, number) for number, item in enumerate(data)]
+    for number, row in enumerate(rows):
+        if not row.text.strip():
+            raise UsageError(f"row {number}: the text is empty.")
+        if row.pair is None and manifest["pairs"]:
+            first, second = manifest["task"]["fields"]
+            raise UsageError(f"row {number}: the task has pairs of texts ({first}, {second}); give (text, pair).")
+        if row.pair is not None and not manifest["pairs"]:
+            raise UsageError(f"row {number}: the task has single texts; give one text a row.")
+    return rows
+
+
+def _row(item: Any, number: int) -> Row:
+    name = f"new:{number}"
+    if isinstance(item, str):
+        return Row(name, item, None)
+    if isinstance(item, Mapping):
+        given = {str(key): value for key, value in item.items()}
+        if not isinstance(given.get("text"), str):
+            raise UsageError(f"row {number}: no `text` among {', '.join(given) or 'nothing'}, or it is no text.")
+        parts = {key: value for key, value in given.items() if key not in ("text", "pair") and isinstance(value, str)}
+        return Row(name, given["text"], None, pair=given.get("pair"), parts=parts or None)
+    if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
+        return Row(name, item[0], None, pair=item[1])
+    raise UsageError(
+        f"row {number}: neither a text, a pair of texts nor a mapping: {type(item).__name__} {item!r:.60}."
+    )
