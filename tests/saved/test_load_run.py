@@ -20,17 +20,16 @@ from peftbench.records.store import Store
 
 TINY = {"encoder": "tiny-bert", "seq2seq": "tiny-t5", "causal": "tiny-llama"}
 FAST = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "tracking.wandb=disabled"]
-SHORT = [
-    "method.pet.patterns=[0,1]",
-    "method.pet.unlabeled=20",
-    "method.pet.pattern_steps=2",
-    "method.pet.classifier_steps=2",
-    "method.self_training.steps=2",
-    "method.self_training.pool=8",
-    "method.continued_pretraining.texts=16",
-    "method.continued_pretraining.steps=2",
-]
-"""Stages with trainings of their own, shortened."""
+PET = ["patterns=[0,1]", "unlabeled=20", "pattern_steps=2", "classifier_steps=2"]
+SELF_TRAINING, PRETRAINING = ["steps=2", "pool=8"], ["texts=16", "steps=2"]
+SHORT = {
+    **dict.fromkeys(("pet", "ipet"), [f"method.pet.{text}" for text in PET]),
+    **dict.fromkeys(("list", "self_training"), [f"method.self_training.{text}" for text in SELF_TRAINING]),
+    **dict.fromkeys(("pcp", "tapt"), [f"method.continued_pretraining.{text}" for text in PRETRAINING]),
+    "peft": ["method.type=VERA"],
+    "lm_bff": ["trainer.max_length=128"],
+}
+"""What a method needs, or what shortens a stage with trainings of its own."""
 
 
 def finish(folder: Path, *overrides: str) -> peftbench.Run:
@@ -85,9 +84,9 @@ def every_pair() -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", every_pair())
 def test_every_method_answers_as_it_did(tmp_path: Path, overrides: list[str]) -> None:
-    kinds = {"method=peft": ["method.type=VERA"], "method=lm_bff": ["trainer.max_length=128"]}
+    name = overrides[0].removeprefix("method=")
     try:
-        run = finish(tmp_path, *overrides, *kinds.get(overrides[0], []), *SHORT)
+        run = finish(tmp_path, *overrides, *SHORT.get(name, []))
     except peftbench.UsageError as error:
         pytest.skip(f"the pair is refused: {error}")
     assert_answers_as_it_did(run)
