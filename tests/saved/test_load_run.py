@@ -23,9 +23,9 @@ FAST = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "tr
 PET = ["patterns=[0,1]", "unlabeled=20", "pattern_steps=2", "classifier_steps=2"]
 SELF_TRAINING, PRETRAINING = ["steps=2", "pool=8"], ["texts=16", "steps=2"]
 SHORT = {
-    **dict.fromkeys(("pet", "ipet"), [f"method.pet.{text}" for text in PET]),
-    **dict.fromkeys(("list", "self_training"), [f"method.self_training.{text}" for text in SELF_TRAINING]),
-    **dict.fromkeys(("pcp", "tapt"), [f"method.continued_pretraining.{text}" for text in PRETRAINING]),
+    **{key: [f"method.pet.{text}" for text in PET] for key in ("pet", "ipet")},
+    **{key: [f"method.self_training.{text}" for text in SELF_TRAINING] for key in ("list", "self_training")},
+    **{key: [f"method.continued_pretraining.{text}" for text in PRETRAINING] for key in ("pcp", "tapt")},
     "peft": ["method.type=VERA"],
     "lm_bff": ["trainer.max_length=128"],
 }
