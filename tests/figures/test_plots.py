@@ -22,9 +22,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from peftbench.errors import UsageError
-from peftbench.figures.plots import KINDS, data, files, style
-from peftbench.figures.plots.command import plot_command
-from peftbench.figures.plots.labels import place, spread
+from peftbench.figures import pareto, plot, style
+from peftbench.figures.command import plot_command
+from peftbench.figures.labels import place, spread
 from peftbench.figures.standings import Standings, by_block, complete
 from peftbench.records import leaderboard
 from peftbench.records.store import Store
@@ -65,7 +65,7 @@ def standings_of(store: Store, **wanted: Any) -> Standings:
 
 
 def test_shots_has_a_line_a_method_in_the_order_of_shots(standings: Standings, store: Store) -> None:
-    made = data.make("shots", standings, store)
+    made = plot.make("shots", standings, store)
     assert [p["title"] for p in made["panels"]] == ["masakhanews/eng, minilm", "masakhanews/swa, minilm"]
     eng = made["panels"][0]
     assert eng["shots"] == ["5", "10", "20"]
@@ -93,7 +93,7 @@ def test_complete_takes_the_largest_table_without_gaps(standings: Standings) -> 
 
 
 def test_pareto_means_are_over_the_same_blocks(standings: Standings, store: Store) -> None:
-    made = data.make("pareto", standings, store)
+    made = plot.make("pareto", standings, store)
     lora = next(p for p in made["points"] if p["method"] == "lora")
     means: dict[tuple, list[float]] = {}
     for r in standings.rows:
@@ -108,7 +108,7 @@ def test_pareto_means_are_over_the_same_blocks(standings: Standings, store: Stor
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
     points = [{"method": str(i), "score": s, "c": [float(c), c, c]} for i, (c, s) in enumerate(values)]
-    kept = {int(name) for name in data.front(points, "c")}
+    kept = {int(name) for name in pareto.front(points, "c")}
     for i, (cost, score) in enumerate(values):
         beaten = any(c <= cost and s >= score and (c, s) != (cost, score) for c, s in values)
         assert (i in kept) == (not beaten)
@@ -117,7 +117,7 @@ def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
 def test_ranks_are_those_of_scipy(standings: Standings, store: Store) -> None:
     from scipy.stats import rankdata
 
-    made = data.make("ranks", standings, store)
+    made = plot.make("ranks", standings, store)
     scores: dict[tuple, dict[str, list[float]]] = {}
     for r in standings.rows:
         if r["method"] in METHODS:
@@ -129,20 +129,23 @@ def test_ranks_are_those_of_scipy(standings: Standings, store: Store) -> None:
 
 
 def test_the_heat_map_leaves_gaps_open(standings: Standings, store: Store) -> None:
-    panel = next(p for p in data.make("languages", standings, store)["panels"] if "5 shots" in p["title"])
+    panel = next(p for p in plot.make("languages", standings, store)["panels"] if "5 shots" in p["title"])
     assert panel["subsets"] == ["eng", "swa"]
     assert panel["scores"][panel["methods"].index("bitfit")][1] is None
 
 
-def test_cost_bars_add_up_to_the_mean_total(standings: Standings, store: Store) -> None:
-    bars = {b["method"]: b for b in data.make("cost", standings, store)["bars"]}
-    totals = [r["total_seconds"] for r in standings.rows if r["method"] == "full"]
+def test_cost_bars_add_up_to_the_mean_total_without_imports(standings: Standings, store: Store) -> None:
+    made = plot.make("cost", standings, store)
+    bars = {b["method"]: b for b in made["bars"]}
+    totals = [r["total_seconds"] - r["phases"]["import"] for r in standings.rows if r["method"] == "full"]
     assert sum(bars["full"]["seconds"].values()) == pytest.approx(np.mean(totals), abs=0.01)
+    assert "import" not in made["phases"]
+    assert any("without the seconds of imports" in note for note in made["notes"])
     assert bars["full"]["runs"] == len(totals) == 18
 
 
 def test_training_holds_the_curves_of_the_record(store: Store) -> None:
-    made = data.make("training", standings_of(store, subset=["eng"], shots=[10], method=["lora"]), store)
+    made = plot.make("training", standings_of(store, subset=["eng"], shots=[10], method=["lora"]), store)
     assert len(made["runs"]) == 3
     record = store.load(made["runs"][0]["run_id"])
     assert record is not None
@@ -160,7 +163,7 @@ def test_training_holds_the_curves_of_the_record(store: Store) -> None:
 )
 def test_what_cannot_be_shown_is_said(store: Store, kind: str, wanted: dict, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
-        data.make(kind, standings_of(store, **wanted), store)
+        plot.make(kind, standings_of(store, **wanted), store)
 
 
 # --- pictures
@@ -198,22 +201,23 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
     return found + [(texts[i], "the edge") for i in np.flatnonzero(outside)]
 
 
-def picture(made: data.Data) -> Figure:
+def picture(made: plot.Data) -> Figure:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(style.RC)
-        return files.figure(made)
+        return plot.figure(made)
 
 
-def made_up(kind: str, count: int) -> data.Data:
+def made_up(kind: str, count: int) -> plot.Data:
     """The data of a plot of so many methods, many of them close together, with names of many lengths."""
     rng = np.random.default_rng(count)
     names = [f"{['prompt_tuning', 'lora', 'ia3', 'bitfit'][i % 4]}_{i}" for i in range(count)]
     score = (70 + 3 * rng.standard_normal(count)).round(3).tolist()
-    head: data.Data = {
+    head: plot.Data = {
         "kind": kind,
         "title": "A title of some length: masakhanews, 16 subsets, minilm",
         "notes": ["a note"],
+        "looks": style.looks({name: name for name in names}, ()),
     }
     if kind == "shots":
         lines = [
@@ -231,8 +235,8 @@ def made_up(kind: str, count: int) -> data.Data:
         points = [{"method": n, "score": s, "low": s - 2, "high": s + 2, "trainable_params": [c, c, c],
                    "train_peak_mib": [100 + c / 1e5] * 3, "train_seconds": [c / 1e4, c / 2e4, c / 5e3]}
                   for n, s, c in zip(names, score, (10 ** rng.uniform(4, 5, count)).tolist(), strict=True)]  # fmt: skip
-        fronts = {cost: data.front(points, cost) for cost in data.COSTS}
-        return {**head, "metric": "accuracy", "costs": data.COSTS, "points": points, "fronts": fronts}
+        fronts = {cost: pareto.front(points, cost) for cost in pareto.COSTS}
+        return {**head, "metric": "accuracy", "costs": pareto.COSTS, "points": points, "fronts": fronts}
     if kind == "ranks":
         ranked = [{"method": n, "rank": 1 + (count - 1) * i / count} for i, n in enumerate(names)]
         groups = [names[i : i + 4] for i in range(0, max(1, count - 3), 2)]
@@ -253,7 +257,7 @@ def made_up(kind: str, count: int) -> data.Data:
 
 
 @pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.slow), 45])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", plot.names())
 def test_no_label_lies_on_another(kind: str, count: int) -> None:
     assert overlaps(picture(made_up(kind, count))) == []
 
@@ -266,19 +270,33 @@ def test_the_check_sees_an_overlap() -> None:
 
 
 def test_real_boards_have_no_overlap(standings: Standings, store: Store) -> None:
-    for kind in KINDS:
+    for kind in plot.names():
         chosen = standings_of(store, subset=["eng"], shots=[10]) if kind == "training" else standings
-        assert overlaps(picture(data.make(kind, chosen, store))) == [], kind
+        assert overlaps(picture(plot.make(kind, chosen, store))) == [], kind
 
 
 def test_colours_differ_in_grey_or_by_marker_and_dash() -> None:
-    looks = list(style.looks(f"m{i:02}" for i in range(45)).values())
-    assert len({(look["color"], look["marker"], str(look["linestyle"])) for look in looks}) == 45
+    names = [f"m{i:02}" for i in range(45)]
+    looks = list(style.looks({name: name for name in names}, ()).values())
+    assert len({(look["colour"], look["marker"]) for look in looks}) == 45
     for one, other in combinations(looks[:12], 2):
         assert one["marker"] != other["marker"]
+    assert len({look["colour"] for look in looks[:7]}) == 7
     for colour in style.COLOURS:
         red, green, blue = to_rgb(colour)
         assert 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.7  # seen on white
+    assert len(set(style.FILLS)) == len(style.FILLS)  # no two phases of one colour
+
+
+def test_a_method_has_one_colour_whatever_is_shown() -> None:
+    methods = ["lora", "dept", "pet", "kpt", "lm_bff"]
+    whole = style.looks({name: name for name in methods}, methods)
+    for name in methods:
+        assert style.looks({f"{name} lr=1": name}, methods)[f"{name} lr=1"] == whole[name]
+    assert whole["lora"]["colour"] == style.looks({"lora": "lora"}, ())["lora"]["colour"]
+    three = style.looks({"lora": "lora", "lora rank=16": "lora", "lora rank=32": "lora"}, methods)
+    assert len({look["colour"] for look in three.values()}) == 3
+    assert len({look["marker"] for look in three.values()}) == 3
 
 
 # --- placing
@@ -311,20 +329,21 @@ def test_placed_labels_are_inside_and_apart() -> None:
 # --- files and the command
 
 
-@pytest.mark.parametrize("suffix", files.FORMATS)
+@pytest.mark.parametrize("suffix", plot.FORMATS)
 def test_the_same_data_give_the_same_bytes(suffix: str) -> None:
     made = made_up("ranks", 5)
-    first = files.render(made, suffix)
+    first = plot.render(made, suffix)
     with matplotlib.rc_context({"font.size": 20, "axes.grid": False}):
-        assert files.render(made, suffix) == first
+        assert plot.render(made, suffix) == first
     assert first[:4] == {"svg": b"<?xm", "pdf": b"%PDF", "png": b"\x89PNG", "json": b'{\n "'}[suffix]
 
 
 def test_names_are_text_not_mathematics() -> None:
     made = made_up("cost", 3)
-    made["bars"][0]["method"] = "$x^2$ & <b>\x07\u200b Ж"
-    assert b"<?xml" in files.render(made, "svg")
-    texts = [t for t, _ in text_boxes(picture(files._printable(made)))]
+    made["bars"][0]["method"] = name = "$x^2$ & <b>\x07\u200b Ж"
+    made["looks"][name] = made["looks"]["lora_1"]
+    assert b"<?xml" in plot.render(made, "svg")
+    texts = [t for t, _ in text_boxes(picture(plot._printable(made)))]
     assert any(t.startswith("$x^2$ & <b>") for t in texts)
 
 
@@ -340,7 +359,7 @@ def test_the_command_writes_a_file(store: Store, tmp_path: Path, capsys: pytest.
 def test_without_a_kind_the_kinds_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert plot_command([]) == 0
     out = capsys.readouterr().out
-    assert all(f"  {kind} " in out for kind in KINDS)
+    assert all(f"  {kind} " in out for kind in plot.names())
 
 
 @pytest.mark.parametrize(
@@ -364,8 +383,8 @@ def test_no_runs_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 
 def test_nothing_heavy_is_imported_for_the_list_or_for_json() -> None:
     code = (
-        "import sys; from peftbench.figures.plots.command import plot_command; plot_command([]); "
-        "import peftbench.figures.plots.data; print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
+        "import sys; from peftbench.figures.command import plot_command; plot_command([]); "
+        "print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip().endswith("[]")

@@ -11,6 +11,8 @@ from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
+from peftbench.errors import UsageError
+from peftbench.figures.style import Look, looks
 from peftbench.records.leaderboard import CELL, Row
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -47,12 +49,17 @@ class Block(NamedTuple):
         }
         return ", ".join(words for name, words in parts.items() if words and name not in leave_out)
 
+    def names(self) -> dict[str, str]:
+        """What a panel of a figure says of itself, for its data."""
+        return {name: getattr(self, name) for name in ("task", "subset", "protocol", "model", "metric")}
+
 
 @dataclass(frozen=True)
 class Standing:
     """The finished runs of one method in one block.
 
     Attributes:
+        method: its name.
         label: the method's name, made unique within the block where two configs share it.
         runs: rows of the finished runs; `failed` counts the others.
         mean, low, high, sd: score in percent with its 95 % interval (None where no spread is known); `sd` over runs.
@@ -62,6 +69,7 @@ class Standing:
     """
 
     block: Block
+    method: str
     label: str
     variant: str
     runs: Runs
@@ -78,8 +86,9 @@ class Standing:
 class Standings:
     """The cells of some rows, with everything that is estimated from them."""
 
-    def __init__(self, store: Store, rows: Sequence[Row]) -> None:
-        self.rows = list(rows)
+    def __init__(self, store: Store, rows: Sequence[Row], methods: Iterable[str] = ()) -> None:
+        """`methods`: all that there are in the store, for which colours are kept."""
+        self.rows, self._methods = list(rows), set(methods)
         self.with_items = sum(r["status"] == "done" for r in rows) <= MOST_WITH_ITEMS
         self._memory = ValueCache(store)
         self._estimates = Estimates(store, self._memory)
@@ -123,6 +132,14 @@ class Standings:
         part = copy(self)
         part.cells = [cell for cell in self.cells if cell.block.metric == metric]
         return part
+
+    def scored(self) -> list[Standing]:
+        """The cells that have a score."""
+        return [cell for cell in self.cells if cell.mean is not None]
+
+    def looks(self) -> dict[str, Look]:
+        """How the methods are drawn, by label."""
+        return looks({cell.label: cell.method for cell in self.cells}, self._methods)
 
     def save(self) -> None:
         """Keep the intervals for the next view."""
@@ -208,6 +225,31 @@ def complete(blocks: Mapping[Block, Sequence[Standing]]) -> tuple[list[Block], l
     return chosen, sorted(kept), notes
 
 
+def scope(blocks: Sequence[Block]) -> str:
+    """What all blocks share, in words, and how many there are."""
+    if len(set(blocks)) == 1:
+        return blocks[0].words()
+    shared = []
+    for name, plural in (("task", "tasks"), ("subset", "subsets"), ("model", "models"), ("shots", "shot counts")):
+        values = {getattr(b, name) for b in blocks}
+        value = str(next(iter(values)))
+        if len(values) > 1:
+            shared.append(f"{len(values)} {plural}")
+        elif value:
+            shared.append(f"{value} shots" if name == "shots" and value != "full" else value)
+    return ", ".join(shared)
+
+
+def one_metric(standings: Standings) -> str:
+    """The metric of all cells. Raises UsageError if there are several."""
+    metrics = sorted({cell.block.metric for cell in standings.cells if cell.runs})
+    if len(metrics) > 1:
+        raise UsageError(
+            f"These runs are measured in {', '.join(metrics)}; a mean needs one. Use --metric {metrics[0]}."
+        )
+    return metrics[0]
+
+
 def _cells(rows: Sequence[Row]) -> list[Standing]:
     groups: dict[tuple, list[Row]] = {}
     for row in rows:
@@ -217,7 +259,9 @@ def _cells(rows: Sequence[Row]) -> list[Standing]:
         named = dict(zip(CELL, key, strict=True))
         done = tuple(r for r in members if r["status"] == "done" and r["score"] is not None)
         block = Block(**{name: named[name] for name in Block._fields})
-        cells.append(Standing(block, named["method"], named["variant"], done, len(members) - len(done)))
+        cells.append(
+            Standing(block, named["method"], named["method"], named["variant"], done, len(members) - len(done))
+        )
     return sorted(cells, key=lambda cell: (order(cell.block), cell.label, cell.variant))
 
 

@@ -34,13 +34,10 @@ def report_command(argv: Sequence[str]) -> int:
 
 def write_report(store: Store, rows: Sequence[dict], path: Path, details: int = DETAILS) -> None:
     """Write the report of these rows of the leaderboard to `path`, whole or not at all."""
-    from peftbench.figures.report.charts import charts, run_curves
     from peftbench.figures.report.page import page
     from peftbench.figures.report.payload import payload
 
-    made = payload(store, rows, details)
-    made["plots"], made["curves"] = charts(made["plots"]), run_curves()
-    write_atomic(path, page(made), durable=False)
+    write_atomic(path, page(payload(store, rows, details)), durable=False)
 
 
 def _parser() -> ViewParser:

@@ -37,7 +37,8 @@ def detail(store: Store, record: Record) -> Data:
         "notes": [*record.notes, *problem],
         "config": flat(record.config),
         "command": f"peftbench reproduce {record.run_id}",
-        "confusion": confusion(items, record.data.get("labels") or ()),
+        "confusion": (counted := confusion(items, record.data.get("labels") or ())),
+        "classes": by_class(counted) if counted else [],
         **errors(items),
     }
 
@@ -67,6 +68,19 @@ def confusion(items: Sequence[Item], labels: Sequence[str]) -> Data | None:
     columns = [*names, *sorted(set(answers) - set(names))]
     counted = Counter(zip((i.target for i in items), answers, strict=True))
     return {"labels": names, "columns": columns, "counts": [[counted[t, p] for p in columns] for t in names]}
+
+
+def by_class(confusion: Data) -> list[list[Any]]:
+    """For each label: its name, test items, precision, recall and F1 in percent (None: nothing to count)."""
+    rows = []
+    for i, label in enumerate(confusion["labels"]):
+        right, target = confusion["counts"][i][i], sum(confusion["counts"][i])
+        answered = sum(row[i] for row in confusion["counts"])
+        shares = [
+            100 * a / b if b else None for a, b in ((right, answered), (right, target), (2 * right, answered + target))
+        ]
+        rows.append([label, target, *map(_short, shares)])
+    return rows
 
 
 def errors(items: Sequence[Item]) -> Data:

@@ -28,7 +28,7 @@ function interval(row) {
 const clamp = (value) => Math.max(0, Math.min(100, value));
 
 const CELLS = [
-  {name: "method", label: "method", choice: true, show: (row, v) => el("a", {href: "#cell=" + NUMBER.get(row)}, v)},
+  {name: "method", label: "method", choice: true, show: (row, v) => [swatch(v), el("a", {href: "#cell=" + NUMBER.get(row)}, v)]},
   {name: "score", label: "score", digits: 1, show: interval, csv: ["score", "low", "high"],
     title: "mean over draws and seeds in percent, with its 95 % interval; bold: best, or not told apart from the best"},
   {name: "ties", label: "ties", title: "methods of one setting that share a letter are not told apart; a is the best"},
@@ -73,6 +73,25 @@ function facts(pairs) {
   return el("dl", {}, shown.flatMap(([k, v]) => [el("dt", {}, k), el("dd", {}, v instanceof Node ? v : plain(v))]));
 }
 
+// Names and amounts for people: adapter_bytes 4096 -> "adapter" "4.1 kB".
+const UNITS = [[/_bytes$/, "B"], [/_?flops$/, "FLOP"], [/_mib$/, "MiB"], [/_seconds$/, "s"]];
+
+function readable(pairs) {
+  return Object.fromEntries(Object.entries(pairs).map(([key, value]) => {
+    const [suffix, unit] = UNITS.find(([s]) => s.test(key)) || [null, ""];
+    const name = key.replace(suffix || "", "").replaceAll("_", " ") || key;
+    return [unit ? name : key.replaceAll("_", " "), typeof value === "number" && unit ? amount(value, unit) : value];
+  }));
+}
+
+function amount(value, unit) {
+  if (unit === "MiB") return value >= 1024 ? `${number(value / 1024, 2)} GiB` : `${number(value, 0)} MiB`;
+  if (unit === "s") return `${number(value, 1)} s`;
+  const prefixes = ["", "k", "M", "G", "T", "P", "E"];
+  const power = Math.max(0, Math.min(prefixes.length - 1, Math.floor(Math.log10(Math.max(value, 1)) / 3)));
+  return `${+(value / 1000 ** power).toPrecision(3)} ${prefixes[power]}${unit}`;
+}
+
 function plain(value) {
   if (typeof value === "number") return Number.isInteger(value) ? number(value, 0) : String(+value.toPrecision(6));
   if (Array.isArray(value)) return value.map(plain).join(", ") || "none";
@@ -110,58 +129,98 @@ function matrix(confusion) {
     el("tbody", {}, rows)));
 }
 
-// --- charts
+// --- pictures
 
-function dark() {
-  const wanted = document.documentElement.dataset.theme;
-  return wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
+const swatch = (method) => el("i", {class: "swatch drawn", style: `background:${DATA.colours[method] || "transparent"}`});
 
-function draw(node, spec, rows) {
-  const text = dark() ? "#e8e8e8" : "#1b1b1b", line = dark() ? "#3a3e43" : "#e0e0e0";
-  const painted = dark() ? JSON.parse(JSON.stringify(spec).replaceAll('"#000000"', '"#ffffff"')) : spec;
-  const config = {...painted.config, background: null, view: {stroke: null}, font: "system-ui, 'DejaVu Sans', sans-serif",
-    axis: {labelColor: text, titleColor: text, gridColor: line, domainColor: text, tickColor: text, labelLimit: 220},
-    legend: {labelColor: text, titleColor: text, labelLimit: 180, columns: Math.max(1, Math.floor(node.clientWidth / 150))}};
-  const options = {renderer: "svg", actions: {export: true, source: false, compiled: false, editor: false}};
-  const whole = {...painted, config, datasets: {...painted.datasets, ...rows}};
-  return vegaEmbed(node, whole, options).catch((error) => { node.textContent = "This plot cannot be drawn: " + error.message; });
-}
-
+// A figure of `peftbench plot`, one part at a time, with a legend that picks methods out.
 function chart(views) {
-  const node = el("div", {class: "chart"});
-  let current = 0;
-  const again = () => draw(node, views[current].spec, views[current].rows);
-  const select = views.length < 2 ? null : el("select", {"aria-label": "which part", onchange: (e) => {
-    current = +e.target.value;
-    again();
-  }}, views.map((v, i) => el("option", {value: i}, v.name)));
-  queueMicrotask(again);  // once it has a width
-  return el("div", {}, select || (views[0].name ? el("p", {class: "quiet"}, views[0].name) : null), node);
+  const node = el("div", {class: "chart scroll drawn"}), legend = el("div", {class: "legend", role: "group", "aria-label": "methods"});
+  const chosen = new Set();
+  const fade = () => {
+    node.querySelectorAll("[data-method]").forEach((g) =>
+      { g.style.opacity = chosen.size && !chosen.has(g.dataset.method) ? 0.08 : ""; });
+    legend.querySelectorAll("button").forEach((b) => b.setAttribute("aria-pressed", chosen.has(b.value)));
+  };
+  const pick = (method) => { chosen.delete(method) || chosen.add(method); fade(); };
+  const view = (index) => {
+    const picture = document.importNode(new DOMParser().parseFromString(views[index].svg, "image/svg+xml").documentElement, true);
+    const wide = parseFloat(picture.getAttribute("width")) * 4 / 3;  // points to pixels
+    picture.setAttribute("style", `min-width:${wide}px;max-width:${1.4 * wide}px`);
+    picture.setAttribute("class", "marks");
+    picture.removeAttribute("height");
+    picture.setAttribute("width", "100%");
+    node.replaceChildren(picture);
+    const methods = [...new Set([...node.querySelectorAll("[data-method]")].map((g) => g.dataset.method))].sort();
+    legend.replaceChildren(...methods.map((m) => el("button", {type: "button", value: m, onclick: () => pick(m)}, swatch(m), m)));
+    fade();
+  };
+  const select = views.length < 2 ? null : el("select", {"aria-label": "which part", onchange: (e) => view(+e.target.value)},
+    views.map((v, i) => el("option", {value: i}, v.name)));
+  view(0);
+  return el("div", {}, select || (views[0].name ? el("p", {class: "quiet"}, views[0].name) : null), node, legend);
+}
+
+const SVG = "http://www.w3.org/2000/svg", WIDE = 420, HIGH = 170, EDGE = {left: 52, right: 8, top: 8, bottom: 34};
+const LINES = [["#0072b2", ""], ["#d55e00", "6 2"], ["#009e73", "1 2"], ["#cc79a7", "7 2 1 2"]];
+
+function shape(tag, attributes, text) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+// Curves of one run over its steps. series: name -> [[step, value], ...]
+function curve(title, series, log) {
+  const of = (v) => log ? Math.log10(v) : v;
+  const points = Object.values(series).flat().filter(([, v]) => Number.isFinite(v));
+  const range = (k, f) => { const all = points.map((p) => f(p[k])); return [Math.min(...all), Math.max(...all)]; };
+  const [first, last] = range(0, (v) => v), [low, high] = range(1, of);
+  const x = (v) => EDGE.left + (WIDE - EDGE.left - EDGE.right) * (last > first ? (v - first) / (last - first) : 0.5);
+  const y = (v) => HIGH - EDGE.bottom - (HIGH - EDGE.top - EDGE.bottom) * (high > low ? (of(v) - low) / (high - low) : 0.5);
+  const svg = shape("svg", {viewBox: `0 0 ${WIDE} ${HIGH}`, class: "marks curve", role: "img", "aria-label": title});
+  for (const share of [0, 0.5, 1]) {
+    const at = HIGH - EDGE.bottom - share * (HIGH - EDGE.top - EDGE.bottom), value = low + share * (high - low);
+    svg.append(shape("line", {x1: EDGE.left, x2: WIDE - EDGE.right, y1: at, y2: at, class: "grid"}),
+      shape("text", {x: EDGE.left - 5, y: at + 4, "text-anchor": "end"}, String(+(log ? 10 ** value : value).toPrecision(3))));
+    if (last > first || !share) svg.append(shape("text", {x: x(first + share * (last - first)), y: HIGH - EDGE.bottom + 14,
+      "text-anchor": share === 1 ? "end" : share ? "middle" : "start"}, String(Math.round(first + share * (last - first)))));
+  }
+  svg.append(shape("text", {x: (EDGE.left + WIDE) / 2, y: HIGH - 4, "text-anchor": "middle"}, "step"));
+  Object.values(series).forEach((line, i) => {
+    const [stroke, dash] = LINES[i % LINES.length];
+    const drawn = shape("polyline", {fill: "none", stroke, "stroke-dasharray": dash, "stroke-width": 1.6,
+      points: line.filter(([, v]) => Number.isFinite(v)).map(([s, v]) => `${x(s).toFixed(1)},${y(v).toFixed(1)}`).join(" ")});
+    svg.append(drawn);
+  });
+  const names = Object.keys(series);
+  return el("figure", {}, el("figcaption", {}, title), svg, names.length < 2 ? null : el("div", {class: "legend"}, names.map((name, i) => {
+    const [stroke, dash] = LINES[i % LINES.length], sample = shape("svg", {viewBox: "0 0 24 6", width: 24, height: 6});
+    sample.append(shape("line", {x1: 0, x2: 24, y1: 3, y2: 3, stroke, "stroke-dasharray": dash, "stroke-width": 2}));
+    return el("span", {}, sample, " " + name);
+  })));
 }
 
 function curves(found) {
-  const line = (x, y, name) => (found[x] || []).map((step, i) => ({step, value: found[y][i], name}));
-  const nodes = [];
-  const add = (kind, points) => points.length && nodes.push(chart([{name: "", spec: DATA.curves[kind], rows: {points}}]));
-  add("loss", line("step", "loss"));
-  add("dev", line("dev_step", "dev"));
+  const line = (x, y) => (found[x] || []).map((step, i) => [step, found[y][i]]).filter(([, v]) => v !== null);
   const norms = Object.keys(found).filter((n) => /^(gradient|update)\//.test(n));
-  const points = norms.flatMap((n) => line("norm_step", n, n)).filter((p) => p.value > 0);
-  add("norms", points);
-  return nodes;
+  const positive = norms.map((n) => [n, line("norm_step", n).filter(([, v]) => v > 0)]).filter(([, points]) => points.length);
+  return [line("step", "loss").length ? curve("training loss", {loss: line("step", "loss")}) : null,
+    line("dev_step", "dev").length ? curve("score on dev", {dev: line("dev_step", "dev")}) : null,
+    positive.length ? curve("norms", Object.fromEntries(positive), true) : null].filter(Boolean);
 }
 
 // --- views
 
 function cellsView() {
-  made.cells ??= new Table("leaderboard", CELLS, DATA.cells.rows, ofCell);
+  made.cells ??= new Table("leaderboard", CELLS, DATA.cells.rows, ofCell, "score");
   const notes = DATA.notes.map((note) => el("li", {}, note));
   return [made.cells.node, notes.length ? el("footer", {}, el("ul", {}, notes)) : null];
 }
 
 function runsView() {
-  made.runs ??= new Table("runs", RUNS, DATA.runs.rows, ofRun);
+  made.runs ??= new Table("runs", RUNS, DATA.runs.rows, ofRun, "score");
   return [made.runs.node];
 }
 
@@ -206,11 +265,13 @@ function runView(id) {
   return [...head, warnings.length ? el("ul", {class: "warnings"}, warnings) : null, again,
     el("div", {class: "columns"},
       part("Seconds by phase", phases(more.seconds)),
-      part("Cost", facts({...more.parameters, ...more.memory, ...more.compute})),
+      part("Cost", facts(readable({...more.parameters, ...more.memory, ...more.compute}))),
       part("Scores", facts(more.scores)), part("Draw", drawn(more.draw))),
     more.stages.length ? part("Stages", simpleTable(["stage", "seconds", "steps", "tokens", "teachers", "unlabelled passes", "train peak MiB"],
       more.stages.map(([name, seconds, ...rest]) => [name, number(seconds, 1), ...rest]), [1, 2, 3, 4, 5, 6])) : null,
     part("Curves", el("div", {class: "columns"}, curves(more.curves))),
+    more.classes.length ? part("By class", simpleTable(["class", "test items", "precision", "recall", "F1"],
+      more.classes.map(([name, n, ...shares]) => [name, n, ...shares.map((v) => v === null ? "" : number(v, 1))]), [1, 2, 3, 4])) : null,
     more.confusion ? part("Confusion matrix", matrix(more.confusion)) : null,
     more.items ? part(`Errors (${number(more.wrong, 0)} of ${number(more.items, 0)} test items)`, wrongAnswers(more)) : null,
     part("Details", folded("config", facts(more.config)), folded("diagnosis", facts({...more.diagnosis, warnings: null})),

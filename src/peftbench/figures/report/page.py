@@ -1,4 +1,4 @@
-"""The report as one file: data, styles, scripts and Vega in it, nothing loaded from anywhere."""
+"""The report as one file: data, styles, scripts and pictures in it, nothing loaded from anywhere."""
 
 from __future__ import annotations
 
@@ -6,22 +6,13 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from peftbench.errors import UsageError
-
-_GLOBALS = "window.vegaEmbed = vegaEmbed;"
-"""What of the bundle the page's own script sees."""
 _UNSAFE = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 def page(payload: dict[str, Any]) -> bytes:
-    """The HTML file of a payload whose `plots` are charts.
-
-    Raises:
-        UsageError: the package that carries Vega's scripts is not installed.
-    """
+    """The HTML file of a payload."""
     parts = {
         "@@CSS@@": _asset("page.css"),
-        "@@VEGA@@": vega(),
         "@@SCRIPT@@": _asset("table.js") + _asset("page.js"),
         "@@DATA@@": embedded(payload),
     }
@@ -35,15 +26,6 @@ def page(payload: dict[str, Any]) -> bytes:
 def embedded(data: Any) -> str:
     """JSON that may stand in a script element: no text in it can end the element or begin another."""
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).translate(_UNSAFE)
-
-
-def vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, from the package that Altair saves pictures with."""
-    try:
-        from vl_convert import javascript_bundle
-    except ImportError:
-        raise UsageError("The report's plots need vl-convert-python: pip install 'peftbench[report]'.") from None
-    return javascript_bundle(_GLOBALS).replace("</script", "<\\/script")
 
 
 def _asset(name: str) -> str:

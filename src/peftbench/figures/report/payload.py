@@ -9,7 +9,7 @@ from typing import Any
 
 from peftbench import __version__
 from peftbench.errors import UsageError
-from peftbench.figures.plots import data as plots
+from peftbench.figures import plot
 from peftbench.figures.report.detail import detail
 from peftbench.figures.standings import Standing, Standings
 from peftbench.records.diagnosis import seed_outliers
@@ -28,8 +28,8 @@ RUN_COLUMNS = (
     "seed", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "warnings", "device", "precision",
     "created", "reason",
 )  # fmt: skip
-PLOTS = ("shots", "pareto", "ranks", "languages", "cost")
-"""Curves of training stand on the runs' own pages."""
+MOST_VIEWS = 40
+"""Pictures of one plot: each takes a tenth of a second and some 30 kB."""
 
 Data = dict[str, Any]
 
@@ -60,6 +60,7 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
         "runs": {"columns": RUN_COLUMNS, "rows": [[row.get(name) for name in RUN_COLUMNS] for row in rows]},
         "details": pages,
         "plots": drawn,
+        "colours": {label: look["colour"] for label, look in standings.looks().items()},
     }
 
 
@@ -99,14 +100,28 @@ def _spread(cells: Sequence[Standing]) -> list[str]:
 
 
 def _plots(standings: Standings, store: Store) -> tuple[list[Data], list[str]]:
-    """Data of every plot that these runs can fill, and why the others are not there."""
+    """Every plot that these runs can fill, with its pictures, and why the others are not there."""
     drawn, missing = [], []
     metrics = Counter(cell.block.metric for cell in standings.cells if cell.runs).most_common(1)
-    for kind in PLOTS:
+    for kind in plot.names():
+        if not plot.find(kind).in_report:
+            continue
         part = standings.only(metrics[0][0]) if kind == "pareto" and metrics else standings  # a mean needs one metric
         try:
-            made = plots.make(kind, part, store, all_panels=True)
-            drawn.append({**made, "notes": [note for note in made["notes"] if note not in standings.notes]})
+            made = plot.make(kind, part, store, all_panels=True)
+            drawn.append(_pictures(made, standings.notes))
         except UsageError as error:
             missing.append(f"No plot `{kind}`: {error}")
     return drawn, missing
+
+
+def _pictures(made: Data, said: Sequence[str]) -> Data:
+    """`kind`, `title`, `notes` without those `said` elsewhere, and `views`: a name and an SVG each."""
+    views = plot.find(made["kind"]).views(made)
+    notes = [note for note in made["notes"] if note not in said]
+    if len(views) > MOST_VIEWS:
+        notes.append(f"{MOST_VIEWS} of {len(views):,} parts are here; filters (--task, --subset ...) choose others.")
+    pictures = [
+        {"name": name, "svg": plot.inline_svg({**data, "title": "", "notes": []})} for name, data in views[:MOST_VIEWS]
+    ]
+    return {"kind": made["kind"], "title": made["title"], "notes": notes, "views": pictures}

@@ -29,11 +29,11 @@ function csvCell(value) {
 
 // columns: {name, label, number (digits; absent for text), title, choice, show(row, value) -> node or text}
 class Table {
-  constructor(name, columns, rows, values, size) {
+  constructor(name, columns, rows, values, by) {
     const same = (c) => c.choice && rows.length && rows.every((r) => values(r, c.name) === values(rows[0], c.name));
     const shared = columns.filter((c, i) => i && same(c));  // what all rows agree in is said once, above
     columns = columns.filter((c) => !shared.includes(c));
-    Object.assign(this, {name, columns, rows, values, size: size || 100, page: 0, sorted: null, down: false});
+    Object.assign(this, {name, columns, rows, values, size: 100, page: 0, sorted: null, down: false});
     this.shared = shared;
     this.chosen = {};
     this.words = "";
@@ -50,7 +50,9 @@ class Table {
       said.length ? el("p", {class: "quiet"}, said.map(([label, v]) => `${label} ${v}`).join(", ")) : null,
       el("div", {class: "scroll"}, el("table", {class: "board"}, el("thead", {}, el("tr", {}, this.headings)), this.body)),
       el("div", {class: "controls"}, this.back, this.next, this.status));
-    this.show();
+    const first = columns.findIndex((c) => c.name === by);
+    if (first >= 0) this.sort(first);
+    else this.show();
   }
 
   controls() {

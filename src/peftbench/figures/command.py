@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from peftbench.errors import UsageError, did_you_mean
-from peftbench.figures.plots import KINDS, data
-from peftbench.figures.plots.files import FORMATS, render
+from peftbench.errors import UsageError
+from peftbench.figures import plot
 from peftbench.figures.standings import Standings
 from peftbench.files import write_atomic
 from peftbench.records.store import Store
@@ -25,28 +23,27 @@ def plot_command(argv: Sequence[str]) -> int:
     if options.kind is None:
         print("Kinds of plots:\n" + kinds())
         return 0
-    if options.kind not in KINDS:
-        raise UsageError(f"peftbench plot {options.kind}: no such kind. {did_you_mean(options.kind, KINDS)}")
+    plot.find(options.kind)
     path = Path(options.out or f"{options.kind}.svg")
     suffix = path.suffix.lstrip(".").lower()
-    if suffix not in FORMATS:
-        raise UsageError(f"--out {path}: the name must end in {', '.join('.' + f for f in FORMATS)}.")
+    if suffix not in plot.FORMATS:
+        raise UsageError(f"--out {path}: the name must end in {', '.join('.' + f for f in plot.FORMATS)}.")
     every = every_row(options)
     if not every:
         print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
         return 0
     store = Store(options.out_dir)
-    standings = Standings(store, choose(every, options))
-    made = data.make(options.kind, standings, store)
+    standings = Standings(store, choose(every, options), {row["method"] for row in every})
+    made = plot.make(options.kind, standings, store)
     standings.save()
-    write_atomic(path, render(made, suffix), durable=False)
+    write_atomic(path, plot.render(made, suffix), durable=False)
     print("\n".join([f"{path}: {made['title']}", *made["notes"]]))
     return 0
 
 
 def kinds() -> str:
     """One line a kind."""
-    return "\n".join(f"  {name:<11}{words}" for name, words in KINDS.items())
+    return "\n".join(f"  {name:<11}{plot.find(name).shows}" for name in plot.names())
 
 
 def _parser() -> ViewParser:
@@ -55,6 +52,6 @@ def _parser() -> ViewParser:
         "A figure of the recorded runs as SVG, PDF or PNG, or its data as JSON.",
         "Example: peftbench plot shots --task masakhanews --method dept,lora --out shots.pdf",
     )
-    parser.add_argument("kind", nargs="?", metavar="KIND", help="; ".join(textwrap.shorten(k, 20) for k in KINDS))
+    parser.add_argument("kind", nargs="?", metavar="KIND", help=", ".join(plot.names()))
     parser.add_argument("--out", metavar="FILE", help="ends in .svg, .pdf, .png or .json; default: KIND.svg")
     return parser

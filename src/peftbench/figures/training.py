@@ -1,0 +1,72 @@
+"""Training curves: loss, and below it the score on dev where there is one; a line a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from peftbench.errors import UsageError
+from peftbench.figures import lines, style
+from peftbench.figures.plot import Data, Plot
+from peftbench.figures.standings import Standings, scope
+from peftbench.records.store import Store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_CURVES = 48
+
+
+def data(standings: Standings, store: Store) -> Data:
+    """`runs`: method, seeds and curves of every run."""
+    chosen = [(cell.label, row["run_id"]) for cell in standings.cells for row in cell.runs]
+    if len(chosen) > MOST_CURVES:
+        raise UsageError(f"plot training: {len(chosen)} runs, and {MOST_CURVES} are the most that can be told apart. "
+                         "Choose with --method, --task, --shots, --seed ...")  # fmt: skip
+    runs = []
+    for label, run_id in chosen:
+        record = store.load(run_id)
+        if record is not None and record.curves.get("step"):
+            curves = {name: record.curves.get(name, []) for name in ("step", "loss", "dev_step", "dev")}
+            seeds = {"seed": record.seed, "data_seed": record.data_seed}
+            runs.append({"run_id": run_id, "method": label, **seeds, **curves})
+    if not runs:
+        raise UsageError("plot training: none of these runs has a training curve (floors and shots=0 have none).")
+    return {"title": f"Training: {scope([cell.block for cell in standings.cells if cell.runs])}", "runs": runs}
+
+
+def draw(data: Data) -> Figure:
+    """A panel for the loss, and one for the score on dev."""
+    runs, names = data["runs"], _run_names(data["runs"])
+    kinds = [("loss", "step", "training loss")]
+    if any(run["dev"] for run in runs):
+        kinds.append(("dev", "dev_step", "score on dev"))
+    figure, boxes = lines.grid(data, len(kinds), 1, 5.0, names, len(runs))
+    for (values, steps, words), box in zip(kinds, boxes, strict=True):
+        axes = style.add_axes(figure, *box)
+        ends = []
+        for run, name in zip(runs, names, strict=True):
+            points = [(s, v) for s, v in zip(run[steps], run[values], strict=True) if v is not None]
+            if points:
+                marked = [len(points) - 1] if values == "loss" else None
+                look = style.line(data["looks"][run["method"]])
+                style.tip(axes.plot(*zip(*points, strict=True), markevery=marked, **look)[0], run["method"], name)
+                ends.append((*points[-1], name, run["method"]))
+        axes.set_xlabel("step")
+        axes.set_ylabel(words)
+        axes.margins(x=0.01)
+        lines.name_ends(axes, ends, data["looks"], box[3])
+    style.heading(figure, data["title"], data["notes"])
+    return figure
+
+
+def _run_names(runs: Sequence[Data]) -> list[str]:
+    """The method, with the seeds where one method has several runs."""
+    methods = [run["method"] for run in runs]
+    return [
+        run["method"] if methods.count(run["method"]) == 1 else f"{run['method']} d{run['data_seed']} s{run['seed']}"
+        for run in runs
+    ]
+
+
+PLOT = Plot("training loss and score on dev by step, a line a run", data, draw, in_report=False)
