@@ -24,11 +24,18 @@ def new_learner(context: Context, record: Record, cfg: RunConfig | None = None) 
     same initial values. Facts about its backbone go into the record.
 
     Raises:
-        UsageError: see `build_learner`.
+        UsageError: see `build_learner`; or the backbone is not the one that the run was named by.
     """
     from peftbench.training.precision import choose_attention
 
     learner, record.model_info = build_learner(cfg or context.cfg, context.data, context.clock, context.draw.train)
+    revision = record.model_info["revision"]
+    named = (record.identity.get("contents") or {}).get("model", revision)
+    if revision != named:
+        raise UsageError(
+            f"model={context.cfg.model.name} has changed since this run was named (then {named}, now {revision}). "
+            "Give the command again: other weights are another run."
+        )
     device = context.processes().device
     choose_attention(learner, context.cfg.trainer.attention, context.precision, device)
     return learner.to(device)
@@ -51,6 +58,7 @@ def build_learner(
 
         from peftbench.learner import Learner
         from peftbench.models import load_backbone
+        from peftbench.models.checks import check_length
         from peftbench.tuners import build_tuner
         from peftbench.tuners.base import TunerContext
         from peftbench.tuners.budget import fit_budget
@@ -63,6 +71,7 @@ def build_learner(
         raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone. It fits: {fits}.")
     with clock("model"):
         backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
+    check_length(backbone, cfg.trainer.max_length)
     with clock("method"):
         torch.manual_seed(cfg.seed)
         formulation = chosen(backbone, data, cfg.trainer.max_length, cfg.method.formulation)
@@ -84,11 +93,7 @@ def build_learner(
             "Use method/formulation=head, or a method that trains the backbone."
         )
     facts = {
-        "family": backbone.family,
-        "revision": backbone.revision,
-        "source": backbone.source,
-        "pooling": backbone.pooling,
-        "hidden_size": backbone.hidden_size,
+        **backbone.facts(),
         "formulation": name,
     }
     return learner, facts

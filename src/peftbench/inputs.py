@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench import __version__
-from peftbench.config.schema import RunConfig
+from peftbench.config import compose
+from peftbench.config.schema import ClozeConfig, RunConfig
 from peftbench.errors import UsageError
+from peftbench.models.content import content_hash, content_id
 from peftbench.records.ids import run_id
+from peftbench.records.store import Store
 from peftbench.tasks import TaskData, load_task
 from peftbench.tasks.base import Row
 from peftbench.tasks.protocols import Draw, draw
@@ -43,6 +46,7 @@ class InputCache:
         self._data: OrderedDict[tuple, TaskData | UsageError] = OrderedDict()
         self._draws: OrderedDict[tuple, Draw | UsageError] = OrderedDict()
         self._hashes: dict[tuple, tuple[str, str] | UsageError] = {}
+        self._contents: dict[tuple, tuple[RunConfig, dict[str, str]]] = {}
         self._sections: dict[int, tuple[Any, dict[str, Any], str]] = {}
 
     def load(self, cfg: RunConfig) -> Inputs:
@@ -78,7 +82,7 @@ class InputCache:
         known = self._hashes[draw_key]
         if isinstance(known, UsageError):
             raise known
-        return run_id(self._plain(cfg), known[1], known[0], __version__)
+        return run_id(self._plain(cfg), known[1], known[0], __version__, self.contents(cfg))
 
     def data_key(self, cfg: RunConfig) -> tuple:
         """Equal for runs on the same data."""
@@ -88,6 +92,13 @@ class InputCache:
         data_key = (self._section(cfg.task)[1], str(data_dir(cfg)))
         seed = data_seed_of(cfg.protocol, cfg.data_seed, cfg.seed)
         return data_key, (*data_key, self._section(cfg.protocol)[1], cfg.shots, seed)
+
+    def contents(self, cfg: RunConfig) -> dict[str, str]:
+        """`contents`, looked up once for the runs that share a model and a formulation."""
+        key = (id(cfg.model), id(cfg.method.formulation), cfg.method.needs_model, cfg.method.init_from, cfg.out_dir)
+        if key not in self._contents:
+            self._contents[key] = (cfg, contents(cfg))  # holding the sections keeps their ids from being given again
+        return self._contents[key][1]
 
     def _plain(self, cfg: RunConfig) -> dict[str, Any]:
         """`asdict(cfg)`, the sections shared with other calls."""
@@ -118,6 +129,31 @@ def _recall(store: OrderedDict[tuple, T | UsageError], key: tuple, limit: int, m
     if isinstance(found, UsageError):
         raise found
     return found
+
+
+def contents(cfg: RunConfig) -> dict[str, str]:
+    """The weights that a run starts from, by content: its `model`'s, the adapter's of `init_from`, and those of the
+    encoder that chooses `demonstrations`.
+
+    Raises:
+        UsageError: one of them cannot be found.
+    """
+    if not cfg.method.needs_model:
+        return {}
+    found = {"model": content_id(cfg.model)}
+    if cfg.method.init_from is not None:
+        found["init_from"] = _adapter(cfg)
+    posed = cfg.method.formulation
+    if isinstance(posed, ClozeConfig) and posed.demonstrations and posed.demonstrations_nearest < 1:
+        found["demonstrations"] = content_id(compose([f"model={posed.demonstrations_encoder}"]).model)
+    return found
+
+
+def _adapter(cfg: RunConfig) -> str:
+    """What run `method.init_from` has trained; "absent" if it saved nothing, which ends the run when it starts."""
+    folder = Store(cfg.out_dir).folder(str(cfg.method.init_from)) / "adapter"
+    files = sorted(folder.glob("*.safetensors"))
+    return f"sha256:{content_hash(files)}" if files else "absent"
 
 
 def data_dir(cfg: RunConfig) -> Path | None:

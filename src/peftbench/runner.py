@@ -49,7 +49,7 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     known = store.load(run_id)
     if known is not None and known.status == "done" and not cfg.rerun:
         return (known if place is None or place.rank == 0 else None), False
-    record = base_record(cfg, data, drawn, run_id)
+    record = base_record(cfg, data, drawn, run_id, inputs.contents(cfg))
     if cfg.trainer.devices > 1 and place is None:
         return run_on_devices(cfg, store, record), True
     if cfg.evaluate == "dev":

@@ -101,6 +101,7 @@ class Session:
             precision=precision,
             log=lambda values: self.tracker.log(int(values["step"]), values),
             attempt=self.attempt,
+            model_info=self.record.model_info,
         )
         if self.cfg.method.needs_model:
             self.context.new_learner = partial(build.new_learner, self.context, self.record)

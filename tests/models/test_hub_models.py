@@ -93,7 +93,11 @@ def pull(author=sources.CONVERSION_BOT, title=sources.CONVERSION_TITLE, number=1
 
 
 class FakeApi:
-    """The two questions that the look-up asks."""
+    """The questions that the look-up asks."""
+
+    def model_info(self, repo_id, revision):
+        assert (repo_id, revision) == ("org/net", "main")
+        return SimpleNamespace(sha=MAIN, siblings=[SimpleNamespace(rfilename="pytorch_model.bin")])
 
     pulls: list = []  # noqa: RUF012
     parent = MAIN
@@ -121,6 +125,9 @@ def pickled_main(tiny_bert, tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    sources._resolved.clear()
 
 
 def test_the_hubs_own_conversion_is_used_and_recorded(pickled_main, monkeypatch, model_config):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from peftbench.config.load import compose
-from peftbench.models import load_backbone, mlm_head
+from peftbench.models import content, load_backbone
 
-FOLDER = mlm_head.ASSETS / "minilm-mlm"
+FOLDER = content.ASSETS / "minilm-mlm"
 
 
 def test_the_recipe_says_what_it_was_made_of() -> None:

@@ -71,7 +71,7 @@ def test_counts_groups_and_frozen_base(name: str, kind: str) -> None:
 def test_counts_of_the_specification() -> None:
     backbone = tiny_backbone("roberta")
     backbone.model.config.update({"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768})
-    backbone.hidden_size = 768
+    backbone.hidden_size = backbone.embedding_size = 768
 
     def count(settings: dict) -> int | None:
         schema = PrefixTuningConfig if settings["name"] == "prefix_tuning" else PTuningConfig

@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftbench.models.content import content_id
+
 if TYPE_CHECKING:
     from peftbench.config.schema import ModelConfig
     from peftbench.models.base import Backbone, Purpose
@@ -34,7 +36,7 @@ class BackboneCache:
 
         The tokenizer is shared, for nothing in peftbench changes it; if something did, the backbone is loaded anew.
         """
-        key = json.dumps([asdict(cfg), purpose, dropout], default=str)
+        key = json.dumps([asdict(cfg), content_id(cfg), purpose, dropout], default=str)
         if key != self._key or self._pristine is None or _state(self._pristine) != self._tokenizer_state:
             self._pristine = None  # the old one goes before the new one comes
             self._key, self._pristine = key, load()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,12 +25,13 @@ class Backbone:
         model: in eval mode, fp32, on the CPU.
         tokenizer: a fast tokenizer with a pad token; `padding_side` is right for encoders and encoder-decoders,
             left for causal models.
-        hidden_size: d, the width of the word embeddings.
+        hidden_size: d, the width of the hidden states.
+        embedding_size: the width of the word embeddings, and so of soft prompts; d in most networks.
         max_positions: positions the network can take, soft prompts included; None if unlimited (T5).
         pooling: how one vector is read off the hidden states: `mean` over real tokens, `cls` (first real token) or
             `last` (last real token).
         prefix: text put before every input (E5 was trained with "query: " / "passage: ").
-        revision: hub commit, package version or content hash: what makes a rerun load the same weights.
+        revision: `peftbench.models.content.content_id`: equal for equal weights, config and tokenizer.
         source: one readable line, for the record.
     """
 
@@ -45,6 +46,15 @@ class Backbone:
     prefix: str
     revision: str
     source: str
+    embedding_size: int = 0
+
+    def __post_init__(self) -> None:
+        self.embedding_size = self.embedding_size or self.hidden_size
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of it."""
+        names = ("family", "revision", "source", "pooling", "hidden_size")
+        return {name: getattr(self, name) for name in names}
 
     def total_parameters(self) -> int:
         """Number of parameters, shared tensors counted once."""

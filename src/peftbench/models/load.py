@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from transformers.utils import logging as hf_logging
 
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models import mlm_head, random_init, sources
+from peftbench.models import checks, content, mlm_head, random_init, sources
 from peftbench.models.base import Backbone, Family, Purpose
 
 AUTO_CLASSES = {
@@ -82,7 +83,8 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
         purpose=purpose,
         model=model,
         tokenizer=tokenizer,
-        hidden_size=model.get_input_embeddings().embedding_dim,
+        hidden_size=checks.hidden_size(model),
+        embedding_size=checks.embedding_size(model),
         max_positions=limit,
         pooling=cfg.pooling,  # type: ignore[arg-type]
         prefix=cfg.prefix,
@@ -98,19 +100,20 @@ def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded
     check_family(cfg, config)
     set_dropout(config, dropout)
     model = random_init.build_model(auto_class, config, **_no_pooler(auto_class, config))
-    return _Loaded(model, tokenizer, random_init.revision(cfg.arch), f"random weights, {kind} architecture")
+    return _Loaded(model, tokenizer, content.random_revision(cfg.arch), f"random weights, {kind} architecture")
 
 
 def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
     checkpoint = sources.locate(cfg)
-    with _readable(cfg, checkpoint):
-        config = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    folder, what = checkpoint.folder(cfg.name), f"model={cfg.name}: {checkpoint.source}"
+    with _readable(cfg, checkpoint.source, folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_family(cfg, config)
     set_dropout(config, dropout)
-    with _readable(cfg, checkpoint):
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    with _readable(cfg, checkpoint.source, folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = auto_class.from_pretrained(
-            checkpoint.folder,
+            folder,
             config=config,
             dtype=torch.float32,
             use_safetensors=True,
@@ -119,29 +122,24 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
             **_no_pooler(auto_class, config),
         )
     missing = set(report["missing_keys"])
-    revision, source = checkpoint.revision, checkpoint.source
+    source = checkpoint.source
     if cfg.mlm_head is not None:
         missing -= mlm_head.apply(model, cfg.mlm_head)
-        revision += f"+{mlm_head.revision(cfg.mlm_head)[:16]}"
         source += f", masked-LM head {cfg.mlm_head}"
-    if absent := sorted(missing):
-        raise UsageError(
-            f"model={cfg.name}: {checkpoint.source} lacks {len(absent)} of the weights of a {type(model).__name__} "
-            f"({', '.join(absent[:3])} ...): they would be random. Is it a checkpoint of this architecture, and has it "
-            "the head that this formulation needs? Without a network, model=minilm-mlm has a masked-LM head."
-        )
-    return _Loaded(model, tokenizer, revision, source)
+    checks.check_weights(model, missing, report["unexpected_keys"], what)
+    checks.check_tokenizer(model, tokenizer, what)
+    return _Loaded(model, tokenizer, content.content_id(cfg), source)
 
 
 @contextmanager
-def _readable(cfg: ModelConfig, checkpoint: sources.Checkpoint) -> Iterator[None]:
+def _readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
     """Turns what the libraries raise over a damaged or foreign checkpoint into one message."""
     try:
         yield
     except Exception as error:  # tokenizers raises bare Exception
         reason = str(error).strip().partition("\n")[0]
         raise UsageError(
-            f"model={cfg.name}: cannot read {checkpoint.source} in {checkpoint.folder}: "
+            f"model={cfg.name}: cannot read {source} in {folder}: "
             f"{type(error).__name__}: {reason} A damaged copy: delete the folder and "
             "get it again. A model with code of its own: not supported, remote code is never run."
         ) from error

@@ -7,20 +7,14 @@ linear layers, which are added to the weights here.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
-from peftbench.models.sources import content_hash
+from peftbench.models.content import HEAD, RECIPE, UNTRAINED, head_folder, head_revision
+from peftbench.models.folder import read_json
 
-ASSETS = Path(__file__).parents[1] / "assets"
-HEAD, RECIPE = "head.safetensors", "recipe.json"
-UNTRAINED = "untrained"
-"""In place of a folder: the head as its training began (identity transform, no bias), to measure what training gave."""
 ENCODER = "bert."
 
 
@@ -40,16 +34,11 @@ def apply(model: PreTrainedModel, name: str) -> set[str]:
     """
     if name == UNTRAINED:
         return _start(model)
-    folder = _folder(name)
-    try:
-        recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-        with safe_open(folder / HEAD, "pt") as opened:
-            tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118 - no iterator
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"model.mlm_head={name}: {error.filename} is not there. Name a folder of peftbench/assets "
-            f"({', '.join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir()))}), one of yours, or `{UNTRAINED}`."
-        ) from None
+    head_revision(name)  # says what is absent
+    folder = head_folder(name)
+    recipe = read_json(folder / RECIPE)
+    with safe_open(folder / HEAD, "pt") as opened:
+        tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118 - no iterator
     parameters = dict(model.named_parameters())
     given: set[str] = set()
     try:
@@ -65,15 +54,6 @@ def apply(model: PreTrainedModel, name: str) -> set[str]:
     except (KeyError, RuntimeError) as error:
         raise UsageError(f"model.mlm_head={name}: made for another encoder ({error}).") from None
     return given
-
-
-def revision(name: str) -> str:
-    """What makes a rerun load the same head: the hash of its files."""
-    return name if name == UNTRAINED else content_hash([_folder(name) / file for file in (HEAD, RECIPE)])
-
-
-def _folder(name: str) -> Path:
-    return ASSETS / name if (ASSETS / name).is_dir() else Path(name).expanduser()
 
 
 def _start(model: PreTrainedModel) -> set[str]:

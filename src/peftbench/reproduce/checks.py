@@ -95,9 +95,12 @@ def _model(record: Record, cfg: RunConfig) -> Iterator[Refusal]:
     recorded = record.model_info.get("revision")
     if not cfg.method.needs_model or cfg.model.source == "random" or recorded is None:
         return
+    from peftbench.models.content import content_id
     from peftbench.models.sources import locate
 
-    current = locate(cfg.model).revision
+    current, release = content_id(cfg.model), locate(cfg.model).release
+    if recorded.partition("+")[0] == release:
+        return  # before 0.2.0 a package was named by its version
     if current != recorded:
         yield Refusal(f"model={cfg.model.name} is not the same: its revision was {recorded}, it is {current}")
 

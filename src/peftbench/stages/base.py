@@ -68,6 +68,7 @@ class Context:
         log: called with `step` and values, for curves while training.
         reports: one entry a stage that ran.
         attempt: this attempt at the run; told to stop, it ends at the next step.
+        model_info: facts about the backbone, for the record.
         stage: the present stage's folder below `folder`, "1-supervised"; `last_stage` if none follows.
         finish_if_stopped: writes what the last stage has trained; see `peftbench.stages.ledger`.
     """
@@ -84,6 +85,7 @@ class Context:
     log: Callable[[dict[str, float]], None] | None = None
     reports: list[StageReport] = field(default_factory=list)
     attempt: Attempt = field(default_factory=Attempt)
+    model_info: dict[str, Any] = field(default_factory=dict)
     stage: str = ""
     last_stage: bool = True
     finish_if_stopped: Callable[[], None] | None = None

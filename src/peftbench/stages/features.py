@@ -149,10 +149,13 @@ class EmbeddingFeatures(Features):
 
     def loaded_backbone(self) -> Backbone:
         from peftbench.models import load_backbone
+        from peftbench.models.checks import check_length
 
         if self.backbone is None:
             with self.context.clock("model"):
                 self.backbone = load_backbone(self.context.cfg.model, "features", dropout=0.0)
+            check_length(self.backbone, self.context.cfg.trainer.max_length)
+            self.context.model_info.update(self.backbone.facts())
         return self.backbone
 
     def identity(self, backbone: Backbone) -> list[Any]:

@@ -44,9 +44,9 @@ class Wanted:
     def _plain(self) -> dict[str, Any]:
         return asdict(_composer().compose(self.overrides))
 
-    def variant(self, data_sha: str, version: str) -> str:
-        """What the leaderboard calls runs of this config on these data by this version of peftbench."""
-        return ids.variant(self._plain, data_sha, version)
+    def variant(self, data_sha: str, version: str, contents: dict[str, str]) -> str:
+        """What the leaderboard calls runs of this config on these data and weights by this version of peftbench."""
+        return ids.variant(self._plain, data_sha, version, contents)
 
 
 class RunFinder:
@@ -86,7 +86,7 @@ class RunFinder:
         return list(by_seeds.values())
 
     def _variant(self, wanted: Wanted, row: Row) -> str:
-        made = (row["data_sha"] or "", _version(row))
+        made = (row["data_sha"] or "", _version(row), row["contents"])
         key = ["variant", fingerprint(), wanted.overrides, *made]
         return self._memory.recall(key, lambda: wanted.variant(*made))
 

@@ -240,6 +240,7 @@ class _Engine:
         keys = ("batch_size", "schedule", "warmup", "clip", "dropout", "eval_every", "patience")
         facts: dict[str, Any] = {
             "config": {key: getattr(self.cfg, key) for key in keys},
+            "backbone": self.learner.backbone.revision,
             "run": [self.steps, self.seed, self.precision, self.lr, self.weight_decay],
             "items": [[item.id, item.length, item.weight] for item in self.items],
             "parameters": {name: list(p.shape) for p, name in self.names.items()},

@@ -107,7 +107,7 @@ def rbf(x: Array) -> tuple[Array, Array]:
 def features(backbone: Backbone, rows: Sequence[Row], max_length: int) -> Array:
     """(n, d): the mean word embedding of each text, special tokens included, padding not."""
     if not rows:
-        return np.zeros((0, backbone.hidden_size))
+        return np.zeros((0, backbone.embedding_size))
     embedding = backbone.model.get_input_embeddings()
     texts = [row.whole for row in rows]
     ids = backbone.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.models.checks import check_length
 from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.dept_layer import DeptConfig, parameter_count, rank_for_budget
 from peftbench.tuners.dept_model import adapter_of
@@ -37,13 +38,8 @@ class DeptTuner(PeftTuner):
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         config = self.peft_config(backbone, context)
-        m, limit = config.num_virtual_tokens, backbone.max_positions
-        if limit is not None and m + context.max_length > limit:
-            raise UsageError(
-                f"method.tuner.num_virtual_tokens={m} and trainer.max_length={context.max_length} need "
-                f"{m + context.max_length} positions, but model={backbone.name} has {limit}. "
-                f"Use trainer.max_length={limit - m} or less, or fewer virtual tokens."
-            )
+        m = config.num_virtual_tokens
+        check_length(backbone, context.max_length, m, "method.tuner.num_virtual_tokens")
         self.virtual_tokens = 0 if backbone.family == "seq2seq" else m
         model = wrap(backbone, config, context.seed)
         rows = self.start_rows(backbone, context)
@@ -98,7 +94,7 @@ class DeptTuner(PeftTuner):
                 "is set too. Add method.tuner.rank=null, or drop the budget."
             )
         try:
-            return rank_for_budget(cfg.budget_tokens, m, context.max_length, backbone.hidden_size, cfg.offset)
+            return rank_for_budget(cfg.budget_tokens, m, context.max_length, backbone.embedding_size, cfg.offset)
         except ValueError as error:
             raise UsageError(
                 f"method.tuner.budget_tokens={cfg.budget_tokens}: {error}. Choose another "
@@ -124,7 +120,7 @@ class DeptTuner(PeftTuner):
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        rank, s, d = self.rank(backbone, context), context.max_length, backbone.hidden_size
+        rank, s, d = self.rank(backbone, context), context.max_length, backbone.embedding_size
         return parameter_count(self.cfg.num_virtual_tokens, rank, s, d, self.cfg.offset)
 
 

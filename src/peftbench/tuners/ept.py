@@ -198,7 +198,7 @@ class EptTuner(DeptTuner):
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        cfg, d, rank = self.cfg, backbone.hidden_size, self.cfg.rank
+        cfg, d, rank = self.cfg, backbone.embedding_size, self.cfg.rank
         fusion = 2 * d * cfg.fusion_hidden if cfg.fusion and rank and cfg.fusion_proj == "linear" else 0
         spaces = cfg.spaces * (2 * d * cfg.bottleneck + d)
         dept = parameter_count(cfg.num_virtual_tokens, rank, context.max_length, d, "position")

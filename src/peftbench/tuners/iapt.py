@@ -28,8 +28,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from torch import Tensor, nn
 
 from peftbench.config import tuners as schema
-from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.models.checks import check_length
 from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.dept_model import answer_starts
 from peftbench.tuners.extra_rows import (
@@ -318,13 +318,9 @@ class IaptTuner(PeftTuner):
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         check_architecture(backbone, context.max_length)
-        limit, rows = backbone.max_positions, self.cfg.num_tokens
-        if has_rotary_positions(backbone.model) and limit is not None and rows + context.max_length > limit:
-            raise UsageError(
-                f"method.tuner.num_tokens={rows} and trainer.max_length={context.max_length} need "
-                f"{rows + context.max_length} positions, but model={backbone.name} has {limit}. "
-                f"Use trainer.max_length={limit - rows} or less."
-            )
+        rows = self.cfg.num_tokens
+        if has_rotary_positions(backbone.model):
+            check_length(backbone, context.max_length, rows, "method.tuner.num_tokens")
         config = IaptConfig(
             task_type=task_type(backbone),
             num_tokens=rows,

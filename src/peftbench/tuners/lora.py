@@ -61,7 +61,7 @@ def matrix_names(backbone: Backbone, chosen: list[str] | None) -> list[str]:
     matrices = sorted({name.rpartition(".")[2] for name, m in backbone.model.named_modules() if is_matrix(m)})
     architecture = backbone.model.config.model_type
     if chosen is None:
-        usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+        usual = {"albert": ["query", "value"], **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING}
         if architecture not in usual:
             raise UsageError(
                 f"method.tuner.target_modules: no default for the architecture `{architecture}` "

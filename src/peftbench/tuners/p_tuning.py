@@ -57,7 +57,7 @@ class PTuningTuner(PromptTuningTuner):
             encoder_hidden_size=self.cfg.hidden,
             encoder_num_layers=self.cfg.layers if self.cfg.encoder == "LSTM" else 2,
             encoder_dropout=self.cfg.dropout,
-            token_dim=backbone.hidden_size,
+            token_dim=backbone.embedding_size,
             num_layers=shape.layers,
             num_attention_heads=shape.heads,
             num_transformer_submodules=1,
@@ -71,7 +71,7 @@ class PTuningTuner(PromptTuningTuner):
         return groups
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        d, h, prompt = backbone.hidden_size, self.cfg.hidden, self.cfg.num_virtual_tokens * backbone.hidden_size
+        d, h, prompt = backbone.embedding_size, self.cfg.hidden, self.cfg.num_virtual_tokens * backbone.embedding_size
         if self.cfg.encoder == "MLP":
             return prompt + 2 * d * h + h * h + 2 * h + d
         # Of each direction of a layer: four gates of h, each reading the input and the state, with two biases.

@@ -130,7 +130,7 @@ class PeftTypeTuner(PeftTuner):
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         config = self.peft_config(backbone, context)
         if self.kind == "TRAINABLE_TOKENS":
-            return len(config.token_indices) * backbone.hidden_size  # type: ignore[attr-defined]
+            return len(config.token_indices) * backbone.embedding_size  # type: ignore[attr-defined]
         targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(architecture(backbone))
         if targets is None or getattr(config, "bias", "none") != "none" or partial(config):
             return None

@@ -29,6 +29,7 @@ from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedMod
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.models.checks import check_length
 from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.extra_rows import stack_of
@@ -219,13 +220,7 @@ class PrefixTuningTuner(Tuner):
                 f"method.tuner.init={self.cfg.init}: with method.tuner.projection=true the prefix comes out of an MLP, "
                 "which starts at random. Add method.tuner.init=random, or drop the projection."
             )
-        length, limit = self.cfg.num_virtual_tokens, backbone.max_positions
-        if limit is not None and length + context.max_length > limit:
-            raise UsageError(
-                f"method.tuner.num_virtual_tokens={length} and trainer.max_length={context.max_length} need "
-                f"{length + context.max_length} positions, but model={backbone.name} has {limit}. "
-                f"Use trainer.max_length={limit - length} or less, or fewer virtual tokens."
-            )
+        check_length(backbone, context.max_length, self.cfg.num_virtual_tokens, "method.tuner.num_virtual_tokens")
 
     def _peft_config(self, backbone: Backbone, shape: Shape) -> peft.PrefixTuningConfig:
         return peft.PrefixTuningConfig(

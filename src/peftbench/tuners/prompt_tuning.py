@@ -35,7 +35,7 @@ class PromptTuningTuner(DeptTuner):
         return DeptConfig(**self.soft_prompt(backbone, context), rank=0)
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        return self.cfg.num_virtual_tokens * backbone.hidden_size
+        return self.cfg.num_virtual_tokens * backbone.embedding_size
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """A PROMPT_TUNING adapter: `prompt_embeddings` (l, d)."""

@@ -204,6 +204,7 @@ def _facts(record: Record) -> dict[str, Any]:
 
     versions = record.environment.get("versions") or {}
     kept = content(record.config, EXCLUDED + SEEDS)
+    kept |= {f"weights of {part}": sha for part, sha in (record.identity.get("contents") or {}).items()}
     return {**kept, "data": record.data.get("sha256"), "peftbench": versions.get("peftbench")}
 
 
