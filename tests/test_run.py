@@ -128,7 +128,7 @@ def test_divergence_is_recorded_and_not_taken_for_done(here, capsys):
 
 
 def test_a_crash_is_a_record_with_its_traceback(here, monkeypatch):
-    import peftbench.stages.supervised as supervised
+    import peftbench.stages.learning as supervised
 
     monkeypatch.setattr(supervised, "train", lambda *a, **k: 1 / 0)
     assert call(*FAST, "method=lora") == 1
@@ -140,7 +140,7 @@ def test_a_crash_is_a_record_with_its_traceback(here, monkeypatch):
 
 
 def test_interruption_is_recorded_and_the_same_command_starts_again(here, monkeypatch):
-    import peftbench.stages.supervised as supervised
+    import peftbench.stages.learning as supervised
 
     real = supervised.train
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
+from peftbench.stages import stages_of
 
 if TYPE_CHECKING:
     from peftbench.config.schema import MethodConfig, RunConfig
@@ -87,7 +88,8 @@ def build_learner(
     name = chosen.title or chosen.__name__.removesuffix("Formulation").lower()
     posed = replace(cfg.method.formulation, name=name)
     learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
-    if not learner.param_groups() and "supervised" in cfg.method.stages and cfg.shots != 0:
+    trains = any(stage.trains for stage in stages_of(cfg.method.stages))
+    if not learner.param_groups() and trains and cfg.shots != 0:
         raise UsageError(
             f"method={cfg.method.name}: nothing to train, since the `{chosen.__name__}` has no head of its own. "
             "Use method/formulation=head, or a method that trains the backbone."
@@ -102,7 +104,7 @@ def build_learner(
 def check_calibration(method: MethodConfig) -> None:
     """Raises UsageError if the formulation needs a prior and no stage measures it."""
     chosen = getattr(method.formulation, "calibration", "none")
-    if chosen != "none" and "calibration" not in method.stages:
+    if chosen != "none" and not any(stage.calibrates for stage in stages_of(method.stages)):
         stages = ",".join(["calibration", *method.stages])
         raise UsageError(
             f"method.formulation.calibration={chosen}: no stage measures the prior. Add one, "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted, UsageError
 from peftbench.records.leaderboard import refresh
+from peftbench.stages import stages_of
 from peftbench.training.launch import Outcome, launch
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def run_on_devices(cfg: RunConfig, store: Store, expected: Record) -> Record:
 
     If they died without filing one (killed, out of memory), `expected` is filed as failed in their name.
     """
-    if "classical" in cfg.method.stages:
+    if not all(stage.several_processes for stage in stages_of(cfg.method.stages)):
         raise UsageError(f"trainer.devices={cfg.trainer.devices}: method={cfg.method.name} runs in one process.")
     earlier = store.load(expected.run_id)
     with tempfile.TemporaryDirectory(prefix="peftbench-") as folder:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftbench.config.registry import title
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, without_test_labels
@@ -90,7 +91,7 @@ def train(context: Context) -> Predictor:
     (`Context.new_learner`)."""
     predictor: Predictor | None = None
     for number, name in enumerate(context.cfg.method.stages):
-        with context.in_stage(number, name):
+        with context.in_stage(number, title(name)):
             predictor = get_stage(name)(context, predictor)
         if context.reports[-1].status == "diverged":
             break

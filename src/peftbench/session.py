@@ -24,7 +24,7 @@ from peftbench.records.fill import TRACEBACK, fill_failure
 from peftbench.records.leases import LeaseHeld
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.stages import STAGES
+from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
 
@@ -183,12 +183,10 @@ class Session:
 def needed_modules(cfg: RunConfig) -> list[str]:
     """What a run imports sooner or later, so that it is imported at once and booked as import time."""
     modules = ["peftbench.tasks.metrics", "peftbench.measure.environment", "sklearn.metrics", "scipy.stats"]
-    if "classical" in cfg.method.stages:
-        modules += ["sklearn.linear_model", "sklearn.dummy", "sklearn.feature_extraction.text"]
     if cfg.method.needs_model:
         modules += ["torch", "peftbench.learner", "peftbench.tuners", "peftbench.models.load"]
-        modules += ["peftbench.formulations.score", "peftbench.stages.supervised", "safetensors.torch"]
-    modules += [STAGES[name].split(":")[0] for name in cfg.method.stages if name in STAGES]
+        modules += ["peftbench.formulations.score", "peftbench.stages.learning", "safetensors.torch"]
+    modules += [module for stage in stages_of(cfg.method.stages) for module in stage.needed_modules()]
     if cfg.tracking.wandb != "disabled":
         modules.append("wandb")
     return modules

@@ -7,7 +7,7 @@ import pytest
 
 from peftbench.config import compose
 from peftbench.measure.clock import PhaseClock
-from peftbench.stages.classical import classical
+from peftbench.stages.classical.floors import classical
 from peftbench.tasks.base import Row
 
 

@@ -24,8 +24,8 @@ from peftbench.measure.memory import MemoryMeter
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages import continued_pretraining as stage
 from peftbench.stages.base import StageReport
+from peftbench.stages.continued_pretraining import training as stage
 from peftbench.tasks.base import Row
 from peftbench.training import loop
 from peftbench.training.distributed import Dist

@@ -12,22 +12,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from peftbench import stages
 from peftbench.config import compose
 from peftbench.errors import Interrupted
 from peftbench.figures.report.detail import stage_rows
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.base import Context, Predictor, Stage, StageReport
 from peftbench.views.summary import print_summary
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
-MORE = ["method=lora", "trainer.steps=3", "trainer.device=cpu", "method.stages=[supervised,two_parts]"]
+MORE = ["method=lora", "trainer.steps=3", "trainer.device=cpu", f"method.stages=[supervised,{__name__}:two_parts]"]
 SLEEPS = {"one": 0.05, "two": 0.15}
 
 
-def two_parts(context: Context, incoming: Predictor | None) -> Predictor:
+def run_two_parts(context: Context, incoming: Predictor | None) -> Predictor:
     """A stage that labels rows in two parts."""
     assert incoming is not None
     report = StageReport("two_parts")
@@ -42,9 +41,7 @@ def two_parts(context: Context, incoming: Predictor | None) -> Predictor:
     return incoming
 
 
-@pytest.fixture(autouse=True)
-def _two_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stages.STAGES, "two_parts", f"{__name__}:two_parts")
+two_parts = Stage(f"{__name__}:run_two_parts")
 
 
 def finish(folder: Path, *args: str) -> Record:
@@ -99,7 +96,7 @@ def test_a_stage_cut_off_keeps_the_account_of_the_one_before(tmp_path: Path, mon
         raise AssertionError("the signal was not heard")
 
     with monkeypatch.context() as patch:
-        patch.setitem(globals(), "two_parts", cut)
+        patch.setitem(globals(), "run_two_parts", cut)
         with pytest.raises(Interrupted):
             run(compose([*FAST, *MORE, f"out_dir={tmp_path}"]))
     (before,) = Store(tmp_path).all()
@@ -128,15 +125,17 @@ def test_no_stage_follows_a_diverged_one(tmp_path: Path, monkeypatch: pytest.Mon
         context.reports.append(report)
         return incoming
 
-    monkeypatch.setitem(globals(), "two_parts", diverge)
-    record, _ = run(compose([*FAST, *MORE, f"out_dir={tmp_path}", "method.stages=[supervised,two_parts,none]"]))
+    monkeypatch.setitem(globals(), "run_two_parts", diverge)
+    record, _ = run(
+        compose([*FAST, *MORE, f"out_dir={tmp_path}", f"method.stages=[supervised,{__name__}:two_parts,none]"])
+    )
     assert record is not None
     assert (record.status, record.reason, record.score) == ("diverged", "one: the loss is NaN", None)
     assert [stage["name"] for stage in record.stages] == ["supervised", "two_parts"]
 
 
 def test_a_stage_that_leaves_no_report_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(globals(), "two_parts", lambda context, incoming: incoming)
+    monkeypatch.setitem(globals(), "run_two_parts", lambda context, incoming: incoming)
     record, _ = run(compose([*FAST, *MORE, f"out_dir={tmp_path}"]))
     assert record is not None
     assert record.status == "failed"
@@ -150,7 +149,7 @@ def test_a_part_that_fails_leaves_its_costs(tmp_path: Path, monkeypatch: pytest.
             time.sleep(0.05)
             raise RuntimeError("no luck")
 
-    monkeypatch.setitem(globals(), "two_parts", fail)
+    monkeypatch.setitem(globals(), "run_two_parts", fail)
     record, _ = run(compose([*FAST, *MORE, f"out_dir={tmp_path}"]))
     assert record is not None
     assert (record.status, record.stages[1]["status"]) == ("failed", "unfinished")

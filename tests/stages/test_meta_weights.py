@@ -13,7 +13,13 @@ from peftbench.config import compose
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
-from peftbench.stages.meta_weights import EPSILON, gradient_of, inner_products, inner_products_by_item, normalised
+from peftbench.stages.self_training.meta_weights import (
+    EPSILON,
+    gradient_of,
+    inner_products,
+    inner_products_by_item,
+    normalised,
+)
 from peftbench.stages.soft_losses import SoftLosses, collate_soft
 
 CLOZE = ["method/formulation=cloze", "method.formulation.train_head=true"]

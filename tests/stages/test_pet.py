@@ -22,10 +22,10 @@ from peftbench.formulations.predictions import Prediction
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages import distillation as distillation_module
-from peftbench.stages import ensemble as ensemble_module
-from peftbench.stages.distillation import distillation_loss
-from peftbench.stages.ensemble import Member, class_scores, trainer_of
+from peftbench.stages.distillation import pupil as distillation_module
+from peftbench.stages.distillation.pupil import distillation_loss
+from peftbench.stages.ensemble import members as ensemble_module
+from peftbench.stages.ensemble.members import Member, class_scores, trainer_of
 from peftbench.training import loop
 from peftbench.training.batching import total_steps
 

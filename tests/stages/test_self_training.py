@@ -21,8 +21,8 @@ from peftbench.measure.clock import PhaseClock
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages import self_training as stage
-from peftbench.stages.supervised import LearnerPredictor
+from peftbench.stages.learning import LearnerPredictor
+from peftbench.stages.self_training import rounds as stage
 from peftbench.training import batching, loop
 
 FAST = [

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
 from peftbench.config import compose
-from peftbench.config.schema import SelfTrainingConfig, TrainerConfig
+from peftbench.config.schema import TrainerConfig
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
@@ -21,13 +21,14 @@ from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models.base import Backbone
 from peftbench.models.random_init import build_tokenizer
-from peftbench.stages.student import Labelled, Student, effective_size
+from peftbench.stages.self_training import SelfTrainingOptions
+from peftbench.stages.self_training.student import Labelled, Student, effective_size
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import train
 from peftbench.tuners import TunerContext, build_tuner
 
 ALONE = Dist(torch.device("cpu"))
-CFG = SelfTrainingConfig(meta="closed_form", meta_batch=4, steps=10)
+CFG = SelfTrainingOptions(meta="closed_form", meta_batch=4, steps=10)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ def accuracy_under_a_noisy_teacher(seed: int, weighted: bool) -> float:
     items = [Encoded(f"u{i}", 1, 1.0, {"x": x[i], "target": None}) for i in range(30, 730)]
     soft = [with_soft_target(item, sure[30 + i]) for i, item in enumerate(items)]
     learner: Any = Linear(seed)
-    cfg = SelfTrainingConfig(meta="closed_form", meta_batch=8, steps=150)
+    cfg = SelfTrainingOptions(meta="closed_form", meta_batch=8, steps=150)
     plan = Labelled.planned(labelled, cfg.meta_batch, cfg.steps, seed) if weighted else None
     own: Any = Student(learner, cfg, ALONE, None, plan, first=round(cfg.uniform_share * cfg.steps))
     trainer = TrainerConfig(name="toy", steps=150, batch_size=16, device="cpu", progress=False, precision="fp32")

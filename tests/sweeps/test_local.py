@@ -166,7 +166,7 @@ def test_a_crash_that_no_record_tells_of_is_filed_with_its_traceback(here, monke
 
 
 def test_on_failure_stop_begins_no_further_run(here, monkeypatch, capsys):
-    import peftbench.stages.supervised as supervised
+    import peftbench.stages.learning as supervised
 
     monkeypatch.setattr(supervised, "train", lambda *a, **k: 1 / 0)
     assert call("-m", *FAST, "method=lora", "seed=1,2,3", "hydra.launcher.on_failure=stop") == 1
@@ -177,7 +177,7 @@ def test_on_failure_stop_begins_no_further_run(here, monkeypatch, capsys):
 
 
 def test_a_repeated_sweep_runs_only_what_is_missing(here, monkeypatch, capsys):
-    import peftbench.stages.classical as classical
+    import peftbench.stages.classical.floors as classical
 
     real = classical.make_estimator
     monkeypatch.setattr(classical, "make_estimator", lambda context: 1 / 0 if context.cfg.seed == 2 else real(context))

@@ -13,33 +13,31 @@ from typing import Any
 
 import pytest
 
-from peftbench import runner, stages
+from peftbench import runner
 from peftbench import session as session_module
 from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages.base import Context, Predictor
+from peftbench.stages.base import Context, Predictor, Stage
 from peftbench.training import checkpoint, loop
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 STEPS = ["trainer.steps=12", "trainer.eval_every=3", "trainer.dropout=0.1", "trainer.device=cpu"]
-TWO = ["method.stages=[supervised,another_round]"]
+TWO = [f"method.stages=[supervised,{__name__}:another_round]"]
 
 
-def another_round(context: Context, incoming: Predictor | None) -> Predictor:
+def run_another_round(context: Context, incoming: Predictor | None) -> Predictor:
     """A second stage as a method with rounds has it: what is trained may change (half fine-tuning draws anew)."""
-    from peftbench.stages.supervised import LearnerPredictor, supervised
+    from peftbench.stages.learning import LearnerPredictor, supervised
 
     assert isinstance(incoming, LearnerPredictor)
     incoming.learner.tuner.on_round(incoming.learner.model, 1)
     return supervised(context, incoming)
 
 
-@pytest.fixture(autouse=True)
-def _two_stage_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stages.STAGES, "another_round", f"{__name__}:another_round")
+another_round = Stage(run_another_round)
 
 
 class Killed(BaseException):
@@ -105,11 +103,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.fixture(scope="module")
 def whole_two(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The undisturbed run of two stages."""
-    stages.STAGES["another_round"] = f"{__name__}:another_round"
-    try:
-        return finish(tmp_path_factory.mktemp("whole"), *LORA, *TWO)
-    finally:
-        del stages.STAGES["another_round"]
+    return finish(tmp_path_factory.mktemp("whole"), *LORA, *TWO)
 
 
 METHODS = ["lora", "full", "hft", "adalora", "dept"]

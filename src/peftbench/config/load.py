@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import schema
 from peftbench.config.catalogue import names
+from peftbench.config.components import components
 from peftbench.config.doors import check_override, shortened
 from peftbench.config.sections import GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
@@ -114,8 +115,22 @@ def from_plain(
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
             raise UsageError(f"{key}: no such key. {did_you_mean(key, field_names(schema.RunConfig))}")
     run = schema.RunConfig(**parts, **top)
+    run.plugins = check_plugins(run)
     check_top(run)
     return run
+
+
+def check_plugins(run: schema.RunConfig) -> dict[str, str]:
+    """What in a config comes from outside the package -> the hash of its file, or its distribution's version.
+
+    Raises:
+        UsageError: a plug-in is not there, or is not the one that the run began with.
+    """
+    found = {f"{part.kind} {part.name}": part.origin for part in components(run) if part.origin}
+    for plugin, origin in run.plugins.items():
+        if found.get(plugin, origin) != origin:
+            raise UsageError(f"{plugin}: was edited since this run began. Start it again.")
+    return found
 
 
 def check_top(run: schema.RunConfig) -> None:

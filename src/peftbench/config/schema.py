@@ -102,83 +102,12 @@ FORMULATION_SCHEMAS: dict[str, type[FormulationConfig]] = {"cloze": ClozeConfig}
 
 
 @dataclass
-class ClassicalConfig:
-    """Options of the `classical` stage: scikit-learn models on features."""
-
-    features: str = one_of("none", "tfidf", "embeddings", default="none")
-    estimator: str = one_of("majority", "logistic", default="logistic")
-    c: float = number(1.0, gt=0)
-    word_ngrams: list[int] = numbers(1, 2, ge=1)
-    char_ngrams: list[int] = numbers(2, 5, ge=1)
-    max_iter: int = number(1000, ge=1)
-
-
-@dataclass
-class SelfTrainingConfig:
-    """Options of the `self_training` stage: students that learn from a teacher's labels, round by round."""
-
-    rounds: int = number(1, ge=1)
-    steps: int = number(160, ge=1)
-    unlabeled_batch: int = number(16, ge=1)
-    pool: int | None = number(None, ge=1)
-    labels: str = one_of("soft", "hard", default="soft")
-    threshold: float = number(0.0, ge=0, le=1)
-    with_labeled: bool = False
-    meta: str = one_of("none", "closed_form", default="none")
-    uniform_share: float = number(0.6, ge=0, le=1)
-    meta_batch: int = number(4, ge=1)
-    variant: str = one_of("paper", "released", default="paper")
-    inner_lr: float = number(5.0e-6, gt=0)
-    tuning_steps: int | None = number(None, ge=0)
-    tuning_epochs: float | None = number(None, gt=0)
-    student_lr: float | None = number(None, gt=0)
-    reinitialise: bool = True
-
-
-@dataclass
-class ContinuedPretrainingConfig:
-    """Options of the `continued_pretraining` stage: masked-LM training on unlabelled texts (TAPT, PCP)."""
-
-    corpus: str = one_of("plain", "templated", default="templated")
-    pseudo_labels: str = one_of("predicted", "random", default="predicted")
-    threshold: float = number(0.0, ge=0, le=1)
-    texts: int | None = number(10000, ge=2)
-    held_out: float = number(0.1, ge=0, le=0.5)
-    mask_share: float = number(0.15, gt=0, le=1)
-    always_mask_word: bool = False
-    steps: int | None = number(None, ge=1)
-    epochs: float | None = number(100, gt=0)
-    batch_size: int = number(128, ge=1)
-    micro_batch: int | None = number(16, ge=1)
-    eval_every: int | None = number(500, ge=1)
-    max_length: int | None = number(None, ge=4)
-    lr: dict[str, float] = rates(default=1.0e-4)
-    warmup: float = number(0.06, ge=0)
-    beta2: float = number(0.98, ge=0, le=0.9999)
-    epsilon: float = number(1e-6, gt=0)
-
-
-@dataclass
-class PetConfig:
-    """Options of the stages `ensemble` and `distillation`: models of several patterns that teach a classifier."""
-
-    patterns: list[int] | None = field(default=None, metadata={"ge": 0})
-    repetitions: int = number(1, ge=1)
-    unlabeled: int | None = number(None, ge=1)
-    schedule: str = one_of("steps", "masakhanews", "paper_250_5000", default="steps")
-    pattern_steps: int = number(80, ge=1)
-    classifier_steps: int = number(320, ge=1)
-    reduction: str = one_of("wmean", "mean", default="wmean")
-    temperature: float = number(2.0, gt=0)
-    generations: int = number(1, ge=1)
-    growth: float = number(5.0, gt=1)
-    share: float = number(0.25, gt=0, le=1)
-    likely: int = number(0, ge=0)
-
-
-@dataclass
 class MethodConfig:
-    """`conf/method/*.yaml`: tuner + formulation + stages."""
+    """`conf/method/*.yaml`: tuner + formulation + stages.
+
+    The options of a stage are a section of their own, which the stage declares: the class of a method with such stages
+    is made by `peftbench.config.sections.method_class`.
+    """
 
     name: str = MISSING
     description: str = MISSING
@@ -198,12 +127,12 @@ class MethodConfig:
     weight_decay: float = number(0.0, ge=0)
     budget: int | None = number(None, ge=1)
     init_from: str | None = None
-    classical: ClassicalConfig = field(default_factory=ClassicalConfig)
-    pet: PetConfig = field(default_factory=PetConfig)
-    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
-    continued_pretraining: ContinuedPretrainingConfig = field(default_factory=ContinuedPretrainingConfig)
     space: dict[str, Any] | None = field(default_factory=dict)
     """What a search tries for this method; laid out like the method itself, see `peftbench.config.space`."""
+
+    def options(self, section: str) -> Any:
+        """The options of the method's stages in that section, an instance of the dataclass that they declare."""
+        return getattr(self, section)
 
 
 @dataclass
@@ -321,8 +250,9 @@ class SearchConfig:
 class RunConfig:
     """The whole config of one run, as Hydra composes it.
 
-    Two fields are no keys of `config.yaml`: `evaluate=dev` marks a trial of a search, which never looks at test, and
-    `tuning` says what the search cost that chose this config.
+    Three fields are no keys of `config.yaml`: `evaluate=dev` marks a trial of a search, which never looks at test;
+    `tuning` says what the search cost that chose this config; `plugins` has what came from outside the package (a file,
+    `module:OBJECT`, an entry point) with the hash of its file or its distribution's version.
     """
 
     model: ModelConfig
@@ -340,3 +270,4 @@ class RunConfig:
     rerun: bool = False
     evaluate: str = "test"
     tuning: dict[str, Any] = field(default_factory=dict)
+    plugins: dict[str, str] = field(default_factory=dict)

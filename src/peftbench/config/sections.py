@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import re
@@ -13,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config import schema
+from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
 from peftbench.config.tasks import check_task
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
@@ -56,8 +57,12 @@ def mapping(value: Any, key: str) -> dict[str, Any]:
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
     formulation = mapping(plain.get("formulation"), "method.formulation")
-    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation")}
-    method = build(schema.MethodConfig, {**common, "formulation": {"name": formulation.get("name", "auto")}}, "method")
+    stages = tuple(map(str, plain.get("stages") or ()))
+    unused = stage_sections() - stage_sections(stages)
+    check_sections_of_other_stages(plain, unused)
+    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation") and k not in unused}
+    common["formulation"] = {"name": formulation.get("name", "auto")}
+    method = build(method_class(stages), common, "method")
     formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
     check_keys_of_other_formulations(method, formulation, formulation_class)
     method.formulation = own = build(formulation_class, formulation, "method.formulation")
@@ -71,6 +76,48 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     if isinstance(tuner, FileConfig):
         tuner.file, tuner.sha256 = fingerprint(tuner)
     return method
+
+
+@functools.cache
+def method_class(stages: tuple[str, ...]) -> type[schema.MethodConfig]:
+    """`MethodConfig` with a field for each section of options that the stages declare.
+
+    Raises:
+        UsageError: a stage is not there, or two of them give one section different options.
+    """
+    declared: dict[str, type] = {}
+    for name in stages:
+        stage = registry.get("stage", name)
+        if stage.options is None:
+            continue
+        if declared.setdefault(stage.section, stage.options) is not stage.options:
+            raise UsageError(f"method.stages: `{name}` and another stage both have options in method.{stage.section}.")
+    sections = [(section, options, dataclasses.field(default_factory=options)) for section, options in declared.items()]
+    return dataclasses.make_dataclass("MethodConfig", sections, bases=(schema.MethodConfig,))
+
+
+def check_sections_of_other_stages(plain: dict[str, Any], unused: frozenset[str]) -> None:
+    """Raises UsageError if a section of a stage that the method does not have was put in by hand.
+
+    A whole one was left by the method's YAML when a user chose other stages, or is in a record of 0.1.0, which has all
+    of them; it says nothing.
+    """
+    for name in sorted(registry.built_in("stage")):
+        stage = registry.get("stage", name)
+        given = plain.get(stage.section) or {}
+        if stage.section in unused and given and given.keys() < {*field_names(stage.options)}:
+            raise UsageError(
+                f"method.{stage.section}.{next(iter(given))}: only the stage `{name}` has it, and "
+                f"method={plain.get('name')} has {', '.join(plain.get('stages') or ())}. Choose a method with that "
+                "stage, or add it to method.stages."
+            )
+
+
+@functools.cache
+def stage_sections(stages: tuple[str, ...] | None = None) -> frozenset[str]:
+    """Sections of `method` that the stages declare; None: all stages that are built in."""
+    names = registry.built_in("stage") if stages is None else stages
+    return frozenset(stage.section for name in names if (stage := registry.get("stage", name)).section)
 
 
 def check_keys_of_other_formulations(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from peftbench.config.schema import RunConfig, SearchConfig
 from peftbench.records.leaderboard import Row
+from peftbench.stages import stages_of
 
 LEVELS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("model", "method", "task", "subset", "shots"), "the same model, method, task and shots"),
@@ -71,15 +72,15 @@ class Estimator:
 
     def estimate(self, cfg: RunConfig, device: str = "cpu") -> CostEstimate:
         """Cost of one run on `device`, `cpu` or `cuda`; runs on another device stand in if there are no others."""
-        trainer = cfg.trainer
+        trainer, stages = cfg.trainer, stages_of(cfg.method.stages)
         wanted = {
             "model": cfg.model.name if cfg.method.needs_model else NO_MODEL,
             "method": cfg.method.name,
             "task": cfg.task.name,
             "subset": cfg.task.subset,
             "shots": cfg.shots,
-            "one_training": cfg.method.stages in (["supervised"], ["classical"]),
-            "trains": cfg.shots != 0 and not {*cfg.method.stages} <= {"classical", "none"},
+            "one_training": len(stages) == 1 and stages[0].one_training,
+            "trains": cfg.shots != 0 and any(stage.trains for stage in stages),
             "planned_steps": trainer.steps,
             **{name: getattr(trainer, name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},
         }

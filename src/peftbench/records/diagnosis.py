@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from peftbench.config import registry
 from peftbench.config.tasks import other_word
 from peftbench.records.record import Record
 
@@ -30,9 +31,6 @@ SETTLED = 3
 what lies below in the first step, nor in the second one if the first had a rate of 0 (warm-up)."""
 OUTLIER = 3.5
 """Distance from the median in units of 1.4826 x the median absolute deviation (Iglewicz and Hoaglin, 1993)."""
-
-STEPS = {"distillation": "method.pet.classifier_steps", "self_training": "method.self_training.steps"}
-"""Stages whose length `trainer.steps` does not set, and what does."""
 
 SPLITS = ("train", "dev", "test")
 
@@ -150,7 +148,9 @@ def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Itera
 def _steps_knob(record: Record) -> str:
     """What sets the length of the last training, and its steps."""
     last = record.stages[-1] if record.stages else {}
-    knob = STEPS.get(last.get("name", ""), "trainer.steps")
+    name = last.get("name", "")
+    given = {registry.title(stage): stage for stage in record.config.get("method", {}).get("stages") or [name]}
+    knob = registry.get("stage", given.get(name, name)).steps_key if name else "trainer.steps"
     steps = last.get("steps") or record.compute.get("steps")
     return knob + (f" ({steps:g})" if steps else "")
 

@@ -119,7 +119,7 @@ def restored(folder: Path, manifest: Manifest, cfg: RunConfig, task: TaskData) -
 
 
 def _classical(folder: Path, manifest: Manifest, cfg: RunConfig, task: TaskData) -> Answerer:
-    from peftbench.stages.classical import unfitted
+    from peftbench.stages.classical.floors import unfitted
 
     predictor = unfitted(_context(folder, cfg, task))
     predictor.load(folder)

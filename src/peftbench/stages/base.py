@@ -6,14 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.attempt import Attempt
 from peftbench.records.stage_report import StageReport
-from peftbench.tasks.metrics import score
 
-__all__ = ["Context", "Predictor", "StageReport"]
+__all__ = ["Context", "Predictor", "Stage", "StageReport"]
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
@@ -25,6 +25,64 @@ if TYPE_CHECKING:
     from peftbench.tasks.base import Row, TaskData
     from peftbench.tasks.protocols import Draw
     from peftbench.training.distributed import Dist
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage declares of itself, so that nobody need ask for it by name. The module that makes it, as the
+    constant `STAGE`, imports nothing heavy.
+
+    Attributes:
+        run: `(context, incoming) -> Predictor`, `incoming` being what the stage before left, or None; or where that
+            function is, "module:function", imported when the stage runs.
+        options: dataclass of the stage's own options; None if it has none.
+        section: where they stand in `method`; two stages may share one section and its dataclass.
+        uses: dotted keys and sections of the config, besides its own, that decide what it does.
+        results_version: raised when the same keys would give other numbers; renames the runs that have the stage.
+        check: `check(context)`, asked before the first stage trains whether this one can do its part; raises
+            UsageError if not. A function or where it is, like `run`.
+        needs_learner: whether it needs a backbone, and so torch.
+        several_processes: whether several processes can do it together.
+        trains: whether it makes optimiser steps.
+        one_training: whether its cost is that of one training as long as the trainer says.
+        calibrates: whether it measures the prior that `method.formulation.calibration` asks for.
+        steps_key: the key that sets the length of its last training.
+        modules: what it imports sooner or later, besides the module of `run`.
+    """
+
+    run: Callable[[Context, Predictor | None], Predictor] | str
+    options: type | None = None
+    section: str = ""
+    uses: tuple[str, ...] = ()
+    results_version: int = 1
+    check: Callable[[Context], None] | str | None = None
+    needs_learner: bool = True
+    several_processes: bool = True
+    trains: bool = True
+    one_training: bool = False
+    calibrates: bool = False
+    steps_key: str = "trainer.steps"
+    modules: tuple[str, ...] = ()
+
+    def __call__(self, context: Context, incoming: Predictor | None) -> Predictor:
+        """Do the stage."""
+        return _function(self.run)(context, incoming)
+
+    def check_run(self, context: Context) -> None:
+        """Ask whether it can do its part; see `check`."""
+        if self.check is not None:
+            _function(self.check)(context)
+
+    def needed_modules(self) -> list[str]:
+        """What it imports sooner or later."""
+        return [*self.modules, *([self.run.partition(":")[0]] if isinstance(self.run, str) else [])]
+
+
+def _function(target: Callable[..., Any] | str) -> Callable[..., Any]:
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)
 
 
 class Predictor(ABC):
@@ -139,6 +197,8 @@ class Context:
 
     def dev_score(self, predictor: Predictor) -> float:
         """Main metric on dev, in percent, its time booked as evaluation."""
+        from peftbench.tasks.metrics import score
+
         with self.clock("eval"), self.meter.phase("eval"):
             predictions = predictor.predict(self.draw.dev)
             return score(self.data, self.draw.dev, [p.label for p in predictions])[self.data.main_metric]

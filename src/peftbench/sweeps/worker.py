@@ -24,6 +24,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted
 from peftbench.inputs import InputCache
 from peftbench.records.store import Store
+from peftbench.stages import stages_of
 from peftbench.sweeps.arrays import ArrayOptions, ArrayTask, read_task, task_folder
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.order import WaitingJobs
@@ -81,7 +82,8 @@ def _each(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:
 def trains_together(job: Job) -> bool:
     """Whether several processes can do the run."""
     assert job.config is not None
-    return job.config.method.needs_model and "classical" not in job.config.method.stages
+    method = job.config.method
+    return method.needs_model and all(stage.several_processes for stage in stages_of(method.stages))
 
 
 def _one_process(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:

@@ -67,7 +67,7 @@ class TfidfFeatures(Features):
     def __init__(self, context: Context) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
-        cfg = context.cfg.method.classical
+        cfg = context.cfg.method.options("classical")
         options = {"sublinear_tf": True, "lowercase": True, "strip_accents": None}
         word, char = tuple(cfg.word_ngrams), tuple(cfg.char_ngrams)
         self.vectorizers = {
@@ -131,7 +131,7 @@ class EmbeddingFeatures(Features):
         ]
 
     def transform(self, rows: Sequence[Row]) -> np.ndarray:
-        from peftbench.stages.embedding_cache import EmbeddingCache
+        from peftbench.stages.classical.embedding_cache import EmbeddingCache
 
         backbone = self.loaded_backbone()
         keys = [hashlib.sha256(json.dumps([r.text, r.pair]).encode()).hexdigest() for r in rows]

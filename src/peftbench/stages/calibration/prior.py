@@ -18,8 +18,8 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.learning import LearnerPredictor, fresh
 from peftbench.stages.ledger import once
-from peftbench.stages.supervised import LearnerPredictor, fresh
 from peftbench.tasks.base import Row
 from peftbench.training.batching import evaluation_batches
 from peftbench.training.precision import autocast

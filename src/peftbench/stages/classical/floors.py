@@ -14,7 +14,7 @@ from peftbench.files import write_atomic
 from peftbench.formulations.predictions import Prediction
 from peftbench.records import manifest
 from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.features import EmbeddingFeatures, Features, NoFeatures, TfidfFeatures
+from peftbench.stages.classical.features import EmbeddingFeatures, Features, NoFeatures, TfidfFeatures
 from peftbench.tasks.base import Row, bare_task
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ def unfitted(context: Context) -> ClassicalPredictor:
         "tfidf": TfidfFeatures,
         "embeddings": EmbeddingFeatures,
     }
-    return ClassicalPredictor(kinds[context.cfg.method.classical.features](context), make_estimator(context), context)
+    features = kinds[context.cfg.method.options("classical").features](context)
+    return ClassicalPredictor(features, make_estimator(context), context)
 
 
 def estimator_state(estimator: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -161,7 +162,7 @@ def make_estimator(context: Context) -> Any:
     from sklearn.dummy import DummyRegressor
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    cfg = context.cfg.method.classical
+    cfg = context.cfg.method.options("classical")
     if context.data.problem == "tuples":
         raise UsageError("task: extraction subtasks (tuples) need a method that writes tuples.")
     regression = context.data.problem == "regression"

@@ -10,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.config.schema import SelfTrainingConfig
 from peftbench.formulations.base import Batch, Encoded
-from peftbench.stages.meta_weights import Gradient, gradient_of, inner_products, inner_products_by_item, normalised
+from peftbench.stages.self_training import SelfTrainingOptions
+from peftbench.stages.self_training.meta_weights import (
+    Gradient,
+    gradient_of,
+    inner_products,
+    inner_products_by_item,
+    normalised,
+)
 from peftbench.stages.soft_losses import SoftLosses, collate_soft
 from peftbench.training import batching
 from peftbench.training.predict import to_device
@@ -58,7 +64,7 @@ class Student(nn.Module):
     def __init__(
         self,
         learner: Learner,
-        cfg: SelfTrainingConfig,
+        cfg: SelfTrainingOptions,
         dist: Dist,
         micro_batch: int | None = None,
         labelled: Labelled | None = None,

@@ -21,9 +21,9 @@ from peftbench.errors import UsageError
 from peftbench.formulations.cloze import pattern_set
 from peftbench.formulations.head import HeadFormulation
 from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.learning import LearnerPredictor, fresh, train_on
 from peftbench.stages.ledger import once
 from peftbench.stages.pseudo_labels import Matrix, draw_others, draw_pseudo_labelled, softmax, weighted_mean, wishes
-from peftbench.stages.supervised import LearnerPredictor, fresh, train_on
 from peftbench.tasks.metrics import score
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def ensemble(context: Context, incoming: Predictor | None) -> Predictor:
     Raises:
         UsageError: the config cannot be an ensemble's (see `check`).
     """
-    cfg = context.cfg.method.pet
+    cfg = context.cfg.method.options("pet")
     members = check(context)
     report = StageReport("ensemble")
     rows = unlabeled_pool(context, report)
@@ -151,7 +151,7 @@ def check(context: Context) -> list[Member]:
         UsageError: no cloze formulation, no classes, no such pattern, no unlabelled rows, no `distillation` behind, a
             backbone that takes no classification head, or iPET without labelled rows or with a single model.
     """
-    method, cfg, family = context.cfg.method, context.cfg.method.pet, context.cfg.model.family
+    method, cfg, family = context.cfg.method, context.cfg.method.options("pet"), context.cfg.model.family
     formulation = method.formulation
     if not isinstance(formulation, ClozeConfig):
         raise UsageError(
@@ -191,7 +191,7 @@ def check(context: Context) -> list[Member]:
 
 def unlabeled_pool(context: Context, report: StageReport) -> list[Row]:
     """The unlabelled rows that are used, the same for every training seed; never the drawn ones."""
-    rows, limit = list(context.draw.unlabeled), context.cfg.method.pet.unlabeled
+    rows, limit = list(context.draw.unlabeled), context.cfg.method.options("pet").unlabeled
     if limit is None or limit >= len(rows):
         return rows
     chosen = np.random.RandomState(context.draw.data_seed).permutation(len(rows))[:limit]
@@ -201,7 +201,7 @@ def unlabeled_pool(context: Context, report: StageReport) -> list[Row]:
 
 def trainer_of(cfg: RunConfig, model: str) -> TrainerConfig:
     """The run's trainer with the length of training that `method.pet` gives a `pattern` model or the `classifier`."""
-    pet = cfg.method.pet
+    pet = cfg.method.options("pet")
     if pet.schedule != "steps":
         return replace(cfg.trainer, **PUBLISHED[pet.schedule][model], schedule="linear", warmup=0.0)
     steps = pet.pattern_steps if model == "pattern" else pet.classifier_steps
@@ -226,7 +226,7 @@ def teach(
     predictor = fresh(context, cfg)
     labelled = context.draw.train
     report = StageReport(member.name, teachers=1)
-    if cfg.method.pet.reduction == "wmean" and labelled:
+    if cfg.method.options("pet").reduction == "wmean" and labelled:
         answers.weight = untrained_score(context, predictor)
     if train := [*labelled, *pseudo]:
         ids = {row.id for row in pseudo}
@@ -263,7 +263,7 @@ def next_sets(
     context: Context, team: Sequence[Member], answers: Sequence[Answers], rows: Sequence[Row], report: StageReport
 ) -> list[list[Row]]:
     """iPET: for each member of the next generation, rows labelled by some of the *other* models of the last one."""
-    cfg, labels, labelled = context.cfg.method.pet, context.data.labels, context.draw.train
+    cfg, labels, labelled = context.cfg.method.options("pet"), context.data.labels, context.draw.train
     generation = team[0].generation
     want = wishes([str(row.target) for row in labelled], labels, cfg.growth**generation)
     likely = cfg.likely if generation == 1 else 0
@@ -283,7 +283,7 @@ def next_sets(
 
 def remarks(context: Context, members: Sequence[Member], answers: Sequence[Answers]) -> list[str]:
     """What a reader of the result must know about the ensemble."""
-    cfg = context.cfg.method.pet
+    cfg = context.cfg.method.options("pet")
     patterns = len({member.pattern for member in members})
     words = f"ensemble of {len(members)} models ({patterns} patterns x {cfg.repetitions})"
     notes = [words + (f", {cfg.generations} generations" if cfg.generations > 1 else "")]

@@ -23,16 +23,17 @@ from peftbench.formulations.base import Prediction
 from peftbench.formulations.cloze import ClozeFormulation
 from peftbench.formulations.mlm import MlmFormulation
 from peftbench.stages.base import Context, Predictor, StageReport
+from peftbench.stages.learning import LearnerPredictor, fresh, learning_rates, measure_step
 from peftbench.stages.ledger import once
-from peftbench.stages.supervised import LearnerPredictor, fresh, learning_rates, measure_step
 from peftbench.tasks.base import Row
 from peftbench.training.batching import total_steps
 from peftbench.training.loop import train
 from peftbench.training.optim import Course, build_optimizer
 
 if TYPE_CHECKING:
-    from peftbench.config.schema import ContinuedPretrainingConfig, TrainerConfig
+    from peftbench.config.schema import TrainerConfig
     from peftbench.learner import Learner
+    from peftbench.stages.continued_pretraining import ContinuedPretrainingOptions
 
 NAME = "continued_pretraining"
 CORPUS, LABELS = "corpus.txt", "pseudo_labels.json"
@@ -49,7 +50,7 @@ def continued_pretraining(context: Context, incoming: Predictor | None) -> Predi
     Raises:
         UsageError: the backbone has no masked-LM head, there is no text, or nobody gives pseudo labels.
     """
-    cfg = context.cfg.method.continued_pretraining
+    cfg = context.cfg.method.options("continued_pretraining")
     predictor = fresh(context)
     learner = predictor.learner
     if learner.backbone.purpose != "mlm" or learner.backbone.family != "encoder":
@@ -94,7 +95,7 @@ def longest_line(context: Context, learner: Learner) -> int:
     Raises:
         UsageError: the backbone has fewer positions.
     """
-    wanted, limit = context.cfg.method.continued_pretraining.max_length, learner.backbone.max_positions
+    wanted, limit = context.cfg.method.options("continued_pretraining").max_length, learner.backbone.max_positions
     if wanted is None:
         return context.cfg.trainer.max_length
     room = None if limit is None else limit - learner.tuner.virtual_tokens
@@ -113,7 +114,7 @@ def texts(context: Context) -> list[Row]:
     Raises:
         UsageError: there are less than two.
     """
-    cfg = context.cfg.method.continued_pretraining
+    cfg = context.cfg.method.options("continued_pretraining")
     pool = [replace(row, target=None) for row in (*context.draw.unlabeled, *context.draw.train)]
     pool = [row for row in pool if row.text.strip()]
     if len(pool) < 2:
@@ -133,7 +134,11 @@ def with_pseudo_labels(
 
     The labels are written down, so that an attempt that goes on from here need not predict them again.
     """
-    cfg, dist, path = context.cfg.method.continued_pretraining, context.processes(), context.stage_folder() / LABELS
+    cfg, dist, path = (
+        context.cfg.method.options("continued_pretraining"),
+        context.processes(),
+        context.stage_folder() / LABELS,
+    )
     labels = dist.broadcast(json.loads(path.read_text("utf-8")) if dist.main and path.exists() else None)
     if labels is None:
         labels = _pseudo_labels(context, incoming, rows)
@@ -154,7 +159,7 @@ def with_pseudo_labels(
 
 
 def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[Row]) -> dict[str, str | float]:
-    cfg, data = context.cfg.method.continued_pretraining, context.data
+    cfg, data = context.cfg.method.options("continued_pretraining"), context.data
     if cfg.pseudo_labels == "random":
         choices = np.array(data.labels or data.score_range)
         drawn = np.random.RandomState(context.cfg.seed).choice(choices, size=len(rows))
@@ -197,7 +202,7 @@ def mean_loss(predictions: Sequence[Prediction]) -> float:
     return sum(p.scores["loss"] for p in predictions) / sum(p.scores["tokens"] for p in predictions)
 
 
-def trainer_of(run: TrainerConfig, cfg: ContinuedPretrainingConfig) -> TrainerConfig:
+def trainer_of(run: TrainerConfig, cfg: ContinuedPretrainingOptions) -> TrainerConfig:
     """The run's trainer with the stage's own length, batch, evaluations and warm-up."""
     return replace(
         run,
@@ -213,7 +218,7 @@ def trainer_of(run: TrainerConfig, cfg: ContinuedPretrainingConfig) -> TrainerCo
 
 def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, report: StageReport) -> StageReport:
     """Train on the corpus; of the states looked at, that with the lowest loss on the held-out texts is kept."""
-    cfg = context.cfg.method.continued_pretraining
+    cfg = context.cfg.method.options("continued_pretraining")
     trainer, predictor = trainer_of(context.cfg.trainer, cfg), LearnerPredictor(learner, context)
     train_rows, held_out = split(rows, cfg.held_out, context.draw.data_seed)
     items = [item for item in predictor.encode(train_rows) if item.weight]

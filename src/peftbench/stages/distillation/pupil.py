@@ -18,11 +18,11 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.ensemble import Teachers, trainer_of
+from peftbench.stages.ensemble.members import Teachers, trainer_of
+from peftbench.stages.learning import LearnerPredictor, fresh, train_on, uses_dev
 from peftbench.stages.ledger import once
 from peftbench.stages.pseudo_labels import softmax
 from peftbench.stages.soft_losses import collate_soft
-from peftbench.stages.supervised import LearnerPredictor, fresh, train_on, uses_dev
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
@@ -100,7 +100,7 @@ def distil(
     context: Context, predictor: LearnerPredictor, teachers: Teachers, cfg: RunConfig, folder: Path
 ) -> StageReport:
     """Train on the teachers' rows; a dev set, if the protocol has one, chooses the state that is kept."""
-    temperature = cfg.method.pet.temperature
+    temperature = cfg.method.options("pet").temperature
     targets = torch.from_numpy(softmax(teachers.logits, temperature))
     items = [with_soft_target(i, q) for i, q in zip(predictor.encode(teachers.rows), targets, strict=True)]
     return train_on(

@@ -1,8 +1,8 @@
 """The `self_training` stage: a teacher labels unlabelled rows, a student learns from its labels and teaches in turn.
 
 LiST (Wang et al., Findings of NAACL 2022, arXiv 2110.06274): soft labels; a student that starts from the pre-trained
-model; weights by `peftbench.stages.meta_weights` in the later steps; then the labelled rows. With `meta: none` and a
-threshold it is plain self-training. Gold labels of the unlabelled rows are never there to be read.
+model; weights by `peftbench.stages.self_training.meta_weights` in the later steps; then the labelled rows. With
+`meta: none` and a threshold it is plain self-training. Gold labels of the unlabelled rows are never there to be read.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from peftbench.formulations.base import Encoded
 from peftbench.formulations.soft_targets import gives_class_scores, with_soft_target
 from peftbench.measure.probe import count_flops
 from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.ledger import once
-from peftbench.stages.student import Labelled, Student
-from peftbench.stages.supervised import (
+from peftbench.stages.learning import (
     DEFAULT_RATE,
     LearnerPredictor,
     constant_groups,
@@ -34,6 +32,8 @@ from peftbench.stages.supervised import (
     train_on,
     uses_dev,
 )
+from peftbench.stages.ledger import once
+from peftbench.stages.self_training.student import Labelled, Student
 from peftbench.training import checkpoint
 from peftbench.training.batching import total_steps
 from peftbench.training.optim import Course, build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -60,7 +60,7 @@ def self_training(context: Context, incoming: Predictor | None) -> Predictor:
     """
     report = StageReport(NAME)
     teacher: Predictor = incoming or fresh(context)
-    for number in range(1, context.cfg.method.self_training.rounds + 1):
+    for number in range(1, context.cfg.method.options("self_training").rounds + 1):
         with context.part(f"round-{number}"):
             teacher, part = one_round(context, teacher, number)
         report.add_part(part)
@@ -97,9 +97,10 @@ def check_run(context: Context) -> None:
         )
     if any(row.target is not None for row in draw.unlabeled):
         raise ValueError("an unlabelled row has a target")
-    if cfg.method.self_training.meta != "none" and not draw.train:
+    meta = cfg.method.options("self_training").meta
+    if meta != "none" and not draw.train:
         raise UsageError(
-            f"method.self_training.meta={cfg.method.self_training.meta}: weights are chosen by labelled rows, and "
+            f"method.self_training.meta={meta}: weights are chosen by labelled rows, and "
             "shots=0 draws none. Use method.self_training.meta=none, or shots of 1 and more."
         )
 
@@ -109,7 +110,8 @@ def one_round(context: Context, teacher: Predictor, number: int) -> tuple[Learne
     cfg = round_config(context.cfg, number)
     own = replace(context, cfg=cfg)
     name = f"round-{number}"
-    student = fresh(own, cfg) if cfg.method.self_training.reinitialise else another_time(context, teacher, number)
+    anew = cfg.method.options("self_training").reinitialise
+    student = fresh(own, cfg) if anew else another_time(context, teacher, number)
     report = StageReport(name)
     course = one_course(own, student)
     both, part = WithOptimizer(student.learner, course.optimizer), f"{name}/unlabeled"
@@ -130,19 +132,19 @@ def round_config(cfg: RunConfig, number: int) -> RunConfig:
     """The run's config with the round's own seed, which decides the student's start, its batches and its rows, and with
     the students' learning rate."""
     seed = int(np.random.SeedSequence([cfg.seed, number]).generate_state(1)[0])
-    rate = cfg.method.self_training.student_lr
+    rate = cfg.method.options("self_training").student_lr
     method = cfg.method if rate is None else replace(cfg.method, lr={DEFAULT_RATE: rate})
     return replace(cfg, seed=seed, method=method)
 
 
 def tunes(context: Context) -> bool:
     """Whether a round ends with steps on the labelled rows."""
-    return bool(context.draw.train) and context.cfg.method.self_training.tuning_steps != 0
+    return bool(context.draw.train) and context.cfg.method.options("self_training").tuning_steps != 0
 
 
 def labelled_trainer(context: Context) -> TrainerConfig:
     """The run's trainer with the length of a student's training on the labelled rows."""
-    cfg, trainer = context.cfg.method.self_training, context.cfg.trainer
+    cfg, trainer = context.cfg.method.options("self_training"), context.cfg.trainer
     if cfg.tuning_steps is None and cfg.tuning_epochs is None:
         return trainer
     return replace(trainer, steps=cfg.tuning_steps, epochs=cfg.tuning_epochs)
@@ -152,7 +154,7 @@ def one_course(context: Context, student: LearnerPredictor) -> Course:
     """One AdamW and one schedule over both parts of a round, as in the released code: the labelled rows are learned
     with what is left of the rate."""
     cfg, learner = context.cfg.method, student.learner
-    steps = cfg.self_training.steps
+    steps = cfg.options("self_training").steps
     if tunes(context):
         steps += total_steps(labelled_trainer(context), len(context.draw.train))
     rates = learning_rates(context, learner, cfg.lr)
@@ -192,7 +194,7 @@ def from_teacher(
     context: Context, student: LearnerPredictor, teacher: Predictor, course: Course, folder: Path
 ) -> StageReport:
     """Have a sample of the unlabelled rows labelled and train on them. `context` has the round's config."""
-    cfg = context.cfg.method.self_training
+    cfg = context.cfg.method.options("self_training")
     rows = sample(context.draw.unlabeled, cfg.pool or cfg.steps * cfg.unlabeled_batch, context.cfg.seed)
     report = StageReport("unlabeled", teachers=1, unlabeled_passes=len(rows))
     targets = pseudo_labels(context, teacher, rows, folder.parent)
@@ -221,7 +223,7 @@ def confident_items(
     Raises:
         UsageError: there are none.
     """
-    cfg = context.cfg.method.self_training
+    cfg = context.cfg.method.options("self_training")
     confident: Tensor = targets.max(-1).values >= cfg.threshold
     if not confident.any():
         raise UsageError(
@@ -282,7 +284,7 @@ def new_student(
 
     The released code falls between its two cases at the step on the border, which is uniform there.
     """
-    cfg, dist = context.cfg.method.self_training, context.processes()
+    cfg, dist = context.cfg.method.options("self_training"), context.processes()
     if cfg.meta == "none":
         return Student(student.learner, cfg, dist, trainer.micro_batch)
     plan = Labelled.planned(labelled, cfg.meta_batch, cfg.steps, context.cfg.seed)

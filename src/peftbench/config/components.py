@@ -1,0 +1,78 @@
+"""What a run is made of: its stages, tuner, formulation, adapter and metrics, and which keys each of them looks at.
+
+Free of torch. The name of a run follows from it: a key that no component uses decides no result, and a component whose
+results change raises its `results_version`, which renames the runs that use it and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from peftbench.config import registry
+
+INPUT = ("model", "trainer.max_length", "trainer.precision", "trainer.attention", "trainer.device")
+"""What decides the forward pass of a backbone, whatever is done with it."""
+TRAINING = ("trainer", "method.lr", "method.constant_lr", "method.weight_decay", "protocol.select")
+"""What decides a training by `peftbench.stages.learning`."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a run.
+
+    Attributes:
+        kind: "backbone", "tuner", "formulation", "stage", "adapter" or "metric".
+        name: as the config has it.
+        uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
+            run depends on (the data, the draw, the seeds) is not said again.
+        results_version: raised when the same keys would give other numbers.
+        origin: of a plug-in, what tells its versions apart: the hash of its file, or distribution and version.
+    """
+
+    kind: str
+    name: str
+    uses: tuple[str, ...]
+    results_version: int = 1
+    origin: str = ""
+
+
+def components(cfg: Any) -> list[Component]:
+    """The parts of a run, in a fixed order.
+
+    Args:
+        cfg: a `RunConfig`, or the plain dictionary of one.
+
+    Raises:
+        UsageError: the config names a stage that there is not.
+    """
+    plain: Mapping[str, Any] = asdict(cfg) if is_dataclass(cfg) and not isinstance(cfg, type) else cfg
+    return list(_components(plain))
+
+
+def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
+    method, task = plain.get("method") or {}, plain.get("task") or {}
+    yield Component("adapter", str(task.get("adapter")), ADAPTER)
+    for name in [task.get("main_metric"), *(task.get("metrics") or ())]:
+        yield Component("metric", str(name), ("task.main_metric", "task.metrics"))
+    if method.get("needs_model", True):
+        yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
+        tuner = method.get("tuner") or {}
+        yield Component("tuner", str(tuner.get("name")), ("method.tuner", "method.budget", "method.init_from"))
+        formulation = str((method.get("formulation") or {}).get("name"))
+        words = FORMULATIONS.get(formulation, ("task.label_words",))
+        yield Component("formulation", formulation, ("method.formulation", *words))
+    for name in method.get("stages") or ():
+        yield stage_component(str(name))
+
+
+ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")
+FORMULATIONS = {"head": (), "features": (), "cloze": ("task.cloze",)}
+
+
+def stage_component(name: str) -> Component:
+    """The component that a stage declares itself to be."""
+    stage, origin = registry.get("stage", name), registry.address("stage", name).origin
+    section = (f"method.{stage.section}",) if stage.section else ()
+    return Component("stage", name, (*section, *stage.uses), stage.results_version, origin)

@@ -1,0 +1,32 @@
+"""The `classical` stage: a scikit-learn model on features. The floors that every table needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from peftbench.config.schema import number, numbers, one_of
+from peftbench.stages.base import Stage
+
+
+@dataclass
+class ClassicalOptions:
+    """`method.classical`: features and the model on them."""
+
+    features: str = one_of("none", "tfidf", "embeddings", default="none")
+    estimator: str = one_of("majority", "logistic", default="logistic")
+    c: float = number(1.0, gt=0)
+    word_ngrams: list[int] = numbers(1, 2, ge=1)
+    char_ngrams: list[int] = numbers(2, 5, ge=1)
+    max_iter: int = number(1000, ge=1)
+
+
+STAGE = Stage(
+    run="peftbench.stages.classical.floors:classical",
+    options=ClassicalOptions,
+    section="classical",
+    needs_learner=False,
+    several_processes=False,
+    trains=False,
+    one_training=True,
+    modules=("sklearn.linear_model", "sklearn.dummy", "sklearn.feature_extraction.text"),
+)

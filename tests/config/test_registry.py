@@ -1,0 +1,104 @@
+"""One registry for everything that has a name: built-ins, files, installed modules, entry points."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftbench.config import compose, registry
+from peftbench.config.components import components
+from peftbench.errors import UsageError
+
+STAGE = """
+from dataclasses import dataclass
+from peftbench.stages.base import Stage, StageReport
+
+
+@dataclass
+class NapOptions:
+    minutes: int = 5
+
+
+def nap(context, incoming):
+    context.reports.append(StageReport("nap"))
+    return incoming
+
+
+STAGE = Stage(nap, options=NapOptions, section="nap", uses=("trainer.steps",), results_version=3)
+"""
+
+
+@pytest.fixture
+def nap(tmp_path: Path) -> Path:
+    path = tmp_path / "nap.py"
+    path.write_text(STAGE)
+    return path
+
+
+def test_every_built_in_stage_is_found_without_torch() -> None:
+    expected = {"calibration", "classical", "ensemble", "distillation", "none", "self_training", "supervised"}
+    assert {*registry.names("stage")} == expected | {"continued_pretraining"}
+    for name in registry.names("stage"):
+        assert registry.get("stage", name).run
+
+
+def test_a_stage_in_a_file_has_options_and_a_hash(nap: Path) -> None:
+    chosen = ["method=lora", f"method.stages=[supervised,{nap}]"]
+    cfg = compose([*chosen, "+method.nap.minutes=7"])
+    assert cfg.method.options("nap").minutes == 7
+    part = components(cfg)[-1]
+    assert (part.kind, part.name, part.results_version) == ("stage", str(nap), 3)
+    assert part.uses == ("method.nap", "trainer.steps")
+    assert cfg.plugins == {f"stage {nap}": part.origin}
+    nap.write_text(STAGE + "\n")
+    assert compose(chosen).plugins != cfg.plugins
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("supervized", ["`supervized` is no stage", "`supervised`"]),
+        ("no_such_file.py", ["no_such_file.py", "no such file"]),
+        ("json:loads", ["json:loads", "is no stage", "`Stage` is wanted"]),
+        ("json:nothing", ["has no `nothing`"]),
+        ("no_such_module:x", ["no_such_module"]),
+    ],
+)
+def test_what_is_no_stage_is_said(name: str, words: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        compose(["method=lora", f"method.stages=[{name}]"])
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_an_entry_point_is_known_by_name_and_version(
+    nap: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "naps-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: naps\nVersion: 1.2\n")
+    (folder / "entry_points.txt").write_text("[peftbench.stages]\nnap = nap:STAGE\n")
+    registry._entry_points.cache_clear()
+    try:
+        assert "nap" in registry.names("stage")
+        cfg = compose(["method=lora", "method.stages=[nap]"])
+        assert cfg.plugins == {"stage nap": "naps 1.2"}
+        assert cfg.method.options("nap").minutes == 5
+    finally:
+        registry._entry_points.cache_clear()
+        sys.modules.pop("nap", None)
+
+
+def test_a_floor_uses_nothing_of_the_trainer_and_no_model() -> None:
+    parts = components(compose(["method=majority"]))
+    assert {part.kind for part in parts} == {"adapter", "metric", "stage"}
+    assert not [key for part in parts for key in part.uses if key.startswith(("trainer", "model"))]
+    assert components(compose(["method=lora"]))[-1].uses[0] == "trainer"
+
+
+def test_options_of_a_stage_that_the_method_does_not_have_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"method\.pet\.temperature: only the stage `distillation` has it"):
+        compose(["method=lora", "+method.pet.temperature=3"])
+    assert not hasattr(compose(["method=list", "method.stages=[supervised]"]).method, "self_training")
