@@ -119,11 +119,40 @@ def test_regression_by_head_and_by_words():
     data = task("regression", main_metric="pearson", metrics=("pearson",))
     head = learner("model=tiny-bert", "method=lora", data=data)
     predictions = head.predict(head.collate(head.encode(data.test)))
-    assert all(0.0 <= p.label <= 5.0 for p in predictions)
+    assert [p.label for p in predictions] == [0.0] * 3, "before training"
+    with torch.no_grad():
+        head.formulation.classifier.bias.fill_(1.2)
+    predictions = head.predict(head.collate(head.encode(data.test)))
+    assert [p.label for p in predictions] == pytest.approx([6.0] * 3), "not clamped to the range, as in GLUE's scripts"
     words = learner("model=tiny-t5", "method=lora", data=data)
     assert words.formulation.read("3.4") == 3.4
     assert words.formulation.read("7.0") is None
     assert words.formulation.read("good") is None
+
+
+def test_the_papers_head_is_robertas_own():
+    """Dense, tanh, output on the first token, as `RobertaForSequenceClassification` computes it without dropout."""
+    net = learner("model=tiny-roberta", "method=full_paper")
+    _disturb(net)
+    own, batch = net.formulation, net.collate(net.encode(ROWS))
+    first = net.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state[:, 0]
+    hidden = torch.tanh(first @ own.dense.weight.T + own.dense.bias)
+    expected = hidden @ own.classifier.weight.T + own.classifier.bias
+    torch.testing.assert_close(own.logits(net.model, batch), expected, atol=1e-5, rtol=0)
+    fresh = learner("model=tiny-roberta", "method=full_paper").formulation
+    assert fresh.dense.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert set(net.param_groups()) == {"backbone", "head"}
+
+
+def test_answers_in_digits_are_the_labels_numbers():
+    """As ATTEMPT's and DePT's tasks write them."""
+    net = learner("model=tiny-t5", "method=lora", "method.formulation.answers=digits")
+    assert [net.formulation.answer_text(row.target) for row in ROWS] == ["2", "1", "0"]
+    assert net.formulation.read(" 1") == "politics"
+    assert net.formulation.read("politics") is None
+    items = net.encode(ROWS)
+    one = net.formulation.tokenizer("2", add_special_tokens=False)["input_ids"]
+    assert items[0].data["answer"] == [*one, net.formulation.eos]
 
 
 def test_the_cue_and_the_answer_survive_a_very_long_text():

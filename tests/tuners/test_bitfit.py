@@ -9,9 +9,11 @@ from tiny_models import VOCAB, D, make_batch, read_out, real_positions, tiny_bac
 from torch import nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, BertConfig, RobertaConfig, T5Config
 
+from peftbench.config import compose
 from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.tables import commands, spec
 from peftbench.tuners import TunerContext, build_tuner
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
@@ -119,6 +121,15 @@ def test_counts_of_the_papers(cfg, config, auto, kwargs, count: int) -> None:
 def test_a_backbone_without_biases_is_refused_unless_they_may_be_added(kind: str) -> None:
     with pytest.raises(UsageError, match=r"has no bias to train\. Set method\.tuner\.add_missing=true"):
         make(kind, PLAIN)
+
+
+@pytest.mark.parametrize(("table", "kind"), [("dept-glue", "t5"), ("iapt", "llama")])
+def test_rows_of_the_tables_can_be_built(table: str, kind: str) -> None:
+    """Their backbones, t5-base and llama-2-7b, have no biases of their own."""
+    row = next(row for row in spec.load(table).rows if row.label == "BitFit")
+    cfg = compose([f"{key}={commands.value(value)}" for key, value in row.run.items()]).method.tuner
+    model = build_tuner(cfg).build(tiny_backbone(kind), CONTEXT)
+    assert any(p.requires_grad for p in model.parameters())
 
 
 def test_added_biases_are_one_vector_each_and_do_what_a_bias_does() -> None:

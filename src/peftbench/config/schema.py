@@ -66,6 +66,9 @@ class FormulationConfig:
     dropout: float = number(0.0, ge=0, le=0.9)
     head_init_scale: float = number(0.0, ge=0)
     normalize: bool = True
+    dense: bool = False
+    pooling: str | None = one_of(None, "mean", "cls", "last", default=None)
+    answers: str = one_of("words", "digits", default="words")
 
 
 CLOZE_WORDS = ("task", "names", "terms", "auto")

@@ -38,11 +38,6 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
         name = AUTO[family]
         if shots == 0 and name == "generate" and problem == "classification":
             name = "score"
-    if problem == "tuples":
-        raise UsageError(
-            "task: extraction subtasks (tuples) can be loaded but not yet trained. Use a classification subset, "
-            "for example task=absa task.subset=apc_lap14."
-        )
     if name not in classes:
         raise UsageError(f"method/formulation={name}: needs no backbone and cannot be combined with a tuner.")
     if name == "cloze" and family == "seq2seq":

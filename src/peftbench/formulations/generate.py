@@ -44,7 +44,8 @@ class TextFormulation(Formulation):
         if eos is None:
             raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
         self.eos = int(eos)
-        words = {label: answer_text(label, task) for label in task.labels}
+        self.style = cfg.answers
+        words = {label: self.answer_text(label) for label in task.labels}
         self.answers = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
         self.cue = (
@@ -55,6 +56,10 @@ class TextFormulation(Formulation):
         check_answers(words, self.answers, self.texts, self.tokenizer.unk_token_id, backbone.name)
         self.answer_length = max((len(ids) for ids in self.answers.values()), default=SCORE_TOKENS)
         """Tokens that generation may take: the longest answer, so that a longer text is seen to be no label."""
+
+    def answer_text(self, target: str | float) -> str:
+        """What the model should write for a target."""
+        return answer_text(target, self.task, self.style)
 
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
@@ -92,7 +97,7 @@ class TextFormulation(Formulation):
             prompt, cut = self.prompt_ids(row)
             answer = None
             if row.target is not None:
-                answer = self.answer_ids(answer_text(row.target, self.task))  # type: ignore[arg-type]
+                answer = self.answer_ids(self.answer_text(row.target))  # type: ignore[arg-type]
             length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
             data = {"prompt": prompt, "answer": answer}
             items.append(Encoded(row.id, length, float(len(answer or (0,))), data, cut))

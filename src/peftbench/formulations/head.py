@@ -15,12 +15,16 @@ from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
+DENSE_STD = 0.02
+"""Of the weights of a head with a dense layer, as transformers initialises RoBERTa's."""
+
 
 class HeadFormulation(Formulation):
     """Logits (batch, classes) = W pool(hidden states) + b; cross-entropy, or squared error for a regression task.
 
     Pooling skips the tuner's virtual tokens and the padding: `mean` averages the real tokens, `cls` takes the first
-    and `last` the last real token. A regression target is scaled to [0, 1] by the task's score range.
+    and `last` the last real token. With `dense` a layer with tanh comes first: RoBERTa's own classification head. A
+    regression target is scaled to [0, 1] by the task's score range; a predicted score may lie outside of it.
     """
 
     purpose = "features"
@@ -28,7 +32,7 @@ class HeadFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.pooling = backbone.pooling
+        self.pooling = cfg.pooling or backbone.pooling
         self.prefix = backbone.prefix
         self.normalize = cfg.normalize
         self.dropout = nn.Dropout(cfg.dropout)
@@ -37,6 +41,11 @@ class HeadFormulation(Formulation):
         with torch.no_grad():
             self.classifier.weight.mul_(cfg.head_init_scale)
             self.classifier.bias.zero_()
+        self.dense = nn.Linear(backbone.hidden_size, backbone.hidden_size) if cfg.dense else None
+        if self.dense is not None:
+            for layer in (self.dense, self.classifier):
+                nn.init.normal_(layer.weight, std=DENSE_STD)
+                nn.init.zeros_(layer.bias)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         texts = [self.prefix + row.text for row in rows]
@@ -90,6 +99,8 @@ class HeadFormulation(Formulation):
         if self.normalize:
             pooled = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
         with torch.autocast(pooled.device.type, enabled=False):
+            if self.dense is not None:
+                pooled = torch.tanh(self.dense(self.dropout(pooled)))
             return self.classifier(self.dropout(pooled))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -107,7 +118,7 @@ class HeadFormulation(Formulation):
                 for id_, row in zip(batch["ids"], logits, strict=True)
             ]
         low, high = self.task.score_range or (0.0, 1.0)
-        values = (logits.squeeze(-1).clamp(0, 1) * (high - low) + low).tolist()
+        values = (logits.squeeze(-1) * (high - low) + low).tolist()
         return [Prediction(id_, value) for id_, value in zip(batch["ids"], values, strict=True)]
 
 

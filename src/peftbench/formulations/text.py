@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -25,16 +26,17 @@ def text_to_text_input(texts: Texts, prefix: str = "") -> str:
     return prefix + " ".join(f"{name}: {text}" for name, text in texts.items())
 
 
-def answer_text(target: str | float, task: TaskData) -> str:
-    """The string that a text-to-text model should write for a target; scores are rounded to steps of 0.2."""
+def answer_text(target: str | float, task: TaskData, answers: str = "words") -> str:
+    """The string that a text-to-text model should write for a target.
+
+    `words`: a label's word; a score as one of 0.0, 0.2, 0.4 ..., as T5 writes STS-B's. `digits`: a label's place in the
+    task's list, which is its number in the hub's files; a score in steps of 0.1. So ATTEMPT and DePT write them.
+    """
     if task.problem == "regression":
-        return format_score(float(target))
+        return f"{round(float(target) * 5) / 5:.1f}" if answers == "words" else str(np.round(float(target), 1))
+    if answers == "digits":
+        return str(task.labels.index(str(target)))
     return task.label_words.get(str(target), str(target))
-
-
-def format_score(value: float) -> str:
-    """A score as one of the strings 0.0, 0.2, 0.4 ..., as T5 and DePT write STS-B's."""
-    return f"{round(value * 5) / 5:.1f}"
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, side: str) -> Tensor:
