@@ -103,7 +103,7 @@ class Run:
         """Write a folder that plain transformers and peft load; see `peftbench export`."""
         from peftbench.saved.export import export
 
-        return export(self.record, self.adapter_path, self.manifest, Path(folder), merge)
+        return export(Store(self.out_dir), self.record, Path(folder), merge)
 
 
 class Runs(Sequence[Run]):

@@ -30,6 +30,8 @@ COMMANDS = {
     "compare": "peftbench.views.compare.command:compare_command",
     "plot": "peftbench.figures.command:plot_command",
     "report": "peftbench.figures.report.command:report_command",
+    "predict": "peftbench.inspect.predict_command:predict_command",
+    "export": "peftbench.inspect.export_command:export_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",
     "terms": "peftbench.terms.command:terms_command",
@@ -53,6 +55,8 @@ usage:
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?
   peftbench plot [KIND] [--help]         a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
   peftbench report [--help]              one HTML file: leaderboard, plots, a page a run; needs no network
+  peftbench predict RUN_ID --file FILE   labels for new rows, with probabilities, by what a run has trained
+  peftbench export RUN_ID DIR [--merge]  a folder that transformers and peft load without peftbench
   peftbench reproduce RUN_ID [--help]    runs it again from its record and compares old with new
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
   peftbench terms KEY=VALUE --from LIST  label words for KPT and SciPrompt, retrieved from a list of terms

@@ -67,7 +67,7 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     """See `peftbench.models.load_backbone`."""
     if (cfg.family, purpose) in REFUSED:
         raise UsageError(f"model={cfg.name} (family {cfg.family}): {REFUSED[cfg.family, purpose]}.")
-    with _quiet():
+    with quiet():
         load = _random if cfg.source == "random" else _pretrained
         loaded = load(cfg, AUTO_CLASSES[cfg.family, purpose], dropout)
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
@@ -146,7 +146,7 @@ def _readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and load reports from transformers while a checkpoint is read; missing weights are an error."""
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()

@@ -30,7 +30,7 @@ def base_name(manifest: Manifest) -> str:
     return str((model["path"] if model["source"] == "hub" else model["name"]) if model else "")
 
 
-def about(record: Record, manifest: Manifest) -> list[str]:
+def about(record: Record, manifest: Manifest, interval: str = "") -> list[str]:
     """What was trained on what, and what came of it."""
     task = f"{record.task}/{record.subset}" if record.subset else record.task
     shots = "all rows" if record.shots == "full" else f"{record.shots} shots"
@@ -42,7 +42,7 @@ def about(record: Record, manifest: Manifest) -> list[str]:
         ("task", f"{task}; labels: {', '.join(manifest['task']['labels']) or 'a score'}"),
         ("draw", f"protocol {record.protocol}, {shots}, data seed {record.data_seed}: {drawn}"),
         ("training seed", str(record.seed)),
-        ("test score", "" if record.score is None else f"{record.metric} {record.score:.1f}"),
+        ("test score", "" if record.score is None else f"{record.metric} {record.score:.1f}{interval}"),
         ("trained", _trained(record.parameters)),
         ("input", f"at most {manifest['trainer']['max_length']} tokens" if backbone else ""),
         ("made by", f"peftbench {__version__}, run {record.run_id}"),
@@ -73,3 +73,40 @@ def how_to_load(folder: Path, record: Record) -> list[str]:
             "(DEPT, EPT, IAPT, adapters) is known to peft after `import peftbench; peftbench.register()`.",
         ]
     return lines
+
+
+def write_export(folder: Path, record: Record, manifest: Manifest, code: str, interval: str, merged: bool) -> None:
+    """Write the `README.md` of an exported folder, the code of `inference.py` in it."""
+    what = "The whole model, the trained weights in it" if merged else "A peft adapter"
+    head = "a linear layer on one vector a text; the head of transformers' own classes is another"
+    lines = [
+        *front_matter(record, manifest),
+        *about(record, manifest, interval),
+        *costs(record),
+        f"- command: `{command_of(record)}`",
+        "",
+        f"{what}. `head.safetensors` is the classification head, {head}.",
+        "`inference.py` needs torch, transformers, safetensors" + ("" if merged else " and peft") + ":",
+        "",
+        "```python",
+        code.rstrip(),
+        "```",
+        "",
+    ]
+    write_atomic(folder / "README.md", "\n".join(lines).encode("utf-8", "backslashreplace"))
+
+
+def costs(record: Record) -> list[str]:
+    """What the training took."""
+    seconds, peak = record.seconds.get("train"), record.memory.get("train_peak_mib")
+    device = record.environment.get("device", "")
+    memory = "" if peak is None else f", train peak {peak:,.0f} MiB"
+    where = f", on {device}" if device else ""
+    return [] if seconds is None else [f"- cost: {seconds:.1f} s of training{memory}{where}"]
+
+
+def command_of(record: Record) -> str:
+    """The command that makes the run."""
+    from peftbench.config.command import command, overrides_of
+
+    return command(overrides_of(record.config, always=["method"]))

@@ -9,6 +9,9 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import register_peft_method
 
+OWN: set[str] = set()
+"""Names of the types that only peftbench has."""
+
 
 def register_type(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> None:
     """Make peft know the type whose name is the model's prefix without its underscore, in capitals.
@@ -16,6 +19,7 @@ def register_type(config_cls: type[PeftConfig], model_cls: type[BaseTuner]) -> N
     Safe to call again, also after the module that defines the classes was reloaded.
     """
     name = model_cls.prefix.removesuffix("_")
+    OWN.add(name.upper())
     add_type(name.upper())
     kind = PeftType(name.upper())
     for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
