@@ -20,7 +20,7 @@ The rows come back with `prediction`, `probability` and a column of probability 
 
 
 def predict_command(argv: Sequence[str]) -> int:
-    """Run `peftbench predict ARGV`; returns the exit code. Raises UsageError for a mistake, before it loads the model."""
+    """Run `peftbench predict ARGV`; returns the exit code. A mistake is a UsageError, before a model is loaded."""
     from peftbench.api import load_run
 
     options = _parser().parse(argv)
