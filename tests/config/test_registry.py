@@ -102,3 +102,10 @@ def test_options_of_a_stage_that_the_method_does_not_have_are_refused() -> None:
     with pytest.raises(UsageError, match=r"method\.pet\.temperature: only the stage `distillation` has it"):
         compose(["method=lora", "+method.pet.temperature=3"])
     assert not hasattr(compose(["method=list", "method.stages=[supervised]"]).method, "self_training")
+
+
+def test_what_gives_other_numbers_than_before_has_another_version():
+    """LiST's start and its one course, Compacter's start, the cloze formulation's separators, PCP's AdamW."""
+    versions = {(p.kind, p.name): p.results_version for p in components(compose(["method=list", "model=tiny-bert"]))}
+    assert versions["tuner", "lite"] == versions["formulation", "cloze"] == versions["stage", "self_training"] == 2
+    assert versions["stage", "supervised"] == 1

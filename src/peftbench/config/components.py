@@ -7,7 +7,7 @@ results change raises its `results_version`, which renames the runs that use it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 from peftbench.config import registry
@@ -59,16 +59,29 @@ def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
     if method.get("needs_model", True):
         yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
         tuner = method.get("tuner") or {}
-        yield Component("tuner", str(tuner.get("name")), ("method.tuner", "method.budget", "method.init_from"))
+        own = ("method.tuner", "method.budget", "method.init_from")
+        yield _versioned(Component("tuner", str(tuner.get("name")), own))
         formulation = str((method.get("formulation") or {}).get("name"))
         words = FORMULATIONS.get(formulation, ("task.label_words",))
-        yield Component("formulation", formulation, ("method.formulation", *words))
+        yield _versioned(Component("formulation", formulation, ("method.formulation", *words)))
     for name in method.get("stages") or ():
         yield stage_component(str(name))
 
 
 ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")
 FORMULATIONS = {"head": (), "features": (), "cloze": ("task.cloze",)}
+
+
+RESULTS_VERSIONS = {
+    ("tuner", "lite"): 2,  # LiST's released start
+    ("tuner", "compacter"): 2,  # the released gain, one rule, gelu_new
+    ("formulation", "cloze"): 2,  # separators between demonstrations, `{text:cut}`
+}
+"""Of tuners and formulations whose results have changed; a stage declares its own."""
+
+
+def _versioned(part: Component) -> Component:
+    return replace(part, results_version=RESULTS_VERSIONS.get((part.kind, part.name), 1))
 
 
 def stage_component(name: str) -> Component:

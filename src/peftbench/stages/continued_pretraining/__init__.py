@@ -33,6 +33,7 @@ class ContinuedPretrainingOptions:
 
 
 STAGE = Stage(
+    results_version=2,
     run="peftbench.stages.continued_pretraining.training:continued_pretraining",
     options=ContinuedPretrainingOptions,
     section="continued_pretraining",

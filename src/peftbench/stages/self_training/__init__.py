@@ -32,6 +32,7 @@ class SelfTrainingOptions:
 
 
 STAGE = Stage(
+    results_version=2,
     run="peftbench.stages.self_training.rounds:self_training",
     check="peftbench.stages.self_training.rounds:check_run",
     options=SelfTrainingOptions,
