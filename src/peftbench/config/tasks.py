@@ -175,7 +175,7 @@ _TASK: dict[str, Check] = {
     "hub": HUB,
     "label_words": mapping(text),
     "cloze": CLOZE,
-    "fields": listed(text, least=1, most=2),
+    "fields": listed(text, least=1),
     "metrics": listed(text, least=1),
     "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),
 }
@@ -186,7 +186,7 @@ _SUBSET: dict[str, Check] = {
     "languages": listed(text),
     "metrics": listed(text, least=1),
     "main_metric": text,
-    "fields": listed(text, least=1, most=2),
+    "fields": listed(text, least=1),
     "folder": text,
     "files": by_split(one_or_more(text)),
     "hub": HUB,
