@@ -22,6 +22,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "run": "peftbench.cli:run_command",
     "ls": "peftbench.cli:ls_command",
+    "cp": "peftbench.config.copy_command:cp",
     "plan": "peftbench.inspect.plan_command:plan_command",
     "status": "peftbench.inspect.status:status_command",
     "gc": "peftbench.inspect.gc:gc_command",
@@ -50,6 +51,7 @@ usage:
   peftbench gc [--yes]                   what killed processes left behind
   peftbench ls [models|methods|tasks|protocols|tables] [--json]
   peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work
+  peftbench cp method lora my_lora       a packaged config into $PEFTBENCH_CONF, to edit and use by its new name
   peftbench leaderboard [--help]         the table of all runs under results/
   peftbench table [NAME] [--help]        a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench compare A B [...] [--help]   is a difference real, and how many more draws would settle it?

@@ -6,10 +6,63 @@ a misspelt key or an impossible number ends the command in one message before an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field
+from functools import partial
+from importlib.resources import files
+from typing import Any, TypeVar
 
+import yaml
 from omegaconf import MISSING
+
+T = TypeVar("T")
+
+
+def packaged(file: str, section: str = "") -> Callable[[type[T]], type[T]]:
+    """For a dataclass whose defaults stand in a packaged YAML file, and nowhere else: a field that has no default takes
+    its key's value there. A default in the class is the *neutral* value of a key that came later: what a config or a
+    record that lacks the key means.
+
+    Args:
+        file: below `peftbench/conf`, without its ending.
+        section: the key of the file under which the values stand; "" for the whole file.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        below, fields = packaged_values(file, section), cls.__dataclass_fields__  # type: ignore[attr-defined]
+        annotations = inspect.get_annotations(cls)
+        for name, known in fields.items():
+            if name in below and name != "name" and _is_open(known):
+                made = field(default_factory=partial(copy.deepcopy, below[name]), metadata=known.metadata)
+            elif name in annotations:
+                made = field(default=known.default, default_factory=known.default_factory, metadata=known.metadata)
+            else:
+                continue
+            annotations[name] = known.type
+            setattr(cls, name, made)
+        cls.__annotations__ = annotations
+        del cls.__init__  # so that the defaults get into a new one
+        return dataclass(cls)
+
+    return decorate
+
+
+def _is_open(known: Field) -> bool:
+    """Whether a field has no default of its own: none at all, an empty collection, or that of another file."""
+    return (
+        known.default == MISSING or known.default_factory in (list, dict) or isinstance(known.default_factory, partial)
+    )
+
+
+@functools.cache
+def packaged_values(file: str, section: str = "") -> dict[str, Any]:
+    """What a packaged YAML file says, or a section of it."""
+    text = files("peftbench.conf").joinpath(f"{file}.yaml").read_text(encoding="utf-8")
+    values = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    return values[section] if section else values
 
 
 def number(default: Any = MISSING, ge: float | None = None, gt: float | None = None, le: float | None = None) -> Any:
@@ -17,14 +70,16 @@ def number(default: Any = MISSING, ge: float | None = None, gt: float | None = N
     return field(default=default, metadata={"ge": ge, "gt": gt, "le": le})
 
 
-def numbers(*default: float, ge: float | None = None, le: float | None = None) -> Any:
-    """A list of numbers, each with this range."""
-    return field(default_factory=lambda: list(default), metadata={"ge": ge, "le": le})
+def numbers(ge: float | None = None, le: float | None = None, default: Any = list) -> Any:
+    """A list of numbers, each with this range; empty unless a file says more."""
+    made = {"default_factory": list} if default is list else {"default": default}
+    return field(**made, metadata={"ge": ge, "le": le})
 
 
-def rates(**values: float) -> Any:
-    """Learning rates by group of parameters; each above 0."""
-    return field(default_factory=lambda: dict(values), metadata={"gt": 0})
+def rates(default: Any = dict) -> Any:
+    """Learning rates by group of parameters; each above 0. None unless a file says more."""
+    made = {"default_factory": dict} if default is dict else {"default": default}
+    return field(**made, metadata={"gt": 0})
 
 
 def one_of(*choices: Any, default: Any = MISSING) -> Any:
@@ -58,14 +113,15 @@ class TunerConfig:
     name: str = MISSING
 
 
+@packaged("method/formulation/head")
 @dataclass
 class FormulationConfig:
     """`conf/method/formulation/*.yaml`: how the task is posed."""
 
     name: str = one_of("auto", "head", "generate", "score", "cloze", "features")
-    dropout: float = number(0.0, ge=0, le=0.9)
-    head_init_scale: float = number(0.0, ge=0)
-    normalize: bool = True
+    dropout: float = number(ge=0, le=0.9)
+    head_init_scale: float = number(ge=0)
+    normalize: bool = MISSING
     dense: bool = False
     pooling: str | None = one_of(None, "mean", "cls", "last", default=None)
     answers: str = one_of("words", "digits", default="words")
@@ -75,29 +131,30 @@ CLOZE_WORDS = ("task", "names", "terms", "auto")
 """What `method.formulation.words` may be besides a file."""
 
 
+@packaged("method/formulation/cloze")
 @dataclass
 class ClozeConfig(FormulationConfig):
     """`conf/method/formulation/cloze.yaml`: the task as a text with one masked word."""
 
-    patterns: str = "auto"
+    patterns: str = MISSING
     prefer: list[str] = field(default_factory=list)
-    pattern: int = number(0, ge=0)
-    template: str | None = None
-    demonstrations: int = number(0, ge=0)
-    demonstrations_nearest: float = number(1.0, gt=0, le=1)
-    demonstrations_encoder: str = "minilm"
-    soft_pattern: bool = False
-    split_words: str = one_of("mean", "first", "error", default="mean")
-    shared_words: str = one_of("keep", "drop", default="keep")
-    train_head: bool = False
-    words: str = "task"
-    words_sha256: str | None = None
+    pattern: int = number(ge=0)
+    template: str | None = MISSING
+    demonstrations: int = number(ge=0)
+    demonstrations_nearest: float = number(gt=0, le=1)
+    demonstrations_encoder: str = MISSING
+    soft_pattern: bool = MISSING
+    split_words: str = one_of("mean", "first", "error")
+    shared_words: str = one_of("keep", "drop")
+    train_head: bool = MISSING
+    words: str = MISSING
+    words_sha256: str | None = MISSING
     """Fingerprint of the file that `words` names, set when the config is composed."""
-    verbalizer: str = one_of("manual", "knowledgeable", "weighted", "soft", default="manual")
-    learn_weights: bool = False
-    calibration: str = one_of("none", "contextual", "prior", default="none")
-    prior_rows: int | None = number(None, ge=1)
-    drop_unlikely: float = number(0.0, ge=0, le=0.99)
+    verbalizer: str = one_of("manual", "knowledgeable", "weighted", "soft")
+    learn_weights: bool = MISSING
+    calibration: str = one_of("none", "contextual", "prior")
+    prior_rows: int | None = number(ge=1)
+    drop_unlikely: float = number(ge=0, le=0.99)
 
 
 FORMULATION_SCHEMAS: dict[str, type[FormulationConfig]] = {"cloze": ClozeConfig}
@@ -176,76 +233,80 @@ TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"masakhanews": MasakhanewsConfig}
 """Adapter name -> its schema, where it has keys of its own."""
 
 
+@packaged("protocol/default")
 @dataclass
 class ProtocolConfig:
     """`conf/protocol/*.yaml`: what "k shots" means, which rows are dev, and how the model is chosen."""
 
     name: str = MISSING
-    version: int = number(1, ge=1)
+    version: int = number(ge=1)
     description: str = MISSING
-    source: str = ""
+    source: str = MISSING
     unit: str = one_of("per_class", "total", "all")
-    sampler: str = one_of("seeded", "pandas_42", "lm_bff", "sciprompt", "dept", default="seeded")
+    sampler: str = one_of("seeded", "pandas_42", "lm_bff", "sciprompt", "dept")
     allowed_shots: list[int] = numbers(ge=0)
     dev: str = one_of("same_k", "fixed", "none", "official")
-    dev_per_class: int = number(5, ge=1)
-    heldout: str = one_of("official", "dev_as_test", "halve_dev", default="dev_as_test")
-    data_seed: int | None = number(None, ge=0)
-    tie_seeds: bool = False
-    select: str = one_of("best", "last", default="best")
-    on_shortage: str = one_of("error", "all", "skip", default="error")
-    drop_overlap: bool = True
-    min_tokens: int = number(0, ge=0)
+    dev_per_class: int = number(ge=1)
+    heldout: str = one_of("official", "dev_as_test", "halve_dev")
+    data_seed: int | None = number(ge=0)
+    tie_seeds: bool = MISSING
+    select: str = one_of("best", "last")
+    on_shortage: str = one_of("error", "all", "skip")
+    drop_overlap: bool = MISSING
+    min_tokens: int = number(ge=0)
 
 
+@packaged("trainer/fewshot")
 @dataclass
 class TrainerConfig:
     """`conf/trainer/*.yaml`: the loop, the machine, the length of an input."""
 
     name: str = MISSING
-    steps: int | None = number(None, ge=1)
-    epochs: float | None = number(None, gt=0)
-    batch_size: int = number(8, ge=1)
-    micro_batch: int | None = number(None, ge=1)
-    eval_batch_tokens: int = number(8192, ge=1)
-    max_length: int = number(128, ge=4)
-    schedule: str = one_of("linear", "cosine", "constant", default="linear")
-    warmup: float = number(0.06, ge=0)
-    clip: float = number(1.0, ge=0)
-    eval_every: int | None = number(None, ge=1)
-    patience: int | None = number(None, ge=1)
-    checkpoint_every: int | None = number(None, ge=1)
-    dropout: float | None = number(0.0, ge=0, le=0.9)
-    precision: str = one_of("auto", "fp32", "bf16", default="auto")
-    attention: str = one_of("auto", "sdpa", "eager", default="auto")
-    device: str = one_of("auto", "cpu", "cuda", default="auto")
-    devices: int = number(1, ge=1)
-    threads: int | None = number(None, ge=1)
-    gradient_checkpointing: bool = False
-    save: str = one_of("auto", "all", "none", default="auto")
-    probe: bool = True
-    progress: bool = True
+    steps: int | None = number(ge=1)
+    epochs: float | None = number(gt=0)
+    batch_size: int = number(ge=1)
+    micro_batch: int | None = number(ge=1)
+    eval_batch_tokens: int = number(ge=1)
+    max_length: int = number(ge=4)
+    schedule: str = one_of("linear", "cosine", "constant")
+    warmup: float = number(ge=0)
+    clip: float = number(ge=0)
+    eval_every: int | None = number(ge=1)
+    patience: int | None = number(ge=1)
+    checkpoint_every: int | None = number(ge=1)
+    dropout: float | None = number(ge=0, le=0.9)
+    precision: str = one_of("auto", "fp32", "bf16")
+    attention: str = one_of("auto", "sdpa", "eager")
+    device: str = one_of("auto", "cpu", "cuda")
+    devices: int = number(ge=1)
+    threads: int | None = number(ge=1)
+    gradient_checkpointing: bool = MISSING
+    save: str = one_of("auto", "all", "none")
+    probe: bool = MISSING
+    progress: bool = MISSING
 
 
+@packaged("tracking/default")
 @dataclass
 class TrackingConfig:
     """`conf/tracking/*.yaml`: Weights & Biases."""
 
-    wandb: str = one_of("auto", "online", "offline", "disabled", default="auto")
-    project: str = "peftbench"
-    entity: str | None = None
-    group: str | None = None
+    wandb: str = one_of("auto", "online", "offline", "disabled")
+    project: str = MISSING
+    entity: str | None = MISSING
+    group: str | None = MISSING
     tags: list[str] = field(default_factory=list)
 
 
+@packaged("search/none")
 @dataclass
 class SearchConfig:
     """`conf/search/*.yaml`: hyper-parameters chosen on dev before the run. `space` is laid over `method.space`."""
 
     name: str = one_of("none", "tpe", "random", default="none")
-    trials: int | None = number(20, ge=1)
-    seconds: float | None = number(None, gt=0)
-    seeds: int = number(1, ge=1)
+    trials: int | None = number(ge=1)
+    seconds: float | None = number(gt=0)
+    seeds: int = number(ge=1)
     space: dict[str, Any] | None = field(default_factory=dict)
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peftbench.config.schema import number, numbers, one_of
+from peftbench.config.schema import number, numbers, one_of, packaged
 from peftbench.stages.base import Stage
 
 
+@packaged("method/tfidf_lr", "classical")
 @dataclass
 class ClassicalOptions:
     """`method.classical`: features and the model on them."""
 
-    features: str = one_of("none", "tfidf", "embeddings", default="none")
-    estimator: str = one_of("majority", "logistic", default="logistic")
-    c: float = number(1.0, gt=0)
-    word_ngrams: list[int] = numbers(1, 2, ge=1)
-    char_ngrams: list[int] = numbers(2, 5, ge=1)
-    max_iter: int = number(1000, ge=1)
+    features: str = one_of("none", "tfidf", "embeddings")
+    estimator: str = one_of("majority", "logistic")
+    c: float = number(gt=0)
+    word_ngrams: list[int] = numbers(ge=1)
+    char_ngrams: list[int] = numbers(ge=1)
+    max_iter: int = number(ge=1)
 
 
 STAGE = Stage(

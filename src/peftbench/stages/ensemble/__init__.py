@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peftbench.config.components import TRAINING
-from peftbench.config.schema import number, one_of
+from peftbench.config.schema import number, one_of, packaged
 from peftbench.stages.base import Stage
 
 
+@packaged("method/pet", "pet")
 @dataclass
 class PetOptions:
     """`method.pet`, of `ensemble` and `distillation`: models of several patterns that teach a classifier."""
 
-    patterns: list[int] | None = field(default=None, metadata={"ge": 0})
-    repetitions: int = number(1, ge=1)
-    unlabeled: int | None = number(None, ge=1)
-    schedule: str = one_of("steps", "masakhanews", "paper_250_5000", default="steps")
-    pattern_steps: int = number(80, ge=1)
-    classifier_steps: int = number(320, ge=1)
-    reduction: str = one_of("wmean", "mean", default="wmean")
-    temperature: float = number(2.0, gt=0)
-    generations: int = number(1, ge=1)
-    growth: float = number(5.0, gt=1)
-    share: float = number(0.25, gt=0, le=1)
-    likely: int = number(0, ge=0)
+    patterns: list[int] | None = number(ge=0)
+    repetitions: int = number(ge=1)
+    unlabeled: int | None = number(ge=1)
+    schedule: str = one_of("steps", "masakhanews", "paper_250_5000")
+    pattern_steps: int = number(ge=1)
+    classifier_steps: int = number(ge=1)
+    reduction: str = one_of("wmean", "mean")
+    temperature: float = number(gt=0)
+    generations: int = number(ge=1)
+    growth: float = number(gt=1)
+    share: float = number(gt=0, le=1)
+    likely: int = number(ge=0)
 
 
 STAGE = Stage(

@@ -1,0 +1,60 @@
+"""A default is written once: in the YAML file that shows the key to a user."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import pytest
+from omegaconf import MISSING
+
+from peftbench.config import registry, schema, sections
+from peftbench.config.catalogue import names
+from peftbench.config.schema import packaged_values
+from peftbench.config.tuners import TUNER_SCHEMAS, DeptConfig, MamConfig
+
+NEUTRAL: dict[type, set[str]] = {
+    schema.FormulationConfig: {"dense", "pooling", "answers"},
+    schema.ClozeConfig: {"dense", "pooling", "answers"},
+}
+"""Keys that came later, whose default in the class says what a config or record without them means."""
+
+BEHIND = [
+    *((TUNER_SCHEMAS[name], f"method/tuner/{name}", "") for name in names("method/tuner")),
+    (schema.FormulationConfig, "method/formulation/head", ""),
+    (schema.ClozeConfig, "method/formulation/cloze", ""),
+    (schema.TrainerConfig, "trainer/fewshot", ""),
+    (schema.ProtocolConfig, "protocol/default", ""),
+    (schema.TrackingConfig, "tracking/default", ""),
+    (schema.SearchConfig, "search/none", ""),
+    (registry.get("stage", "classical").options, "method/tfidf_lr", "classical"),
+    (registry.get("stage", "ensemble").options, "method/pet", "pet"),
+    (registry.get("stage", "self_training").options, "method/self_training/short", ""),
+    (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),
+]
+
+
+@pytest.mark.parametrize(("behind", "file", "section"), BEHIND, ids=lambda value: getattr(value, "__name__", value))
+def test_a_default_stands_in_the_file_and_nowhere_else(behind: Any, file: str, section: str) -> None:
+    values = packaged_values(file, section)
+    for field in dataclasses.fields(behind):
+        if field.name not in values or field.name in {"name", *NEUTRAL.get(behind, ())}:
+            continue
+        own = field.default not in (dataclasses.MISSING, MISSING)
+        assert not own, f"{behind.__name__}.{field.name} has a default of its own"
+        assert isinstance(field.default_factory, partial), f"{behind.__name__}.{field.name} does not ask the file"
+        assert field.default_factory() == values[field.name]
+
+
+def test_every_stage_and_tuner_has_its_file_here() -> None:
+    listed = {behind for behind, _, _ in BEHIND}
+    assert {*TUNER_SCHEMAS.values()} <= listed
+    stages = {registry.get("stage", name).options for name in registry.built_in("stage")}
+    assert stages - {None} <= listed
+
+
+def test_a_dataclass_made_by_hand_equals_the_file() -> None:
+    assert (DeptConfig().num_virtual_tokens, DeptConfig().rank) == (8, 9)
+    assert (MamConfig().num_virtual_tokens, MamConfig().scale) == (30, 4.0)
+    assert DeptConfig("dept", rank=4) == sections.build(DeptConfig, {"name": "dept", "rank": 4}, "method.tuner")
