@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 from peftbench.errors import Interrupted, UsageError
 from peftbench.files import write_atomic
@@ -31,6 +31,22 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 PROGRESS_SECONDS = 2.0
 ATTEMPTS, PROGRESS = "attempts.json", "progress.json"
 """In a run's folder until it is done: how many attempts there were; where the present one is."""
+
+
+class ClockFacts(TypedDict):
+    """`PhaseClock.account()`."""
+
+    wall: dict[str, float]
+    cpu: dict[str, float]
+    sections: dict[str, dict[str, dict[str, float]]]
+
+
+class AccountFacts(TypedDict):
+    """`Attempt.account()`."""
+
+    clock: ClockFacts
+    peaks: dict[str, float]
+    section_peaks: dict[str, dict[str, float]]
 
 
 class Attempt:

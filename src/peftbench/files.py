@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from peftbench.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _WAY_OUT = {
     errno.ENOSPC: "The disk is full: free some space",
@@ -23,21 +32,49 @@ _WAY_OUT = {
 }
 
 
+PASSING = frozenset({errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT, errno.EREMOTEIO})
+"""What a network file system answers while it has lost its server for a moment."""
+PAUSES = (0.2, 1.0, 5.0)
+"""Seconds before each further try."""
+
+
+class StorageError(UsageError):
+    """The file system refused; neither the command nor the config is wrong. The same command goes on from what is
+    kept."""
+
+
 @contextmanager
 def readable_errors(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a UsageError that says what was being done, where, and the way out."""
+    """Turn an OSError of the block into a StorageError that says what was being done, where, and the way out."""
     try:
         yield
     except OSError as error:
         cause = os.strerror(error.errno) if error.errno else str(error)
         way_out = _WAY_OUT.get(error.errno or 0, "Check the disk")
-        raise UsageError(
+        raise StorageError(
             f"Cannot {doing} `{path}`: {cause}. {way_out}, or choose another folder with `out_dir=FOLDER`, "
             "then give the same command again. Results written before are untouched."
         ) from error
 
 
 _NO_FILES = {errno.EISDIR: "a folder", errno.ELOOP: "a ring of links", errno.ENXIO: "a socket or a device"}
+
+
+def persist(write: Callable[[], T]) -> T:
+    """`write()`, tried again a few times after errors that may pass. It must be able to start anew.
+
+    Raises:
+        OSError: one that does not pass (a full disk, no permission), or that came each time.
+    """
+    for pause in PAUSES:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            log.warning("%s; trying again", error)
+            time.sleep(pause)
+    return write()
 
 
 class NotAFile(OSError):
@@ -76,28 +113,47 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, content: bytes, durable: bool = True) -> None:
+def replace_with(path: Path, new: Path) -> None:
+    """Put the file or folder `new` in the place of `path`, on the same file system. A folder that stands there is moved
+    aside first; can be called again after an error. Raises OSError."""
+    if not os.path.lexists(new):
+        return  # an earlier call got so far
+    if path.is_dir() and not path.is_symlink():
+        aside = path.with_name(f"draft-{path.name}-{secrets.token_hex(4)}")
+        os.replace(path, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    os.replace(new, path)
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = True, check: Callable[[], None] = lambda: None) -> None:
     """Write `content` to `path` so that any reader, now or after a crash, sees the old file or the new one whole.
 
     The bytes go to a hidden temporary file in the same folder, which then takes the place of `path`. A process that is
-    killed in between leaves only that temporary file, which nobody reads. `durable=False` leaves out the two fsyncs,
-    for files that can be made again.
+    killed in between leaves only that temporary file, which nobody reads. `durable=False` leaves out the two fsyncs and
+    the further tries after an error, for files that can be made again. `check` is called just before the renaming and
+    may raise.
 
     Raises:
-        UsageError: the folder cannot be written or the disk is full; `path` is as it was.
+        StorageError: the folder cannot be written or the disk is full; `path` is as it was.
     """
     with readable_errors("write", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        try:
-            _write_all(temporary, content, durable)
-            os.replace(temporary, path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        if durable:
-            sync_folder(path.parent)
+        write = partial(_write_and_rename, path, content, durable, check)
+        persist(write) if durable else write()
+
+
+def _write_and_rename(path: Path, content: bytes, durable: bool, check: Callable[[], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    try:
+        _write_all(temporary, content, durable)
+        check()
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_folder(path.parent)
 
 
 def _write_all(path: Path, content: bytes, durable: bool) -> None:

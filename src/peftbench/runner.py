@@ -104,6 +104,7 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
     """Predict test and, after that, look at its labels, once. Not for a diverged model; a trial has a dev score."""
     from peftbench.tasks.metrics import score
 
+    context.attempt.check()
     context.attempt.progress.show("eval")
     last = context.reports[-1]
     if context.cfg.evaluate == "dev":
@@ -134,22 +135,24 @@ def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) 
     from peftbench.records.predictions import write_predictions
 
     record, context = session.record, session.context
+    context.attempt.check()
     context.attempt.progress.show("save")
     fill_measures(record, context.reports, context.clock, *session.peaks())
     record.parameters = predictor.counts()
     record.notes += predictor.remarks()
     if not session.main:
         return
-    with context.clock("save"):
+    with context.clock("save"), session.results() as folder:
         rows = {row.id: row for tests in tests_of(context.draw).values() for row in tests}
-        record.predictions = write_predictions(session.folder, [rows[p.id] for p in answers], answers)
+        record.predictions = write_predictions(folder, [rows[p.id] for p in answers], answers)
         record.diagnosis = diagnose(record, [(rows[p.id].target, p.label) for p in answers], predictor.tokenisation())
-        record.parameters["adapter_bytes"] = save_adapter(context, predictor, record)
+        record.parameters["adapter_bytes"] = save_adapter(context, predictor, record, folder)
     session.file()
 
 
-def save_adapter(context: Context, predictor: Predictor, record: Record) -> int:
-    """Write what was trained, unless that is the whole backbone (`trainer.save=all` keeps that too); its bytes."""
+def save_adapter(context: Context, predictor: Predictor, record: Record, folder: Path) -> int:
+    """Write what was trained below `folder`, unless that is the whole backbone (`trainer.save=all` keeps that too); its
+    bytes."""
     counts, choice = record.parameters, context.cfg.trainer.save
     if choice == "none" or (choice == "auto" and counts["module"] > counts["total"] // 2):
         record.notes.append(f"what was trained was not saved (trainer.save={choice})")
@@ -157,7 +160,7 @@ def save_adapter(context: Context, predictor: Predictor, record: Record) -> int:
     from peftbench.records import manifest
     from peftbench.saved import card
 
-    home = context.folder / "adapter"
+    home = folder / "adapter"
     predictor.save(home)
     size = sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
     if facts := predictor.manifest(record):

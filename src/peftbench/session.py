@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import secrets
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,15 +21,17 @@ from peftbench import build
 from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
-from peftbench.files import write_atomic
+from peftbench.files import StorageError, persist, readable_errors, replace_with, sync_folder, write_atomic
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.fill import TRACEBACK, fill_failure
-from peftbench.records.leases import LeaseHeld
+from peftbench.records.leases import LeaseHeld, LeaseLost
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -119,13 +124,43 @@ class Session:
             self.store.supersede(run_id)
         (self.folder / TRACEBACK).unlink(missing_ok=True)
         self.record.compute["attempts"] = count_attempt(self.folder)
-        self.attempt.check = lambda: self.store.check_claim(run_id)
+        self.attempt.check = self._check_claim
         self.attempt.progress = ProgressFile(self.folder / PROGRESS)
         self._resources.callback(self.attempt.progress.remove)
         who = {name: getattr(self.record, name) for name in ("model", "method", "task", "subset", "seed")}
         self.attempt.progress.show("load", **who)
         drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
         write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
+
+    def _check_claim(self) -> None:
+        """Raises LeaseLost if the run is another process's by now; nothing of its folder is touched after that."""
+        try:
+            self.store.check_claim(self.record.run_id)
+        except LeaseLost:
+            self.attempt.progress.path = None
+            raise
+
+    @contextmanager
+    def results(self) -> Iterator[Path]:
+        """A folder of this process's own for what a run leaves; at the end of the block it goes to the run's folder,
+        piece by piece. Two who both take the run for theirs never write into each other's files.
+
+        Raises:
+            LeaseLost: the run is another process's by now; what that one wrote is as it was.
+            StorageError: the disk is full, or the file system failed.
+        """
+        self.attempt.check()
+        own = self.folder / f"draft-results-{secrets.token_hex(8)}"
+        with readable_errors("write to", self.folder):
+            try:
+                persist(partial(own.mkdir, parents=True, exist_ok=True))
+                yield own
+                for piece in sorted(own.iterdir()):
+                    self.attempt.check()
+                    persist(partial(replace_with, self.folder / piece.name, piece))
+                persist(partial(sync_folder, self.folder))
+            finally:
+                shutil.rmtree(own, ignore_errors=True)
 
     def peaks(self) -> tuple[Sequence[dict[str, float]], Sequence[Any]]:
         """Peaks of memory, in all and by section, one entry a process. Every process takes part."""
@@ -156,7 +191,9 @@ class Session:
     ) -> bool:
         """File a crash or an interruption. A crash of a run in one process ends here; its record says why."""
         try:
-            self._mistaken = isinstance(error, UsageError) and not isinstance(error, LeaseHeld)
+            self._mistaken = isinstance(error, UsageError) and not isinstance(error, (LeaseHeld, StorageError))
+            if isinstance(error, StorageError) and self.main and not self._filed:
+                self._keep_trained()
             if error is None or self._filed or isinstance(error, (UsageError, SystemExit)):
                 return False
             if self.main:
@@ -170,6 +207,16 @@ class Session:
         begun = (self.folder / "stages").exists() or self.record.compute.get("attempts") != 1
         if self._mistaken and not begun and self.store.load(self.record.run_id) is None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _keep_trained(self) -> None:
+        """The disk failed after the training, perhaps: what was trained is written for the next attempt, if it can."""
+        if self.context.finish_if_stopped is None:
+            return
+        try:
+            self.context.finish_if_stopped()
+            log.warning("What was trained is kept in %s; the same command goes on from it.", self.folder / "stages")
+        except UsageError as error:
+            log.warning("What was trained could not be kept. %s", error)
 
     def _file_failure(self, error: BaseException) -> None:
         """A record with the reason. What is finished of the run is kept."""

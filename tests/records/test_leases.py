@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,6 +244,7 @@ def test_a_claim_that_cannot_be_written(store: Store, monkeypatch: pytest.Monkey
 RIVAL = """
 import os, random, sys, time
 from pathlib import Path
+from typing import Any
 from peftbench.records import leases as claims
 from peftbench.records.store import Store
 store, number, seconds = Store(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
@@ -309,3 +312,53 @@ def test_a_process_that_is_really_suspended_loses_its_run(store: Store) -> None:
     assert b"LeaseLost" in laptop.communicate(b"\n")[1]
     assert desktop.communicate(b"\n")[1] == b""
     assert desktop.returncode == 0
+
+
+def test_claims_that_are_removed_under_a_run_are_made_again(
+    store: Store, make_record: Callable[..., Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    with store.claim(RUN):
+        shutil.rmtree(store.claims)
+        store.save(make_record())
+        assert claim_file(store).exists()
+        with pytest.raises(LeaseHeld), Store(store.out_dir).claim(RUN):
+            pass
+    assert "was removed under a run" in caplog.text
+    assert list(store.claims.iterdir()) == []
+
+
+def test_a_claim_that_was_removed_and_taken_is_lost(store: Store) -> None:
+    with store.claim(RUN):
+        shutil.rmtree(store.claims)
+        leave(store, machine="another")
+        with pytest.raises(LeaseLost):
+            store.check_claim(RUN)
+
+
+@pytest.mark.parametrize("ahead", [LEASE_SECONDS + 5, 10 * 365 * 86400.0])
+def test_a_claim_stamped_in_the_future_does_not_block(store: Store, ahead: float) -> None:
+    leave(store, -ahead, machine="elsewhere")
+    with store.claim(RUN):
+        pass
+
+
+@pytest.mark.parametrize("facts", [{"pid": 10**30}, {"pid": -1}, {"pid": 0}, {"pid": [1]}, {"host": {"a": 1}}, [], 5])
+@pytest.mark.parametrize("age", [0.0, LEASE_SECONDS + 1])
+def test_odd_claims_block_for_a_lease_at_most(store: Store, facts: Any, age: float) -> None:
+    path = leave(store)
+    path.write_text(json.dumps({**claims._myself(), **facts} if isinstance(facts, dict) else facts))
+    os.utime(path, (path.stat().st_mtime - age,) * 2)
+    assert store.holder(RUN) is not None
+    if age:
+        with store.claim(RUN):
+            pass
+
+
+def test_nested_or_blocking_claims(store: Store) -> None:
+    path = leave(store, LEASE_SECONDS + 1)
+    old = path.stat().st_mtime
+    path.write_text("[" * 100_000)
+    os.utime(path, (old, old))
+    os.mkfifo(path.with_name(f"{RUN}.{'a' * 16}.json"))
+    with store.claim(RUN):
+        pass

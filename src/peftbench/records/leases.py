@@ -29,10 +29,11 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from peftbench.errors import UsageError
-from peftbench.files import write_atomic
+from peftbench.files import NotAFile, persist, read_file, write_atomic
+from peftbench.json_types import check
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,17 @@ SETTLE_SECONDS = 1.0
 UNKNOWN = "unknown"
 
 _NAME = re.compile(r"(?P<run_id>[0-9A-Za-z][0-9A-Za-z_-]*)\.(?P<token>[0-9a-f]{16})\.json")
+
+
+class ClaimFacts(TypedDict, total=False):
+    """What a claim file holds."""
+
+    host: str
+    pid: int
+    since: str
+    machine: str | None
+    started: str | None
+    slurm_job: str | None
 
 
 class LeaseHeld(UsageError):
@@ -95,7 +107,7 @@ class Lease:
         self._await_predecessor()
         self.path = folder / f"{run_id}.{secrets.token_hex(8)}.json"
         self._process, self._lost, self._guard, self._over = os.getpid(), False, threading.Lock(), threading.Event()
-        write_atomic(self.path, json.dumps(_myself()).encode(), durable=False)
+        self._write()
         try:
             self._win()
         except BaseException:
@@ -109,7 +121,7 @@ class Lease:
         Raises:
             LeaseLost: it is not.
         """
-        self._beat()
+        persist(self._beat)
         if self._lost:
             raise LeaseLost(
                 f"Run {self._run_id}: this process was suspended or cut off from `{self._folder}` for more than "
@@ -154,16 +166,28 @@ class Lease:
         mine = getattr(self, "path", None)
         return [found for found in scan(self._folder, self._run_id, stamp=mine) if found.path != mine]
 
+    def _write(self) -> None:
+        write_atomic(self.path, json.dumps(_myself()).encode(), durable=False)
+        self._last = _elapsed()
+
     def _beat(self) -> None:
         """A sign of life. After a gap in which others may have thought this process dead, look for them."""
         with self._guard:
+            if self._lost:
+                return
             try:
                 before = _stamp(self.path)
                 os.utime(self.path)
-                lapsed = _stamp(self.path) - before > LAPSED * LEASE_SECONDS
+                lapsed = abs(_stamp(self.path) - before) > LAPSED * LEASE_SECONDS
+                self._last = _elapsed()
             except FileNotFoundError:
-                self._lost = True
-                return
+                if _elapsed() - self._last > LAPSED * LEASE_SECONDS:
+                    self._lost = True  # whoever took the run over removed the claim
+                    return
+                # nobody can have thought this process dead: somebody removed the claim, or the whole folder, by hand
+                log.warning("The claim %s was removed under a run that is at work; it is made again.", self.path)
+                self._write()
+                lapsed = True
             if lapsed and any(other.holder.alive for other in self._others()):
                 self._lost = True
 
@@ -171,7 +195,10 @@ class Lease:
         while not self._over.wait(LEASE_SECONDS / BEATS):
             try:
                 self._beat()
-            except OSError as error:  # the file system is out of reach: `check` will see whether that cost the claim
+            except (
+                OSError,
+                UsageError,
+            ) as error:  # the file system is out of reach: `check` will see whether that cost the claim
                 log.warning("The claim on run %s could not be renewed: %s", self._run_id, error)
 
 
@@ -203,22 +230,18 @@ def scan(folder: Path, run_id: str | None = None, stamp: Path | None = None) -> 
 
 
 def _read(path: Path, run_id: str, now: float) -> Found | None:
-    """A claim as it is now; None if it has just been given back."""
+    """A claim as it is now; None if it has just been given back, or is no file and so nobody's."""
     try:
-        beat = _stamp(path)
-        who = json.loads(path.read_bytes())
-        holder = Holder(
-            str(who["host"]),
-            int(who["pid"]),
-            str(who["since"]),
-            beat_age=max(0.0, now - beat),
-            alive=_lives(who, now - beat),
-            slurm_job=who.get("slurm_job"),
-        )
-    except FileNotFoundError:
+        age = abs(now - _stamp(path))  # a beat in the future (a clock that was set back) is as old as it is far off
+        content = read_file(path)
+    except (FileNotFoundError, NotAFile):
         return None
-    except (ValueError, KeyError, TypeError):  # damaged on the disk: only its beat can say whether somebody is there
-        holder = Holder(UNKNOWN, 0, UNKNOWN, max(0.0, now - beat), now - beat <= LEASE_SECONDS)
+    try:
+        who = json.loads(content)
+        check(who, ClaimFacts, "claim")
+        holder = Holder(who["host"], who["pid"], who["since"], age, _lives(who, age), who.get("slurm_job"))
+    except (ValueError, KeyError, RecursionError):  # damaged on the disk: only its beat can say if somebody is there
+        holder = Holder(UNKNOWN, 0, UNKNOWN, age, age <= LEASE_SECONDS)
     return Found(path, run_id, holder)
 
 
@@ -226,7 +249,7 @@ def _lives(who: dict[str, Any], beat_age: float) -> bool:
     """Whether the owner can still be at work. On its own machine that is known, elsewhere its heartbeat tells."""
     if who.get("machine") != machine():
         return beat_age <= LEASE_SECONDS
-    started = process_start(int(who["pid"]))
+    started = process_start(who["pid"])
     return started is not None and (started == who.get("started") or UNKNOWN in (started, who.get("started")))
 
 
@@ -248,7 +271,7 @@ def _time_on(folder: Path, stamp: Path | None) -> float:
 
 def _stamp(path: Path) -> float:
     """Time of the last change. A network file system is asked anew when a file is opened, not when it is stat'ed."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a named pipe would wait for a writer
     try:
         return os.fstat(descriptor).st_mtime
     finally:
@@ -266,6 +289,11 @@ def _myself() -> dict[str, Any]:
     }
 
 
+def _elapsed() -> float:
+    """Seconds of a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+
+
 @cache
 def machine() -> str:
     """What must be equal for two process ids to mean the same: host, its boot, and the namespace of process ids."""
@@ -278,13 +306,15 @@ def machine() -> str:
 
 def process_start(pid: int) -> str | None:
     """A stamp of when the process `pid` of this machine began; None if there is none (a zombie is none)."""
+    if pid <= 0:
+        return None  # to kill(2) these are groups
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]  # proc(5): 22nd field, the third being the first here
     except (OSError, IndexError):
         try:  # no /proc (macOS), or it hides other users' processes
             os.kill(pid, 0)
-        except ProcessLookupError:
+        except (ProcessLookupError, OverflowError):  # or a number that no process can have
             return None
         except OSError:
             pass  # it is there and is not ours

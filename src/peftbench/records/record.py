@@ -9,6 +9,7 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from peftbench.errors import UsageError
+from peftbench.json_types import check
 from peftbench.records import schema
 
 SCHEMA_VERSION = 1
@@ -109,7 +110,7 @@ class Record:
         hints = _read_hints()
         known = {name: value for name, value in data.items() if name in hints}
         for name, value in known.items():
-            schema.check(value, hints[name], name)
+            check(value, hints[name], name)
         try:
             record = cls(**known)
         except TypeError as error:

@@ -139,9 +139,9 @@ class Store:
             LeaseLost: this object claimed the run, but another process has taken it over.
             UsageError: the folder cannot be written or the disk is full; an earlier record of the run is intact.
         """
-        self.check_claim(record.run_id)
         path = self.path(record.run_id)
-        write_atomic(path, encode(record))
+        self.check_claim(record.run_id)
+        write_atomic(path, encode(record), check=lambda: self.check_claim(record.run_id))
         return path
 
     def load(self, run_id: str) -> Record | None:

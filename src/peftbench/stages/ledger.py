@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
+from safetensors import SafetensorError
 from torch import Tensor
 
+from peftbench.attempt import AccountFacts
 from peftbench.errors import UsageError
+from peftbench.json_types import check
 from peftbench.stages.base import Context, StageReport
 from peftbench.training import checkpoint
 
+log = logging.getLogger(__name__)
+
 FINISHED = "finished"
+
+
+class PartFacts(TypedDict):
+    """`state.json` of what a part has left."""
+
+    precision: str
+    report: dict[str, Any]
+    attempt: AccountFacts
 
 
 class Trained(Protocol):
@@ -63,10 +77,9 @@ def _finisher(context: Context, learner: Trained, folder: Path, report: StageRep
 
     def finish() -> None:
         if context.processes().main:
-            context.attempt.check()
             facts = {"precision": context.precision, "report": asdict(report), "attempt": context.attempt.account()}
             with context.clock("save"):
-                checkpoint.write(folder / FINISHED, learner.training_state(), facts)
+                checkpoint.write(folder / FINISHED, learner.training_state(), facts, context.attempt.check)
                 checkpoint.clear(folder)
 
     return finish
@@ -76,8 +89,18 @@ def _finished(context: Context, learner: Trained, folder: Path) -> StageReport |
     dist = context.processes()
     if not dist.broadcast(checkpoint.sound(folder / FINISHED) if dist.main else None):
         return None
-    facts: dict[str, Any]
-    tensors, facts = checkpoint.load(folder / FINISHED)
+    point, problem = None, ""
+    try:
+        point = _read(folder / FINISHED, learner)
+    except (ValueError, TypeError, OSError, SafetensorError) as error:
+        problem = str(error)
+    problems = [found for found in dist.gather(problem) if found]
+    if point is None or problems:
+        if dist.main:
+            log.warning("%s is not what a stage leaves (%s): it is trained anew", folder / FINISHED, problems[0])
+            checkpoint.remove(folder / FINISHED)
+        return None
+    tensors, facts = point
     if facts["precision"] != context.precision:
         raise UsageError(
             f"{folder / FINISHED} was trained in {facts['precision']}, and this machine computes in "
@@ -86,3 +109,14 @@ def _finished(context: Context, learner: Trained, folder: Path) -> StageReport |
     learner.load_training_state(tensors)
     context.attempt.resume(facts["attempt"])
     return StageReport.from_dict(facts["report"])
+
+
+def _read(path: Path, learner: Trained) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a finished part, if they fit the learner. Raises ValueError or TypeError if not."""
+    tensors, facts = checkpoint.load(path)
+    check(facts, PartFacts, "state")
+    StageReport.from_dict(facts["report"])
+    shapes = {name: tensor.shape for name, tensor in learner.training_state().items()}  # more may be kept in training
+    if any(name not in tensors or tensors[name].shape != shape for name, shape in shapes.items()):
+        raise ValueError("its tensors do not fit")
+    return tensors, facts

@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +25,51 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftbench.files import readable_errors
+from peftbench.files import persist, readable_errors
 
 log = logging.getLogger(__name__)
 
 TENSORS, STATE, SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 KEEP = 2
 
+Check = Callable[[], None]
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+
+def save(
+    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], check: Check = lambda: None
+) -> None:
     """Write the checkpoint of `step` and drop all but the newest `KEEP`. Raises what `write` does."""
-    write(folder / f"checkpoint-{step:08d}", tensors, state)
+    write(folder / f"checkpoint-{step:08d}", tensors, state, check)
     for old in _checkpoints(folder)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+def write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], check: Check = lambda: None) -> None:
     """Write a checkpoint, durably and at once.
 
+    Args:
+        check: called before the first byte and before the renaming; raises if the run is not this process's any more.
+
     Raises:
-        UsageError: the folder cannot be written or the disk is full; earlier checkpoints are intact.
+        StorageError: the folder cannot be written or the disk is full; earlier checkpoints are intact.
     """
-    draft = path.with_name(f"draft-{path.name}")
-    with disk_errors("write the checkpoint", path), _removed_on_error(draft):
-        for stale in (draft, path):
-            shutil.rmtree(stale, ignore_errors=True)
+    check()
+    with readable_errors("write the checkpoint", path):
+        persist(partial(_write, path, tensors, state, check))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], check: Check) -> None:
+    """Into a place of its own, then to where it belongs."""
+    draft = path.with_name(f"draft-{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    with _removed_on_error(draft), _system_errors():
         draft.mkdir(parents=True)
         save_file(dict(tensors), draft / TENSORS)
         (draft / STATE).write_text(json.dumps(state), encoding="utf-8")
         (draft / SUMS).write_text("".join(f"{_sha256(draft / n)}  {n}\n" for n in (TENSORS, STATE)), encoding="utf-8")
         for each in (draft / TENSORS, draft / STATE, draft / SUMS, draft):
             _fsync(each)
+        check()
+        shutil.rmtree(path, ignore_errors=True)
         draft.rename(path)
         _fsync(path.parent)
 
@@ -76,6 +92,12 @@ def sound(path: Path) -> bool:
     if problem is not None:
         log.warning("checkpoint %s is damaged (%s); falling back to the one before", path, problem)
     return problem is None
+
+
+def remove(path: Path) -> None:
+    """Remove one that cannot be used."""
+    with readable_errors("remove the checkpoint", path):
+        shutil.rmtree(path)
 
 
 def clear(folder: Path) -> None:
@@ -107,12 +129,18 @@ def _damage(path: Path) -> str | None:
 @contextmanager
 def disk_errors(doing: str, path: Path) -> Iterator[None]:
     """`readable_errors` for a block that writes safetensors, whose errors have the system's as text only."""
-    with readable_errors(doing, path):
-        try:
-            yield
-        except SafetensorError as error:
-            number = re.search(r"\(os error (\d+)\)", str(error))
-            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    with readable_errors(doing, path), _system_errors():
+        yield
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """The OSError that an error of safetensors stands for."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 @contextmanager

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, get_type_hints
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
-from peftbench.attempt import Attempt
+from peftbench.attempt import AccountFacts, Attempt
 from peftbench.errors import UsageError
+from peftbench.json_types import check
 from peftbench.training import checkpoint, optim
 
 if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.training.distributed import Dist
+
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -86,29 +92,96 @@ def save(
     """
     if not engine.dist.main:
         return
-    attempt.check()
     tensors = {f"learner/{name}": t for name, t in engine.learner.training_state().items()}
     tensors |= {f"best/{name}": t for name, t in (best or {}).items()}
     tensors |= {f"optimizer/{name}": t for name, t in optim.optimizer_tensors(engine.optimizer, engine.names).items()}
     state = {"fingerprint": engine.fingerprint(), "progress": asdict(progress), "attempt": attempt.account()}
-    checkpoint.save(folder, progress.step, tensors, state)
+    checkpoint.save(folder, progress.step, tensors, state, attempt.check)
+
+
+Point = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and state of a checkpoint."""
+
+
+class StateFacts(TypedDict):
+    """`state.json` of a checkpoint."""
+
+    fingerprint: str
+    progress: dict[str, Any]
+    attempt: AccountFacts
 
 
 def resume(folder: Path, engine: Engine, attempt: Attempt) -> tuple[LoopProgress, dict[str, Tensor] | None]:
-    """Put the newest sound checkpoint into the engine; its progress and best state, or those of a beginning.
+    """Put the newest checkpoint that is sound and understood into the engine; its progress and best state, or those of
+    a beginning. One whose bytes are whole but whose content is no point of a training is removed with a warning.
 
     Raises:
         UsageError: it belongs to another training.
     """
-    name = engine.dist.broadcast(checkpoint.newest(folder) if engine.dist.main else None)
-    if name is None:
-        return LoopProgress(), None
-    tensors, state = checkpoint.load(folder / name)
+    dist = engine.dist
+    while (name := dist.broadcast(checkpoint.newest(folder) if dist.main else None)) is not None:
+        point, problem = None, ""
+        try:
+            point = _read(folder / name, engine)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+        problems = [found for found in dist.gather(problem) if found]
+        if point is not None and not problems:
+            return _put_back(point, engine, attempt)
+        if dist.main:
+            log.warning("%s cannot be gone on from (%s); it is removed", folder / name, (problems or [""])[0])
+            checkpoint.remove(folder / name)
+    return LoopProgress(), None
+
+
+def _read(path: Path, engine: Engine) -> Point:
+    """The checkpoint, if all of it fits the engine. Raises ValueError if not, UsageError for another training's."""
+    try:
+        tensors, state = checkpoint.load(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    check(state, StateFacts, "state")
+    if not re.fullmatch("[0-9a-f]{64}", state["fingerprint"]):
+        raise ValueError("its fingerprint is none")
     if state["fingerprint"] != engine.fingerprint():
         raise UsageError(
-            f"{folder / name} belongs to another training (other items, rates, trainer settings or precision); remove "
-            f"{folder} to train from the first step."
+            f"{path} belongs to another training (other items, rates, trainer settings or precision); remove "
+            f"{path.parent} to train from the first step."
         )
+    _check_state(state)
+    _check_tensors(tensors, engine)
+    return tensors, state
+
+
+def _check_state(state: dict[str, Any]) -> None:
+    """Raises ValueError if a field of the state is of another type than what was written."""
+    hints = get_type_hints(LoopProgress)
+    if state["progress"].keys() != hints.keys() or not isinstance(state["progress"]["best_score"], float):
+        raise ValueError("its progress is none")
+    for name, value in state["progress"].items():
+        if name != "best_score":  # minus infinity before the first evaluation
+            check(value, hints[name], name)
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], engine: Engine) -> None:
+    """Raises ValueError if what is trained, or the optimiser's moments of it, have other names or shapes. What tuner and
+    formulation keep beside it comes and goes with the steps."""
+    trained = {name: tensor.shape for name, tensor in engine.learner.trainable_state().items()}
+    for part in ("learner", "best"):
+        found = {name.removeprefix(f"{part}/"): t.shape for name, t in tensors.items() if name.startswith(f"{part}/")}
+        if (found or part == "learner") and any(found.get(name) != shape for name, shape in trained.items()):
+            raise ValueError("its tensors do not fit")
+    shapes = {name: parameter.shape for parameter, name in engine.names.items()}
+    for name, tensor in tensors.items():
+        parameter = name.removeprefix("optimizer/").rpartition("/")[0]
+        if name.startswith("optimizer/") and (
+            parameter not in shapes or tensor.shape not in (shapes[parameter], torch.Size())
+        ):
+            raise ValueError(f"{name} does not fit")
+
+
+def _put_back(point: Point, engine: Engine, attempt: Attempt) -> tuple[LoopProgress, dict[str, Tensor] | None]:
+    tensors, state = point
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

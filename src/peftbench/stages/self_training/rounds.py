@@ -264,9 +264,8 @@ def pseudo_labels(context: Context, teacher: Predictor, rows: Sequence[Row], fol
     with context.clock("train"), context.meter.phase("train"):
         probabilities = class_probabilities(teacher.predict(rows), context.data.labels)
     if dist.main:
-        context.attempt.check()
         with context.clock("save"):
-            checkpoint.write(path, {"probabilities": probabilities}, {"ids": ids})
+            checkpoint.write(path, {"probabilities": probabilities}, {"ids": ids}, context.attempt.check)
     dist.barrier()
     return probabilities
 
