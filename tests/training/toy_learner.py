@@ -53,6 +53,8 @@ class Toy(nn.Module):
             "weights": torch.tensor([item.weight for item in batch]),
         }
 
+    backbone = SimpleNamespace(revision="random")
+
     def logits(self, batch):
         mask = (batch["input_ids"] > 0).float().unsqueeze(-1)
         pooled = (self.embed(batch["input_ids"]) * mask).sum(1) / mask.sum(1)
@@ -119,7 +121,7 @@ class TinyBert(Toy):
             attention_probs_dropout_prob=0.0,
         )
         self.bert = BertModel(config)
-        self.backbone = SimpleNamespace(model=self.bert)
+        self.backbone = SimpleNamespace(model=self.bert, revision="random")
 
     def logits(self, batch):
         mask = (batch["input_ids"] > 0).long()

@@ -164,8 +164,8 @@ def _check_state(state: dict[str, Any]) -> None:
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], engine: Engine) -> None:
-    """Raises ValueError if what is trained, or the optimiser's moments of it, have other names or shapes. What tuner and
-    formulation keep beside it comes and goes with the steps."""
+    """Raises ValueError if what is trained, or a moment of it, has another name or shape. What tuner and formulation
+    keep beside it comes and goes with the steps."""
     trained = {name: tensor.shape for name, tensor in engine.learner.trainable_state().items()}
     for part in ("learner", "best"):
         found = {name.removeprefix(f"{part}/"): t.shape for name, t in tensors.items() if name.startswith(f"{part}/")}
