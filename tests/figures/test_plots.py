@@ -25,9 +25,9 @@ from peftbench.errors import UsageError
 from peftbench.figures import pareto, plot, style
 from peftbench.figures.command import plot_command
 from peftbench.figures.labels import place, spread
-from peftbench.figures.standings import Standings, by_block, complete
 from peftbench.records import leaderboard
 from peftbench.records.store import Store
+from peftbench.tables.standings import Standings, by_block, complete
 
 
 @pytest.fixture(scope="module")

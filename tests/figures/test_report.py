@@ -17,7 +17,7 @@ from made_up_records import a_record
 
 from peftbench.errors import UsageError
 from peftbench.figures.report.command import report_command
-from peftbench.figures.report.detail import by_class, confusion, detail, errors, flat
+from peftbench.figures.report.detail import by_class, confusion, detail, errors
 from peftbench.figures.report.page import embedded, page
 from peftbench.figures.report.payload import payload
 from peftbench.records import leaderboard
@@ -168,10 +168,6 @@ def test_the_legend_picks_a_method_out_and_colours_agree(browser: Any, report: P
         ".querySelector('i')).backgroundColor"
     )
     assert swatch == "rgb(0, 114, 178)"
-
-
-def test_flat_config() -> None:
-    assert flat({"a": {"b": {"c": 1}, "d": {}}, "e": [1]}) == {"a.b.c": 1, "a.d": {}, "e": [1]}
 
 
 # --- the file

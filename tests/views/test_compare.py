@@ -164,7 +164,7 @@ def test_different_experiments_under_one_name_are_told_apart(store, capsys):
     code, text = call(capsys, "dept", "lora")
     assert code == 2
     assert "2 different experiments" in text
-    assert "method.tuner.rank=4" in text
+    assert "(rank=4)" in text
     variant = text.split("lora,variant=")[1].split()[0]
     assert call(capsys, "dept", f"lora,variant={variant}")[0] == 0
 

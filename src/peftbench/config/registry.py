@@ -51,6 +51,7 @@ class Kind:
 
 KINDS = {
     "stage": Kind("peftbench.stages", "peftbench.stages.base:Stage", "STAGE", "method.stages"),
+    "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
 }
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from peftbench.errors import UsageError
 from peftbench.figures import plot
-from peftbench.figures.standings import Standings
 from peftbench.files import write_atomic
 from peftbench.records.store import Store
+from peftbench.tables.standings import Standings
 from peftbench.views.filters import ViewParser, choose, every_row
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from peftbench.figures import style
 from peftbench.figures.plot import Data, Plot
-from peftbench.figures.standings import Standings, scope
 from peftbench.records.store import Store
+from peftbench.tables.standings import Standings, scope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

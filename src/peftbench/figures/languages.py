@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.figures import style
 from peftbench.figures.plot import Data, Plot, view_a_panel
-from peftbench.figures.standings import Block, Standing, Standings, by_block, order
 from peftbench.records.store import Store
+from peftbench.tables.standings import Block, Standing, Standings, by_block, order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from peftbench.figures import style
 from peftbench.figures.labels import place
 from peftbench.figures.plot import Data, Plot
-from peftbench.figures.standings import Runs, Standings, by_block, complete, one_metric, scope
 from peftbench.records.store import Store
+from peftbench.tables.standings import Runs, Standings, by_block, complete, one_metric, scope
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

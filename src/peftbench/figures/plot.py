@@ -12,14 +12,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import import_module
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from peftbench.errors import UsageError, did_you_mean
-from peftbench.figures.standings import Standings
+from peftbench.config import registry
+from peftbench.errors import UsageError
+from peftbench.figures import style
 from peftbench.records.store import Store
+from peftbench.tables.standings import Standings
 from peftbench.views.summary import printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _NO_DATES: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None},
     "png": {"Software": None},
 }
-_ROOM = "peftbench.figures"
 
 
 def one_view(data: Data) -> list[tuple[str, Data]]:
@@ -68,16 +67,13 @@ class Plot:
 
 
 def names() -> list[str]:
-    """Every figure there is."""
-    texts = {item.name[:-3]: item for item in files(_ROOM).iterdir() if item.name.endswith(".py")}
-    return sorted(n for n, item in texts.items() if re.search(r"^PLOT\b.*=", item.read_text(), re.MULTILINE))
+    """Every figure there is: the modules of this folder that define `PLOT`, and entry points of `peftbench.plots`."""
+    return registry.names("plot")
 
 
 def find(kind: str) -> Plot:
-    """The definition of that name. Raises UsageError if there is none."""
-    if kind not in names():
-        raise UsageError(f"plot {kind}: no such kind. {did_you_mean(kind, names())}")
-    return import_module(f"{_ROOM}.{kind}").PLOT
+    """The definition of that name, or of `module:PLOT`. Raises UsageError if there is none."""
+    return registry.get("plot", kind)
 
 
 def make(kind: str, standings: Standings, store: Store, all_panels: bool = False) -> Data:
@@ -95,7 +91,12 @@ def make(kind: str, standings: Standings, store: Store, all_panels: bool = False
     made = plot.data(standings, store)
     if not all_panels and len(made.get("panels", ())) > MOST_PANELS:
         raise _too_many([panel["title"] for panel in made["panels"]])
-    return {"kind": kind, **made, "notes": [*made.get("notes", []), *standings.notes], "looks": standings.looks()}
+    return {"kind": kind, **made, "notes": [*made.get("notes", []), *standings.notes], "looks": looks(standings)}
+
+
+def looks(standings: Standings) -> dict[str, Any]:
+    """How the methods are drawn, by label."""
+    return style.looks({cell.label: cell.method for cell in standings.cells}, standings.methods)
 
 
 def _too_many(titles: Sequence[str]) -> UsageError:
@@ -131,8 +132,6 @@ def inline_svg(data: Data) -> str:
 def _saved(data: Data, suffix: str, rc: dict[str, Any] | None = None, transparent: bool = False) -> bytes:
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    from peftbench.figures import style
 
     # a name in a script that the font lacks is shown as boxes; matplotlib would say so for every letter
     logging.getLogger("matplotlib").setLevel(logging.ERROR)

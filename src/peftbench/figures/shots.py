@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from peftbench.figures import lines, style
 from peftbench.figures.plot import Data, Plot, view_a_panel
-from peftbench.figures.standings import Block, Standing, Standings, by_block
 from peftbench.records.store import Store
+from peftbench.tables.standings import Block, Standing, Standings, by_block
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

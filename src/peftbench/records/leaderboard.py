@@ -222,9 +222,9 @@ def rebuilt_sparingly() -> Iterator[None]:
             refresh(Store(out_dir))
 
 
-def to_csv(rows: Sequence[Row]) -> bytes:
+def to_csv(rows: Sequence[Row], names: Sequence[str] | None = None) -> bytes:
     """RFC 4180 bytes (UTF-8, CRLF). Text that a spreadsheet would run as a formula is made inert by a leading quote."""
-    names = columns(rows)
+    names = names or columns(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow([_cell(name) for name in names])

@@ -122,7 +122,7 @@ def tell_end(launch: Launch) -> int:
     ]
     done = [job for job, record in outcomes if record is not None and record.status == "done"]
     if done:
-        print_means(list(rows_of(launch.store, [str(job.run_id) for job in done]).values()))
+        print_means(launch.store, list(rows_of(launch.store, [str(job.run_id) for job in done]).values()))
     if launch.saved:
         say(launch.saved)
     say(f"{len(done)} of {len(outcomes)} runs are done; sweep {launch.sweep.sweep_id}")

@@ -75,16 +75,16 @@ def _float(page: Page, panel: PagePanel, last: bool) -> str:
     title = page.title + (f": {panel.title}" if panel.title else "")
     body = []
     for line in panel.lines:
-        cells = [rf"\textbf{{{_tex(t)}}}" if b else _tex(t) for t, b in zip(line.texts, line.bold, strict=True)]
-        label = r"\quad\textit{" + _tex(line.label) + "}" if line.paper else _tex(line.label)
+        cells = [rf"\textbf{{{tex(t)}}}" if b else tex(t) for t, b in zip(line.texts, line.bold, strict=True)]
+        label = r"\quad\textit{" + tex(line.label) + "}" if line.paper else tex(line.label)
         body.append(" & ".join([label, *cells]) + r" \\")
     lines = [
         r"\begin{table}",
         r"\centering\small",
-        rf"\caption{{{_tex(title)}. {_tex(page.head[-1])}}}",
+        rf"\caption{{{tex(title)}. {tex(page.head[-1])}}}",
         r"\begin{tabular}{l" + "r" * len(panel.columns) + "}",
         r"\toprule",
-        " & ".join(["", *map(_tex, panel.columns)]) + r" \\",
+        " & ".join(["", *map(tex, panel.columns)]) + r" \\",
         r"\midrule",
         *body,
         r"\bottomrule",
@@ -92,14 +92,14 @@ def _float(page: Page, panel: PagePanel, last: bool) -> str:
     ]
     if last and page.claims:
         lines += [r"\begin{tabular}{lrr}", r"\toprule", r"claim & paper & ours \\", r"\midrule"]
-        lines += [" & ".join(map(_tex, c)) + r" \\" for c in page.claims] + [r"\bottomrule", r"\end{tabular}"]
+        lines += [" & ".join(map(tex, c)) + r" \\" for c in page.claims] + [r"\bottomrule", r"\end{tabular}"]
     if last and page.notes:
-        notes = (f"$^{{{i}}}$ {_tex(note.rstrip('.'))}." for i, note in enumerate(page.notes, 1))
+        notes = (f"$^{{{i}}}$ {tex(note.rstrip('.'))}." for i, note in enumerate(page.notes, 1))
         lines.append(r"\par\footnotesize " + " ".join(notes))
     return "\n".join([*lines, r"\end{table}"])
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     pieces = _NOTE.split(" ".join(text.split()))
     plain = ["".join(_TEX.get(c, c) for c in piece) for piece in pieces[::2]]
     marks = [rf"\textsuperscript{{{mark}}}" for mark in pieces[1::2]]

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row
+from peftbench.records.naming import BLOCK, method_names
+from peftbench.records.store import Store
 from peftbench.statistics.pscp import of_rows, read_constants
 from peftbench.views.filters import ViewParser, choose, every_row
 from peftbench.views.summary import printable
 
 TABLE_ROWS = 100
+SPREAD = "±: standard deviation of the score over runs (draws and seeds)"
+INTERVAL = (
+    "interval: 95 %, of the mean over draws, seeds and test items; ties: methods of one setting that share a letter "
+    "are not told apart (Holm, 5 %), a is the best"
+)
 
 # fmt: off
 _RUN_COLUMNS = [
@@ -23,8 +31,8 @@ _RUN_COLUMNS = [
     "tuned",
 ]
 _GROUP_COLUMNS = [
-    "task", "subset", "protocol", "shots", "model", "method", "variant", "metric", "score", "n", "draws", "seeds",
-    "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned",
+    "task", "subset", "protocol", "shots", "model", "method", "metric", "score", "interval", "ties", "n", "draws",
+    "seeds", "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned",
 ]
 # fmt: on
 _SETTINGS = (
@@ -50,8 +58,9 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     every = every_row(options)
     chosen = choose(every, options)
+    notes: list[str] = []
     if options.group:
-        chosen = leaderboard.group(chosen)
+        chosen, notes = with_intervals(Store(options.out_dir), chosen)
     constants, timed = (
         None if options.pscp is None else read_constants(options.pscp),
         "inference" in (options.pscp or ""),
@@ -72,15 +81,41 @@ def leaderboard_command(argv: Sequence[str]) -> int:
         columns = list(_GROUP_COLUMNS if options.group else _RUN_COLUMNS)
         if constants is not None:
             columns.insert(columns.index("score") + 1, "pscp")
-        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown)
+        if options.csv or options.latex:
+            sys.stdout.write((to_csv if options.csv else to_latex)(chosen[: options.limit], columns))
+            return 0
+        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown, notes)
         if constants is not None:
             print(constants.describe(timed))
     return 0
 
 
-def print_means(rows: Sequence[Row]) -> None:
-    """The table of `--group` for some runs."""
-    _print_table(leaderboard.group(rows), TABLE_ROWS, _GROUP_COLUMNS, markdown=False)
+def print_means(store: Store, rows: Sequence[Row]) -> None:
+    """The table of `--group` for some runs, without what their predictions would have to be read for."""
+    _print_table(_named(store, rows), TABLE_ROWS, _GROUP_COLUMNS, markdown=False, notes=[SPREAD])
+
+
+def _named(store: Store, rows: Sequence[Row]) -> list[Row]:
+    """Means over the seeds, each method with the settings that tell its rows apart."""
+    names = method_names(store, rows)
+    return [{**r, "method": names[r["variant"]]} for r in leaderboard.group(rows)]
+
+
+def with_intervals(store: Store, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """Means over the seeds with `score_low`, `score_high`, `covers` and `ties`, and what is to be known of them."""
+    from peftbench.tables.standings import MOST_WITH_ITEMS, Standings
+
+    grouped = _named(store, rows)
+    if sum(r["status"] == "done" for r in rows) > MOST_WITH_ITEMS:
+        return grouped, [SPREAD, f"no intervals: more than {MOST_WITH_ITEMS} runs; filters that leave fewer bring them"]
+    standings = Standings(store, rows)
+    cells = {(*cell.block, cell.variant): cell for cell in standings.with_ties()}
+    found = []
+    for r in grouped:
+        cell = cells[(*(r[name] for name in BLOCK), r["variant"])]
+        known = {"score_low": cell.low, "score_high": cell.high, "covers": cell.covers, "ties": cell.letters}
+        found.append({**r, **known})
+    return found, [SPREAD, INTERVAL, *standings.notes]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
     parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table, for a page or an issue")
+    parser.add_argument("--latex", action="store_true", help="a LaTeX table (booktabs), for a paper")
+    parser.add_argument("--csv", action="store_true", help="the shown columns as CSV, numbers in full")
     parser.add_argument("--json", action="store_true", help="every column, as JSON")
     return parser
 
@@ -125,15 +162,46 @@ def _sorted(rows: list[Row], order: str) -> list[Row]:
     return have + [r for r in rows if r.get(column) is None]
 
 
-def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdown: bool) -> None:
+def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """RFC 4180, numbers in full: a score beside its spread and the ends of its interval."""
+    wide = {"score": ["score", "score_sd", "score_low", "score_high"] if rows and "score_sd" in rows[0] else ["score"]}
+    names = [n for name in columns if name != "interval" for n in wide.get(name, [name])]
+    return leaderboard.to_csv([{**r, "tuned": _tuned(r)} for r in rows], names).decode()
+
+
+def to_latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A booktabs table; columns in which all rows agree stand in the caption, empty ones are left out."""
+    from peftbench.tables.formats import tex as latex
+
+    rows = [{**r, "tuned": _tuned(r)} for r in rows]
+    shown, shared = _split(rows, columns)
+    numeric = [all(isinstance(r.get(name), (int, float, type(None))) for r in rows) for name in shown]
+    lines = [" & ".join(latex(_show(name, r)) for name in shown) + r" \\" for r in rows]
+    head = " & ".join(map(latex, shown)) + r" \\"
+    caption = latex(", ".join(f"{name} {value}" for name, value in shared.items() if value))
+    spec = "".join("r" if is_number else "l" for is_number in numeric)
+    parts = [r"% \usepackage{booktabs}", r"\begin{table}", r"\centering\small", rf"\caption{{{caption}}}"]
+    parts += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", head, r"\midrule", *lines, r"\bottomrule"]
+    return "\n".join([*parts, r"\end{tabular}", r"\end{table}", ""])
+
+
+def _split(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The columns of a table, and the values of those in which all rows agree; a column without a value is left out."""
+    shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
+    empty = {name for name in ("interval", "ties") if not any(_show(name, r) for r in rows)}
+    return [name for name in columns if name not in shared and name not in empty], shared
+
+
+def _print_table(
+    rows: Sequence[Row], limit: int, columns: Sequence[str], markdown: bool, notes: Sequence[str] = ()
+) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     rows = [{**r, "tuned": _tuned(r)} for r in rows]
-    shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
-    shown = [name for name in columns if name not in shared and (name != "variant" or _ambiguous(rows))]
+    shown, shared = _split(rows, columns)
     console = Console()
     if markdown or not console.is_terminal:
         console = Console(width=1000, soft_wrap=True)  # a file or pipe has no width: cut nothing
@@ -148,18 +216,14 @@ def _print_table(rows: Sequence[Row], limit: int, columns: Sequence[str], markdo
     console.print(table)
     if len(rows) > limit:
         console.print(f"{len(rows) - limit:,} more; `--limit {len(rows)}` shows all.")
+    for note in notes:
+        console.print(Text(printable(note, console.encoding)))
 
 
 def _tuned(r: Row) -> str | None:
     """What the search took that chose a run's settings."""
     trials, seconds = r.get("tuning_trials"), r.get("tuning_seconds")
     return f"{trials:.0f} trials, {seconds:,.0f} s" if trials and seconds is not None else None
-
-
-def _ambiguous(rows: Sequence[Row]) -> bool:
-    """Whether rows look alike though their configs differ (two ranks of LoRA), so that `variant` is needed."""
-    labels = [tuple(r[name] for name in leaderboard.CELL if name != "variant") for r in rows]
-    return len(set(labels)) < len(labels)
 
 
 def _agree(name: str, rows: Sequence[Row]) -> bool:
@@ -169,6 +233,8 @@ def _agree(name: str, rows: Sequence[Row]) -> bool:
 def _show(name: str, r: Row) -> str:
     """One cell: short numbers, the spread beside a mean, nothing for nothing."""
     value: Any = r.get(name)
+    if name == "interval":
+        return "" if r.get("score_low") is None else f"[{r['score_low']:.1f}, {r['score_high']:.1f}]"
     if value is None:
         return ""
     if name == "score" and r.get("score_sd") is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftbench.errors import UsageError
+from peftbench.records.naming import flat
 from peftbench.records.predictions import Item, read_predictions
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -35,7 +36,7 @@ def detail(store: Store, record: Record) -> Data:
         "diagnosis": record.diagnosis,
         "environment": record.environment,
         "notes": [*record.notes, *problem],
-        "config": flat(record.config),
+        "config": dict(flat(record.config)),
         "command": f"peftbench reproduce {record.run_id}",
         "confusion": (counted := confusion(items, record.data.get("labels") or ())),
         "classes": by_class(counted) if counted else [],
@@ -92,17 +93,6 @@ def errors(items: Sequence[Item]) -> Data:
     wrong.sort(key=lambda i: -(_margin(i) or 0.0))
     rows = [[i.id, _text(i.target), _text(i.prediction), _short(_margin(i)), i.answer] for i in wrong[:MOST_ERRORS]]
     return {"errors": rows, "wrong": len(wrong), "items": len(items)}
-
-
-def flat(config: Data, prefix: str = "") -> Data:
-    """Dotted keys and values of a nested config."""
-    found: Data = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _items(store: Store, record: Record) -> tuple[list[Item], list[str]]:

@@ -11,10 +11,10 @@ from peftbench import __version__
 from peftbench.errors import UsageError
 from peftbench.figures import plot
 from peftbench.figures.report.detail import detail
-from peftbench.figures.standings import Standing, Standings
 from peftbench.records.diagnosis import seed_outliers
 from peftbench.records.leaderboard import Row
 from peftbench.records.store import Store
+from peftbench.tables.standings import Standing, Standings
 
 DETAILS = 200
 """Runs with a page of their own, unless asked for otherwise: each takes some 20 kB of the file."""
@@ -44,6 +44,8 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
     standings = Standings(store, rows)
     cells = standings.with_ties()
     drawn, missing = _plots(standings, store)
+    labels = {cell.variant: cell.label for cell in cells}
+    named = [{**row, "method": labels[row["variant"]]} for row in rows]
     position = {row["run_id"]: i for i, row in enumerate(rows)}
     failed = [row["run_id"] for row in rows if row["status"] != "done"]
     chosen = [*_spread(cells), *failed][:details]
@@ -57,10 +59,10 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
         "newest": max((row["created"] for row in rows), default=""),
         "notes": notes,
         "cells": {"columns": CELL_COLUMNS, "rows": [_cell_row(cell, position) for cell in cells]},
-        "runs": {"columns": RUN_COLUMNS, "rows": [[row.get(name) for name in RUN_COLUMNS] for row in rows]},
+        "runs": {"columns": RUN_COLUMNS, "rows": [[row.get(name) for name in RUN_COLUMNS] for row in named]},
         "details": pages,
         "plots": drawn,
-        "colours": {label: look["colour"] for label, look in standings.looks().items()},
+        "colours": {label: look["colour"] for label, look in plot.looks(standings).items()},
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.leaderboard import Row
+from peftbench.records.naming import settings, tell_apart
 from peftbench.records.record import Record
 
 SETTING = ("model", "task", "subset", "shots")
@@ -192,35 +193,11 @@ def check_one_variant(match: Match, load: Callable[[str], Record]) -> None:
         for r in rows:
             first.setdefault(r["variant"], r)
         if len(first) > 1:
-            configs = {v: dict(_leaves(_facts(load(r["run_id"])), "")) for v, r in first.items()}
+            configs = tell_apart({v: settings(load(r["run_id"])) for v, r in first.items()}, [list(first)])
             raise UsageError(
                 f"compare: `{s.name}` stands for {len(first)} different experiments here. Choose: "
-                + "; ".join(f"{s.name},variant={v} ({_own(v, configs)})" for v in configs)
+                + "; ".join(f"{s.name},variant={v} ({words or v})" for v, words in configs.items())
             )
-
-
-def _facts(record: Record) -> dict[str, Any]:
-    from peftbench.records.ids import EXCLUDED, SEEDS, content
-
-    versions = record.environment.get("versions") or {}
-    kept = content(record.config, EXCLUDED + SEEDS)
-    kept |= {f"weights of {part}": sha for part, sha in (record.identity.get("contents") or {}).items()}
-    return {**kept, "data": record.data.get("sha256"), "peftbench": versions.get("peftbench")}
-
-
-def _own(variant: str, configs: dict[str, dict[str, Any]], most: int = 4) -> str:
-    """What this variant has that not all others have."""
-    mine = configs[variant]
-    differ = [k for k, v in mine.items() if any(c.get(k) != v for c in configs.values())]
-    return ", ".join(f"{k}={mine[k]}" for k in differ[:most]) or "as the others, less some keys"
-
-
-def _leaves(value: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            yield from _leaves(inner, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", inner
 
 
 def _show(columns: Sequence[str], key: tuple) -> str:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
 from peftbench.errors import UsageError
-from peftbench.figures.style import Look, looks
 from peftbench.records.leaderboard import CELL, Row
+from peftbench.records.naming import method_names
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.tables.estimates import COSTS, Estimates, Group
@@ -60,7 +60,7 @@ class Standing:
 
     Attributes:
         method: its name.
-        label: the method's name, made unique within the block where two configs share it.
+        label: the method's name, with what tells its settings from others of the same method in a block.
         runs: rows of the finished runs; `failed` counts the others.
         mean, low, high, sd: score in percent with its 95 % interval (None where no spread is known); `sd` over runs.
         covers: what the interval covers, in words.
@@ -88,7 +88,7 @@ class Standings:
 
     def __init__(self, store: Store, rows: Sequence[Row], methods: Iterable[str] = ()) -> None:
         """`methods`: all that there are in the store, for which colours are kept."""
-        self.rows, self._methods = list(rows), set(methods)
+        self.rows, self.methods = list(rows), set(methods)
         self.with_items = sum(r["status"] == "done" for r in rows) <= MOST_WITH_ITEMS
         self._memory = ValueCache(store)
         self._estimates = Estimates(store, self._memory)
@@ -99,7 +99,7 @@ class Standings:
                 f"More than {MOST_WITH_ITEMS} runs: the intervals cover draws and seeds, not the test items. "
                 "With filters that leave fewer runs they cover both."
             )
-        self.cells = [self._with_interval(cell) for cell in _labelled(_cells(rows))]
+        self.cells = [self._with_interval(cell) for cell in _labelled(_cells(rows), method_names(store, rows))]
 
     def with_ties(self) -> list[Standing]:
         """The cells with their tie groups, as far as that can be done in seconds."""
@@ -136,10 +136,6 @@ class Standings:
     def scored(self) -> list[Standing]:
         """The cells that have a score."""
         return [cell for cell in self.cells if cell.mean is not None]
-
-    def looks(self) -> dict[str, Look]:
-        """How the methods are drawn, by label."""
-        return looks({cell.label: cell.method for cell in self.cells}, self._methods)
 
     def save(self) -> None:
         """Keep the intervals for the next view."""
@@ -262,24 +258,13 @@ def _cells(rows: Sequence[Row]) -> list[Standing]:
         cells.append(
             Standing(block, named["method"], named["method"], named["variant"], done, len(members) - len(done))
         )
-    return sorted(cells, key=lambda cell: (order(cell.block), cell.label, cell.variant))
+    return cells
 
 
-def _labelled(cells: Sequence[Standing]) -> list[Standing]:
-    """Labels that are unique within a block: by what is trained if that tells configs apart, else by their hash."""
-    alike: dict[tuple[Block, str], list[Standing]] = {}
-    for cell in cells:
-        alike.setdefault((cell.block, cell.label), []).append(cell)
-    labelled = []
-    for cell in cells:
-        others = alike[cell.block, cell.label]
-        if len(others) > 1:
-            sizes = [c.runs[0]["trainable_params"] if c.runs else None for c in others]
-            told = len(set(sizes)) == len(sizes) and None not in sizes
-            mark = f"{cell.runs[0]['trainable_params']:,}" if told else f"#{cell.variant[:4]}"
-            cell = replace(cell, label=f"{cell.label} ({mark})")
-        labelled.append(cell)
-    return labelled
+def _labelled(cells: Sequence[Standing], names: Mapping[str, str]) -> list[Standing]:
+    """The cells by their full names, in order."""
+    named = [replace(cell, label=names[cell.variant]) for cell in cells]
+    return sorted(named, key=lambda cell: (order(cell.block), cell.label, cell.variant))
 
 
 def _scores_only(runs: Runs, metric: str) -> Any:

@@ -1,0 +1,145 @@
+"""Names of rows whose settings differ: `lora rank=16` rather than a hash, from the configs in the records."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from peftbench.records.ids import EXCLUDED, SEEDS, content
+from peftbench.records.record import Record
+from peftbench.records.row_cache import Row
+from peftbench.records.store import Store
+
+BLOCK = ("model", "task", "subset", "protocol", "shots", "metric")
+"""What rows share that stand beside each other; their methods are told apart."""
+SECTIONS = ("method.tuner.", "method.lr.", "method.formulation.", "method.", "trainer.", "search.", "")
+"""Where keys are looked for first, and what is left out of their names."""
+ABSENT = "none"
+LONGEST = 24
+
+Leaves = dict[str, Any]
+
+
+def settings(record: Record) -> Leaves:
+    """Dotted keys and values of what decides a run's result, its seeds apart; `data` and `peftbench` beside them."""
+    versions = record.environment.get("versions") or {}
+    kept = content(record.config, EXCLUDED + SEEDS)
+    kept |= {f"weights of {part}": sha for part, sha in (record.identity.get("contents") or {}).items()}
+    leaves = dict(flat({**kept, "data": record.data.get("sha256"), "peftbench": versions.get("peftbench")}))
+    leaves.pop("method.name", None)
+    return leaves
+
+
+def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values."""
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
+    """Variant -> the method's name, with the settings that tell it from others of its method in the same block.
+
+    Only records of methods that stand for several variants are read, one a variant.
+    """
+    members: dict[str, Row] = {}
+    together: dict[tuple, dict[str, None]] = defaultdict(dict)
+    for row in rows:
+        members.setdefault(row["variant"], row)
+        together[(row["method"], *(row.get(name) for name in BLOCK))][row["variant"]] = None
+    unclear = {key[0] for key, variants in together.items() if len(variants) > 1}
+    leaves = {
+        variant: settings(record)
+        for variant, row in members.items()
+        if row["method"] in unclear and (record := store.load(row["run_id"])) is not None
+    }
+    blocks: dict[str, list[list[str]]] = defaultdict(list)
+    for key, variants in together.items():
+        if key[0] in unclear:
+            blocks[key[0]].append([v for v in variants if v in leaves])
+    names = {variant: row["method"] for variant, row in members.items()}
+    for method, found in blocks.items():
+        names |= {variant: f"{method} {words}" for variant, words in tell_apart(leaves, found).items() if words}
+    return _unique(names, together)
+
+
+def tell_apart(leaves: Mapping[str, Leaves], blocks: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Name of each config in `blocks` -> `key=value ...` for the fewest keys that tell those of every block apart.
+
+    All get the same keys, so that one config has one name in every block.
+    """
+    keys: dict[str, None] = {}
+    for block in blocks:
+        keys |= dict.fromkeys(_telling([leaves[name] for name in block], list(keys)))
+    shorts = short_keys(keys)
+    return {
+        name: " ".join(f"{shorts[key]}={short_value(leaves[name].get(key))}" for key in keys)
+        for block in blocks
+        for name in block
+    }
+
+
+def _telling(configs: Sequence[Leaves], first: Sequence[str]) -> Iterator[str]:
+    """The fewest keys that tell configs apart, found greedily; those of `first` are there already."""
+    every = dict.fromkeys(key for config in configs for key in config)
+    spelled = {key: [json.dumps(config.get(key), default=str) for config in configs] for key in every}
+    open_keys = {key: values for key, values in spelled.items() if len(set(values)) > 1}
+    place = [tuple(values[i] for key, values in open_keys.items() if key in first) for i in range(len(configs))]
+    while open_keys and len(set(place)) < len(configs):
+        best = min(open_keys, key=lambda k: (-len(set(zip(place, open_keys[k], strict=True))), *_preference(k)))
+        if len(set(zip(place, open_keys[best], strict=True))) == len(set(place)):
+            return
+        place = [(*was, value) for was, value in zip(place, open_keys.pop(best), strict=True)]
+        yield best
+
+
+def _preference(key: str) -> tuple[int, int, str]:
+    """A method's own settings before the others, short keys before long ones."""
+    return next(i for i, section in enumerate(SECTIONS) if key.startswith(section)), len(key), key
+
+
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Key -> its name in a label: `method.tuner.rank` is `rank`, the learning rate of the module `lr`."""
+    keys = list(keys)
+    shorts = {key: _short(key) for key in keys}
+    taken = list(shorts.values())
+    return {key: short if taken.count(short) == 1 else key for key, short in shorts.items()}
+
+
+def _short(key: str) -> str:
+    if key.startswith("method.lr."):
+        return key.removeprefix("method.").removesuffix(".module")
+    for section in SECTIONS:
+        if key.startswith(section):
+            return key.removeprefix(section) if key != f"{section}name" else section.split(".")[-2] if section else key
+    return key
+
+
+def short_value(value: Any) -> str:
+    """A value in a label: 0.001 as 1e-3, a hash by its first digits."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: ABSENT}[value]
+    if isinstance(value, float) and value and (abs(value) < 0.01 or abs(value) >= 1e5):
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    if len(text) >= 40 and not set(text) - set("0123456789abcdef"):
+        return text[:8]
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _unique(names: dict[str, str], together: Mapping[tuple, Iterable[str]]) -> dict[str, str]:
+    """Names that are the same in a block get the first digits of their variant, for no config says what differs."""
+    same = set()
+    for variants in together.values():
+        of_name = defaultdict(list)
+        for variant in variants:
+            of_name[names[variant]].append(variant)
+        same |= {variant for found in of_name.values() if len(found) > 1 for variant in found}
+    return {variant: f"{name} #{variant[:4]}" if variant in same else name for variant, name in names.items()}
