@@ -15,7 +15,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: install ## install and run the main job on the packaged offline default
-	$(BIN)/peftbench method=dept task=demo_news shots=10
+	$(BIN)/peftbench demo
 
 test: install-dev ## install and run the fast tests (no network, no GPU, no real data needed)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not gpu"

@@ -37,6 +37,47 @@ def test_help_names_every_choice_and_exit_code(capsys):
         assert word in text
 
 
+def test_bare_is_one_screen_of_help(capsys):
+    assert call() == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 24
+    assert "peftbench demo" in text
+
+
+def test_demo_is_the_packaged_run(monkeypatch):
+    seen = []
+    monkeypatch.setattr("peftbench.cli.run_one", lambda cfg: seen.append(cfg) or 0)
+    assert call("demo", "seed=3", "--out-dir", "a b") == 0
+    assert (seen[0].task.name, seen[0].seed, seen[0].out_dir) == ("demo_news", 3, "a b")
+
+
+def test_a_fault_of_ours_is_one_line_and_a_file(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def broken(cfg):
+        raise RuntimeError("bad\nworse")
+
+    monkeypatch.setattr("peftbench.cli.run_one", broken)
+    assert call("method=majority") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("peftbench: a fault of peftbench's: RuntimeError: bad (traceback: ")
+    assert "worse" in next(tmp_path.iterdir()).read_text()
+
+
+def test_lists_are_a_line_an_entry_when_piped(capsys, tmp_path, monkeypatch):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("name: mine\ndescription: My own\n")
+    monkeypatch.setenv("PEFTBENCH_CONF", str(tmp_path))
+    assert call("ls", "tasks") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("mine\tMy own") for line in lines)
+    assert call("ls", "methods", "lora") == 0
+    shown = capsys.readouterr().out
+    for words in ("arXiv 2106.09685", "method.lr.lora", "encoder", "rank: 8 ", "trainable numbers grow"):
+        assert words in shown
+
+
 def test_version(capsys):
     assert call("--version") == 0
     assert capsys.readouterr().out.startswith("peftbench ")
@@ -59,6 +100,18 @@ def test_ls_json_is_machine_readable(capsys):
         (["ls", "metods"], ["Did you mean `methods`?"]),
         (["leaderbord"], ["Did you mean `leaderboard`?"]),
         (["-m", "method=lora,detp"], ["Did you mean `dept`?"]),
+        (["lora"], ["Did you mean `method=lora`?"]),
+        (["method=lora,dept"], ["a list is a sweep: put -m in front"]),
+        (["out_dir=/x/a,b"], ["quotes within quotes: \"out_dir='/x/a,b'\""]),
+        (["method.tuner=lora"], ["method/tuner=lora"]),
+        (["seed=range(5,1)"], ["put -m in front"]),
+        (["-m", "seed=range(5,1)"], ["seed=range(5,1): has no value"]),
+        (["trainer.lr="], ["trainer.lr: no such key"]),
+        (["="], ["cannot be read as key=value"]),
+        (["method=" + "x" * 5000], ["too long"]),
+        (["out_dir=\udcff"], ["not UTF-8"]),
+        (["hydra.callbacks.x=1"], ["no key of peftbench's"]),
+        (["ls", "methods", "lra"], ["Did you mean `lora`?"]),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(args, words, capsys, tmp_path, monkeypatch):
@@ -66,6 +119,7 @@ def test_mistakes_are_one_line_and_exit_code_2(args, words, capsys, tmp_path, mo
     assert call(*args) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1
+    assert len(captured.err) < 1200
     assert "Traceback" not in captured.err
     for word in words:
         assert word in captured.err

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from peftbench.config.user_files import read_yaml, user_folder
 from peftbench.errors import UsageError, did_you_mean
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = ("model", "method", "task", "protocol", "table")
 
 
 def names(group: str) -> list[str]:
     """Choices of a config group; a choice in a sub-folder is `folder/name`."""
-    return sorted(_files(group))
+    return sorted(files_of(group))
 
 
-def entries(group: str) -> list[dict[str, Any]]:
+def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One dictionary a choice: `name`, `description` and a few facts that depend on the group."""
     facts = {
         "model": ("family", "languages", "licence", "source"),
@@ -30,7 +37,7 @@ def entries(group: str) -> list[dict[str, Any]]:
         "table": ("paper",),
     }[group]
     rows = []
-    for name in names(group):
+    for name in only or names(group):
         config = _read(group, name)
         if group == "method":
             config |= measured().get(name, {})
@@ -42,12 +49,29 @@ def entries(group: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _files(group: str) -> dict[str, Traversable]:
-    """Choice -> YAML file. Sub-folders that are groups of their own (method/tuner) are left out."""
+def setting_of(word: str) -> str:
+    """A sentence with the setting that a bare word was meant for; "" if there is none.
+
+    >>> setting_of("lora")
+    'Did you mean `method=lora`?'
+    """
+    for group in GROUPS[:-1]:
+        if word in files_of(group):
+            return f"Did you mean `{group}={word}`?"
+    return ""
+
+
+def files_of(group: str) -> dict[str, Traversable]:
+    """Choice -> YAML file, the user's own among them. Sub-folders that are groups of their own are left out."""
+    own = user_folder()
+    found = _yaml_files(own / group) if own is not None and group != "table" else {}
+    return {**found, **_yaml_files(files("peftbench.conf") / group)}
+
+
+def _yaml_files(root: Traversable) -> dict[str, Traversable]:
     found: dict[str, Traversable] = {}
-    root = files("peftbench.conf") / group
     own_groups = ("tuner", "formulation", "self_training")
-    for item in root.iterdir():
+    for item in root.iterdir() if root.is_dir() else ():
         if item.is_dir() and item.name not in own_groups:
             found.update({f"{item.name}/{f.name[:-5]}": f for f in item.iterdir() if f.name.endswith(".yaml")})
         elif item.name.endswith(".yaml"):
@@ -73,10 +97,14 @@ def _read(group: str, name: str) -> dict[str, Any]:
 
     An alias of one subset has that subset alone, and what the subset says of itself.
     """
-    config = yaml.safe_load(_files(group)[name].read_text(encoding="utf-8")) or {}
+    file = files_of(group)[name]
+    if is_own(file):
+        config = read_yaml(Path(str(file)))
+    else:
+        config = yaml.load(file.read_text(encoding="utf-8"), Loader=_LOADER) or {}
     base: dict[str, Any] = {}
     for default in config.pop("defaults", []):
-        if isinstance(default, str) and default != "_self_":
+        if isinstance(default, str) and default != "_self_" and default in files_of(group):
             base.update(_read(group, default))
     chosen = config.get("subset")
     if chosen in base.get("subsets", {}):
@@ -85,11 +113,19 @@ def _read(group: str, name: str) -> dict[str, Any]:
     return {**base, **config}
 
 
+def is_own(file: Traversable) -> bool:
+    """Whether a config file is the user's."""
+    own = user_folder()
+    return own is not None and str(file).startswith(f"{own}{os.sep}")
+
+
 def ls(args: list[str]) -> int:
-    """Print the choices of one group or of all; returns the exit code."""
+    """Print the choices of one group or of all, or what one of them is; returns the exit code."""
     parser = argparse.ArgumentParser(prog="peftbench ls", description="What there is, one line each.")
     parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols|tables")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="all about one of them")
     parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--out-dir", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     wanted: tuple[str, ...] = GROUPS
     if options.group:
@@ -98,12 +134,62 @@ def ls(args: list[str]) -> int:
                 f"ls {options.group}: no such list. {did_you_mean(options.group, [*(g + 's' for g in GROUPS), 'runs'])}"
             )
         wanted = (options.group.rstrip("s"),)
+    if options.name:
+        return show_one(wanted[0], options.name, options.json)
     listing = {f"{group}s": entries(group) for group in wanted}
     if options.json:
         print(json.dumps(listing if not options.group else next(iter(listing.values())), indent=1, ensure_ascii=False))
-        return 0
-    _print(listing)
+    elif sys.stdout.isatty():
+        _print(listing)
+    else:
+        for title, rows in listing.items():
+            for row in rows:  # for grep and cut: an entry a line, a tab between its facts
+                facts = [str(row["name"]), *(_words(value) for key, value in row.items() if key != "name")]
+                print("\t".join(facts if options.group else [title, *facts]))
     return 0
+
+
+def show_one(group: str, name: str, as_json: bool) -> int:
+    """All about one choice: its facts, then its files with the comments in them."""
+    if name not in files_of(group):
+        raise UsageError(f"ls {group}s {name}: no such {group}. {did_you_mean(name, names(group))}")
+    entry = next(row for row in entries(group, [name]))
+    config = _read(group, name)
+    entry["file"] = str(files_of(group)[name])
+    if group == "method":
+        entry["rates"] = [f"method.lr.{rate}" for rate in config.get("lr") or {}]
+        entry["stages"] = config.get("stages") or ["supervised"]
+    if as_json:
+        print(json.dumps({**entry, "config": config}, indent=1, ensure_ascii=False, default=str))
+        return 0
+    for key, value in entry.items():
+        if value not in (None, "", []):
+            print(f"{key:<12} {_words(value)}")
+    for title, file in _parts(group, name).items():
+        print(f"\n{title}")
+        print(textwrap.indent(file.read_text(encoding="utf-8").rstrip(), "    "))
+    return 0
+
+
+def _parts(group: str, name: str) -> dict[str, Traversable]:
+    """The files that one choice is made of, with the key that their values stand under."""
+    own = files_of(group)[name]
+    found = {f"{group}.KEY=VALUE": own}
+    listed = (yaml.load(own.read_text(encoding="utf-8"), Loader=_LOADER) or {}).get("defaults", [])
+    for default in listed if group == "method" else ():
+        for part, choice in default.items() if isinstance(default, dict) else ():
+            part = str(part).split()[-1].lstrip("/").removeprefix("method/")
+            file = files("peftbench.conf") / "method" / part / f"{choice}.yaml"
+            if file.is_file():
+                found[f"method.{part}.KEY=VALUE"] = file
+    return found
+
+
+def _words(value: Any) -> str:
+    """A fact on one line."""
+    if isinstance(value, (list, tuple)):
+        value = " ".join(map(str, value))
+    return " ".join(str(value if value is not None else "").split())
 
 
 def _print(listing: dict[str, list[dict[str, Any]]]) -> None:
@@ -124,6 +210,4 @@ def _print(listing: dict[str, list[dict[str, Any]]]) -> None:
 def _cell(value: Any) -> str:
     from rich.markup import escape
 
-    if isinstance(value, (list, tuple)):
-        value = " ".join(map(str, value))
-    return escape(str(value if value is not None else ""))
+    return escape(_words(value))

@@ -7,15 +7,14 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
-from importlib.resources import files as files_of
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from peftbench.config import schema
-from peftbench.config.catalogue import names
+from peftbench.config.catalogue import files_of, names
 from peftbench.config.grammar import hydra_value
-from peftbench.config.load import CONFIG_MODULE, compose, compose_raw
+from peftbench.config.load import compose, compose_raw
 from peftbench.config.sections import GROUPS
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
@@ -99,7 +98,7 @@ def _default_names() -> dict[str, str]:
 
 
 def _section(group: str, file: str) -> dict[str, Any]:
-    loaded = OmegaConf.load(str(files_of(CONFIG_MODULE).joinpath(group, f"{file}.yaml")))
+    loaded = OmegaConf.create(files_of(group)[file].read_text(encoding="utf-8"))
     return OmegaConf.to_container(loaded, resolve=False)  # type: ignore[return-value]
 
 

@@ -20,9 +20,9 @@ from peftbench.config import schema
 from peftbench.config.catalogue import names
 from peftbench.config.components import components
 from peftbench.config.doors import check_override, shortened
+from peftbench.config.hydra_source import UserFiles, UserSource
 from peftbench.config.sections import GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
-from peftbench.config.user_files import UserFiles, UserSource
 from peftbench.errors import UsageError, did_you_mean
 
 for plugin in (UserFiles, UserSource):
@@ -49,10 +49,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UsageError: the overrides, or the user's files that they name, cannot be composed.
     """
-    for override in overrides:
-        check_override(override)
-        if not override.lstrip("+~").partition("=")[0]:
-            raise UsageError(f"{shortened(override) or 'an empty word'}: cannot be read as key=value.")
+    check_overrides(overrides)
     outer = GlobalHydra.instance().hydra  # of a host application, which gets it back
     GlobalHydra.instance().clear()
     try:
@@ -64,6 +61,14 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         raise explain(error, overrides) from None
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises UsageError if an override sets what is not open to a command, or has no key."""
+    for override in overrides:
+        check_override(override)
+        if not override.lstrip("+~").partition("=")[0]:
+            raise UsageError(f"{shortened(override) or 'an empty word'}: cannot be read as key=value.")
 
 
 def opened(override: str) -> str:

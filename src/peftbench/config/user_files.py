@@ -13,11 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.plugins.config_source import ConfigResult
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf.errors import OmegaConfBaseException
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from peftbench.config.doors import MAKES, OPEN, check_override, check_text, for_hydra, shortened
@@ -26,7 +21,6 @@ from peftbench.errors import UsageError, did_you_mean
 VARIABLE = "PEFTBENCH_CONF"
 DEFAULT = Path("results/conf")
 """Where a search with the default `out_dir` leaves its experiment files."""
-SCHEME = "peftbench-user"
 LAUNCHERS = ("local", "slurm")
 MOST_NODES, DEEPEST, LARGEST = 200_000, 50, 20_000_000
 """Values in a file with aliases written out, levels of nesting, and bytes: beyond them it is no settings file."""
@@ -45,32 +39,6 @@ def user_folder() -> Path | None:
     if named:
         raise UsageError(f"{VARIABLE}={named}: no such folder. Make it, or unset {VARIABLE}.")
     return None
-
-
-class UserFiles(SearchPathPlugin):
-    """Puts the user's folder last on Hydra's search path. `peftbench.config.load` registers it."""
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if (folder := user_folder()) is not None:
-            search_path.append("peftbench-user", f"{SCHEME}://{folder}")
-
-
-class UserSource(FileConfigSource):
-    """Reads the files of the user's folder for Hydra, each after it was looked through."""
-
-    @staticmethod
-    def scheme() -> str:
-        return SCHEME
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        path = Path(self.path, self._normalize_file_name(config_path))
-        if for_hydra(config_path):
-            raise UsageError(f"{path}: a file of your own cannot stand in for one of Hydra's.")
-        check_settings(path)
-        try:
-            return super().load_config(config_path)
-        except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-            raise UsageError(f"{path}: {next(iter(str(error).splitlines()), type(error).__name__)}") from None
 
 
 def check_settings(path: Path) -> None:

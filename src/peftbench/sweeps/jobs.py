@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from peftbench.config.doors import shortened
 from peftbench.config.load import explain
 from peftbench.config.many import Composer
 from peftbench.config.schema import RunConfig
@@ -65,7 +66,13 @@ def _values(override: Override) -> list[str]:
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
         raise UsageError(f"{override.input_line}: a sweep needs a list of values: {key}=1,2,3 or {key}=range(1,4).")
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    try:
+        values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    except (KeyError, ValueError, TypeError, ArithmeticError) as error:  # Hydra's own, about range and its like
+        raise UsageError(f"{shortened(override.input_line)}: cannot be made a list of values: {error}.") from None
+    if not values:
+        raise UsageError(f"{shortened(override.input_line)}: has no value.")
+    return values
 
 
 def compose_jobs(job_overrides: Sequence[Sequence[str]], inputs: InputCache | None = None) -> list[Job]:
