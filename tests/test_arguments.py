@@ -51,5 +51,5 @@ def test_both_spellings_of_the_folder():
 
 
 def test_an_argument_that_is_no_text():
-    with pytest.raises(UsageError, match="argument 2.*not UTF-8"):
+    with pytest.raises(UsageError, match=r"argument 2.*not UTF-8"):
         check_encoding(["seed=1", "out_dir=\udcff"])
