@@ -64,6 +64,6 @@ def literal(value: Any) -> Any:
 
 
 def shortened(value: Any, limit: int = 60) -> str:
-    """A value for a message, cut if it is long."""
-    text = str(value)
-    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
+    """A value for a message: on one line, without control characters, cut if it is long."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[: 10 * limit])
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(str(value))} characters)"

@@ -215,8 +215,9 @@ def _unreadable(error: OverrideParseException, overrides: Sequence[str]) -> Usag
     quoted = (
         f"\"{shortened(given)}='{shortened(value)}'\""  # the outer quotes are for the shell, the inner ones for Hydra
     )
+    why = "" if "LexerNoViableAlt" in str(error) else f"{shortened(first_line(error), 200)}. "
     return UsageError(
-        f"{shown}: cannot be read as key=value. {shortened(first_line(error), 200)} A value with braces, brackets, "
+        f"{shown}: cannot be read as key=value. {why}A value with braces, brackets, "
         f"commas or spaces needs quotes within quotes: {quoted}"
     )
 
