@@ -11,7 +11,7 @@ from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.live import labels
-from peftbench.sweeps.sweep import Sweep, SweepJob, cause, detail_file, report
+from peftbench.sweeps.sweep import Sweep, SweepJob, cause, detail_file, report, warnings_by_kind
 
 
 def job(number: int, run_id: str | None = None, **facts) -> Job:
@@ -154,3 +154,16 @@ def test_jobs_are_named_by_what_tells_them_apart():
     assert labels(jobs) == {1: "seed=1", 2: "seed=2"}
     assert labels(jobs[:1]) == {1: "shots=2 seed=1"}
     assert labels([]) == {}
+
+
+def test_warnings_are_counted_by_kind():
+    outcomes = []
+    for number, warnings in enumerate((["3 % of `dev` were cut", "flat"], ["12.5 % of `test` were cut"], [], None)):
+        made = None if warnings is None else record(f"{number:016x}")
+        if made is not None:
+            made.diagnosis = {"warnings": warnings}
+        outcomes.append((SweepJob(number, (), f"{number:016x}"), made))
+    head, *kinds = warnings_by_kind(outcomes)
+    assert head == "warnings: 2 runs carry some, each in its record"
+    assert kinds == ["    2 runs: 3 % of `dev` were cut", "    1 run: flat"]
+    assert warnings_by_kind(outcomes[2:]) == []

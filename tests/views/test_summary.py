@@ -71,3 +71,15 @@ def test_markup_control_characters_and_ascii(tmp_path: Path, make_record: Callab
     record = make_record(notes=["[bold]é[/bold]\x1b[31m"], model="<Ж>")
     assert "[bold]é[/bold] [31m" in shown(record, tmp_path)
     assert "###" in shown(record, tmp_path, encoding="ascii")
+
+
+def test_what_comes_next_and_where_tracking_lies(tmp_path: Path, make_record: Callable[..., Record]) -> None:
+    record = make_record()
+    home = tmp_path / "runs" / record.run_id
+    (home / "wandb" / "offline-run-1").mkdir(parents=True)
+    (home / "adapter").mkdir()
+    text = shown(record, tmp_path)
+    assert f"peftbench compare A B --out-dir {tmp_path}" in text
+    assert f"peftbench predict {record.run_id} --file FILE" in text
+    assert f"send: wandb sync {home}/wandb/offline-run-1; turn off: tracking.wandb=disabled" in text
+    assert "wandb sync" not in shown(record, tmp_path, is_new=False)

@@ -22,7 +22,8 @@ from peftbench.sweeps.arrays import ArrayOptions
 from peftbench.sweeps.jobs import Job, compose_jobs
 from peftbench.sweeps.live import labels
 from peftbench.sweeps.local import LocalLauncher, LocalOptions
-from peftbench.sweeps.sweep import Sweep, report
+from peftbench.sweeps.sweep import Sweep, report, warnings_by_kind
+from peftbench.views.summary import OFFLINE, OFFLINE_WORDS
 
 DONE, FAILED, USAGE = 0, 1, 2
 SHOWN = 5
@@ -128,8 +129,12 @@ def tell_end(launch: Launch) -> int:
     say(f"{len(done)} of {len(outcomes)} runs are done; sweep {launch.sweep.sweep_id}")
     for line in report(outcomes, launch.why).splitlines():
         say(line)
-    for line in of_mistakes(launch.mistakes, labels(launch.jobs)):
+    for line in [*of_mistakes(launch.mistakes, labels(launch.jobs)), *warnings_by_kind(outcomes)]:
         say(line)
+    if offline := [job for job in done if any(launch.store.folder(str(job.run_id)).glob(OFFLINE))]:
+        say(f"W&B: {len(offline)} runs logged offline in {launch.store.out_dir}/runs/*/wandb; {OFFLINE_WORDS}")
+    if done:
+        say("next: peftbench leaderboard --group, peftbench compare A B, peftbench report")
     return USAGE if launch.mistakes else DONE if len(done) == len(outcomes) else FAILED
 
 

@@ -172,6 +172,32 @@ def report(outcomes: Iterable[Outcome], why: Mapping[str, str] | None = None) ->
     return "\n".join(lines)
 
 
+def warnings_by_kind(outcomes: Iterable[Outcome]) -> list[str]:
+    """A line for each kind of warning in the records' diagnoses, the most frequent first; numbers and names in
+    backticks make no kind of their own."""
+    kinds: dict[str, list[str]] = {}
+    carrying = 0
+    for _, record in outcomes:
+        warnings = [] if record is None else list(record.diagnosis.get("warnings", ()))
+        carrying += bool(warnings)
+        for kind in {kind_of(text): text for text in warnings}.items():
+            kinds.setdefault(kind[0], []).append(kind[1])
+    if not carrying:
+        return []
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    head = f"warnings: {_runs(carrying)} carr{'ies' if carrying == 1 else 'y'} some, each in its record"
+    return [head, *(f"    {_runs(len(members))}: {members[0]}" for members in ordered)]
+
+
+def kind_of(warning: str) -> str:
+    """A warning without what differs from run to run.
+
+    >>> kind_of("37 % of `dev` rows were cut (12 of 32)")
+    'N % of `...` rows were cut (N of N)'
+    """
+    return re.sub(r"\d+(?:[.,]\d+)*", "N", re.sub(r"`[^`]*`", "`...`", warning))
+
+
 def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 

@@ -10,6 +10,7 @@ import torch
 from peftbench.formulations.base import Batch, Encoded, Prediction
 from peftbench.training import batching
 from peftbench.training.precision import autocast, resolve
+from peftbench.training.progress import evaluation_reporter
 
 if TYPE_CHECKING:
     from peftbench.config.schema import TrainerConfig
@@ -31,12 +32,15 @@ def predict_all(
     was_training = learner.training
     learner.eval()
     try:
-        mine = []
-        for positions in batches[dist.rank :: dist.world]:
-            batch = to_device(learner.collate([items[i] for i in positions]), dist.device)
-            # Not inference_mode: a tensor that a module caches under it could never be trained through again.
-            with torch.no_grad(), autocast(precision, dist.device):
-                mine += learner.predict(batch)
+        mine: list[Prediction] = []
+        own = batches[dist.rank :: dist.world]
+        with evaluation_reporter(cfg.progress and dist.main, len(own)) as shown:
+            for done, positions in enumerate(own, 1):
+                batch = to_device(learner.collate([items[i] for i in positions]), dist.device)
+                # Not inference_mode: a tensor that a module caches under it could never be trained through again.
+                with torch.no_grad(), autocast(precision, dist.device):
+                    mine += learner.predict(batch)
+                shown.batch(done)
     finally:
         learner.train(was_training)
     if dist.world > 1:

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+EVAL_SECONDS = 15.0
+"""Seconds between the plain lines of a long evaluation."""
 LINES = 10
 """Plain lines in a whole training, those of dev evaluations apart."""
 
@@ -28,9 +30,15 @@ class Silent:
     def dev(self, step: int, score: float) -> None:
         """An evaluation on dev gave `score`."""
 
+    def batch(self, done: int) -> None:
+        """`done` batches of an evaluation are answered."""
+
 
 class Bar(Silent):
     """A live bar with loss, dev score and time left."""
+
+    live = False
+    """Whether one is on the screen now; a terminal shows one at a time."""
 
     def __init__(self, steps: int, start: int, console: Console) -> None:
         self._bar = Progress(
@@ -46,10 +54,12 @@ class Bar(Silent):
 
     def __enter__(self) -> Bar:
         self._bar.start()
+        Bar.live = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
+        Bar.live = False
 
     def step(self, step: int, loss: float) -> None:
         self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
@@ -82,3 +92,45 @@ def reporter(shown: bool, steps: int, start: int) -> Silent:
     if not shown:
         return Silent()
     return Bar(steps, start, console) if console.is_terminal else Lines(steps, start)
+
+
+class EvaluationBar(Silent):
+    """A bar that is gone when the evaluation is over."""
+
+    def __init__(self, batches: int, console: Console) -> None:
+        columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, refresh_per_second=4, transient=True)
+        self._task = self._bar.add_task("eval", total=batches)
+
+    def __enter__(self) -> EvaluationBar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def batch(self, done: int) -> None:
+        self._bar.update(self._task, completed=done)
+
+
+class EvaluationLines(Silent):
+    """A line now and then, of an evaluation that takes long."""
+
+    def __init__(self, batches: int) -> None:
+        self._batches = batches
+        self._began = self._said = time.monotonic()
+
+    def batch(self, done: int) -> None:
+        now = time.monotonic()
+        if now - self._said >= EVAL_SECONDS:
+            left = (now - self._began) / done * (self._batches - done)
+            print(f"eval {done}/{self._batches} batches  {left:.0f} s left", file=sys.stderr, flush=True)
+            self._said = now
+
+
+def evaluation_reporter(shown: bool, batches: int) -> Silent:
+    """The right one for predictions in so many batches; silent under a training's bar."""
+    if not shown or Bar.live:
+        return Silent()
+    console = Console(stderr=True)
+    return EvaluationBar(batches, console) if console.is_terminal else EvaluationLines(batches)

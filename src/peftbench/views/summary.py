@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from peftbench.records.store import Store
 if TYPE_CHECKING:
     from rich.console import Console
 
+OFFLINE = "wandb/offline-run-*"
+OFFLINE_WORDS = "send: wandb sync FOLDER; turn off: tracking.wandb=disabled"
 _BAR = 24
 """Characters of the bar that stands for the whole time of a run."""
 
@@ -79,9 +82,20 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     yield from (("warning", warning) for warning in record.diagnosis.get("warnings", ()))
     yield from (("note", note) for note in record.notes)
     yield "files", f"{store.folder(record.run_id)}, record {store.path(record.run_id)}"
-    offline = sorted(store.folder(record.run_id).glob("wandb/offline-run-*"))
-    if offline:
-        yield "W&B", f"logged offline; send it with: wandb sync {offline[-1]}"
+    offline = sorted(store.folder(record.run_id).glob(OFFLINE))
+    if offline and is_new:
+        yield "W&B", f"logged offline; {OFFLINE_WORDS.replace('FOLDER', str(offline[-1]))}"
+    if record.status == "done" and record.score is not None:
+        yield "next", ", ".join(_next(record, store))
+
+
+def _next(record: Record, store: Store) -> Iterator[str]:
+    """Commands that go on from here, with the folder where it is not the default."""
+    place = "" if str(store.out_dir) == "results" else f" --out-dir {shlex.quote(str(store.out_dir))}"
+    yield f"peftbench compare A B{place} (is a difference real?)"
+    yield f"peftbench report{place} (one page of all runs)"
+    if (store.folder(record.run_id) / "adapter").is_dir():
+        yield f"peftbench predict {record.run_id} --file FILE{place}"
 
 
 def _draw(record: Record) -> str:
