@@ -116,6 +116,11 @@ def run_command(args: list[str]) -> int:
         print(long_help(COMMANDS), end="")
         return DONE
     typed = sort_arguments(args)
+    if {"-sc", "--shell-completion"} & {*typed.flags} and any(o.startswith("query=") for o in typed.overrides):
+        from peftbench.completion import complete
+
+        if not complete(COMMANDS, TAKE_SETTINGS, dispatch):
+            return DONE
     if typed.flags:
         return through_hydra(typed)
     from peftbench.config.load import compose_raw

@@ -22,9 +22,9 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = ("model", "method", "task", "protocol", "table")
 
 
-def names(group: str) -> list[str]:
-    """Choices of a config group; a choice in a sub-folder is `folder/name`."""
-    return sorted(files_of(group))
+def names(group: str, own: bool = True) -> list[str]:
+    """Choices of a config group, with the user's own or without; a choice in a sub-folder is `folder/name`."""
+    return sorted(files_of(group) if own else _yaml_files(files("peftbench.conf") / group))
 
 
 def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def cp(args: list[str]) -> int:
 
 def copy_of(group: str, name: str, new: str) -> Path:
     """Write the copy and return its path."""
-    choices = names(group)
+    choices = names(group, own=False)
     if name not in choices:
         raise UsageError(f"cp {group} {name}: no such {group}. {did_you_mean(name, choices)}")
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", new):
