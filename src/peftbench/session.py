@@ -25,7 +25,7 @@ from peftbench.files import StorageError, persist, readable_errors, replace_with
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.fill import TRACEBACK, fill_failure
 from peftbench.records.leases import LeaseHeld, LeaseLost
-from peftbench.records.record import Record
+from peftbench.records.record import Record, plain
 from peftbench.records.store import Store
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
@@ -74,12 +74,14 @@ class Session:
 
         dist, precision = None, "fp32"
         if self.cfg.method.needs_model:
-            from peftbench.training.distributed import join
+            from peftbench.training.distributed import check_alike, join
             from peftbench.training.precision import resolve
 
             dist = join(self.cfg.trainer)
             self._resources.callback(dist.close)
             self.main = dist.main
+            if dist.world > 1:
+                check_alike(dist.gather(self._facts()))
             precision = resolve(self.cfg.trainer.precision, dist.device)
             if dist.device.type == "cuda":
                 import torch
@@ -110,6 +112,16 @@ class Session:
         )
         if self.cfg.method.needs_model:
             self.context.new_learner = partial(build.new_learner, self.context, self.record)
+
+    def _facts(self) -> dict[str, Any]:
+        """What every process of the run must agree in."""
+        from peftbench.measure.environment import code_hash, versions
+        from peftbench.records.ids import content
+
+        record = self.record
+        named = {name: versions().get(name) for name in ("torch", "transformers", "peft", "peftbench")}
+        facts = {"data": record.data["sha256"], "draw": record.draw["sha256"], "peftbench's code": code_hash()}
+        return {**plain(content(record.config)), **facts, "version": named, "run": record.run_id}
 
     def _claim(self) -> None:
         """Take the run's folder. Unless it is finished, make room for what this attempt will write."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,22 @@ def test_wrong_options(store: Store, tmp_path: Path) -> None:
         run_gc(store, "--older-than", "-1")
     with pytest.raises(UsageError, match="gc: unrecognized arguments: --yess"):
         run_gc(store, "--yess")
+
+
+def test_links_are_not_followed(store: Store, tmp_path: Path) -> None:
+    """A run's folder, its stages, a sweep and a temporary file that are links: what lies behind them stays."""
+    precious = put(tmp_path / "project" / "checkpoint-100" / "model.bin")
+    put(precious.parent / "draft-x")
+    (store.out_dir / "sweeps").mkdir()
+    for link in (store.folder("9" * 16), store.folder(DONE) / "stages" / "link", store.out_dir / "sweeps" / "link"):
+        link.symlink_to(tmp_path / "project")
+    file_record(store, "9" * 16)
+    run_gc(store, "--yes", "--older-than", "0")
+    assert precious.exists()
+    assert (precious.parent / "draft-x").exists()
+
+
+def test_ages_are_by_the_clock_of_the_file_system(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found(store)
+    monkeypatch.setattr(time, "time", lambda: 4e9)
+    assert found(store) == before

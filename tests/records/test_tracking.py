@@ -172,3 +172,8 @@ def test_the_real_wandb_without_a_network(tmp_path: Path, mode: str) -> None:
     (home,) = tmp_path.glob("wandb/offline-run-*")
     (log,) = home.glob("*.wandb")
     assert log.stat().st_size > 500
+
+
+def test_no_absolute_path_is_sent() -> None:
+    config = {"model": {"path": "/home/anna/models/bert/", "name": "bert"}, "tuner": ["~/a/b.py", 3]}
+    assert tracking.placeless(config) == {"model": {"path": ".../bert", "name": "bert"}, "tuner": [".../b.py", 3]}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from peftbench.attempt import ATTEMPTS, PROGRESS
 from peftbench.files import readable_errors
 from peftbench.inspect.arguments import CommandParser, existing_store, not_negative
 from peftbench.records.leaderboard import rows_of
-from peftbench.records.leases import LeaseHeld
+from peftbench.records.leases import LeaseHeld, time_on
 from peftbench.records.states import run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep
@@ -91,17 +90,18 @@ def _parser() -> CommandParser:
 
 def leftovers(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
     """Everything that may go. What a living process holds is left out."""
-    yield from _of_runs(store, wanted)
+    now = time_on(store.out_dir)
+    yield from _of_runs(store, wanted, now)
     for folder in (store.out_dir, store.records, store.claims, *_folders(store.out_dir / "sweeps")):
-        yield from _temporary(folder, None)
-    yield from _logs(store, wanted)
+        yield from _temporary(folder, None, now)
+    yield from _logs(store, wanted, now)
     if wanted.superseded:
         yield from (_leftover("superseded", path) for path in _entries(store.out_dir / "superseded"))
     if wanted.quarantine:
         yield from (_leftover("quarantine", path) for path in _entries(store.out_dir / "quarantine"))
 
 
-def _of_runs(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
+def _of_runs(store: Store, wanted: GcOptions, now: float) -> Iterator[Leftover]:
     holders = store.holders()
     names = [path.name for path in _folders(store.out_dir / "runs")]
     rows = rows_of(store, names)
@@ -109,16 +109,17 @@ def _of_runs(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
         holder = holders.get(run_id)
         if holder is not None and holder.alive:
             continue
-        yield from _of_run(store.folder(run_id), run_id, rows[run_id]["status"] if run_id in rows else None, wanted)
+        status = rows[run_id]["status"] if run_id in rows else None
+        yield from _of_run(store.folder(run_id), run_id, status, wanted, now)
         if holder is not None:
             yield from (_leftover("claim", path, run_id) for path in sorted(store.claims.glob(f"{run_id}.*.json")))
 
 
-def _of_run(folder: Path, run_id: str, status: str | None, wanted: GcOptions) -> Iterator[Leftover]:
+def _of_run(folder: Path, run_id: str, status: str | None, wanted: GcOptions, now: float) -> Iterator[Leftover]:
     """What may go of one run that nobody works on. `status` is that of its record; None if it has none."""
-    if not folder.is_dir():
-        return
-    if status is None and _age(folder) > wanted.days * DAY:
+    if folder.is_symlink() or not folder.is_dir():
+        return  # behind a link lies what is not ours
+    if status is None and _age(folder, now) > wanted.days * DAY:
         yield _leftover("run folder", folder, run_id)
         return
     if status == "done":
@@ -130,7 +131,7 @@ def _of_run(folder: Path, run_id: str, status: str | None, wanted: GcOptions) ->
     else:
         drafts = list(folder.rglob("draft-*"))
     yield from (_leftover("draft", path, run_id) for path in sorted(drafts))
-    yield from _temporary(folder, run_id)
+    yield from _temporary(folder, run_id, now)
 
 
 def _notes(folder: Path) -> list[Path]:
@@ -138,17 +139,17 @@ def _notes(folder: Path) -> list[Path]:
     return [path for path in (folder / PROGRESS, folder / ATTEMPTS) if path.exists()]
 
 
-def _temporary(folder: Path, run_id: str | None) -> Iterator[Leftover]:
+def _temporary(folder: Path, run_id: str | None, now: float) -> Iterator[Leftover]:
     """Hidden files that `write_atomic` would have renamed long ago."""
     for path in sorted(folder.glob(".*.tmp")):
-        if _age(path) > WRITING_SECONDS:
+        if _age(path, now) > WRITING_SECONDS:
             yield _leftover("temporary file", path, run_id)
 
 
-def _logs(store: Store, wanted: GcOptions) -> Iterator[Leftover]:
+def _logs(store: Store, wanted: GcOptions, now: float) -> Iterator[Leftover]:
     for sweep in Sweep.all(store.out_dir):
         logs = sweep.logs
-        if logs.is_dir() and _age(logs) > wanted.days * DAY:
+        if logs.is_dir() and _age(logs, now) > wanted.days * DAY:
             run_ids = [job.run_id for job in sweep.jobs if job.run_id is not None]
             if all(run.state == "done" for run in run_states(store, run_ids).values()):
                 yield _leftover("log", logs)
@@ -174,7 +175,8 @@ def _remove_of_run(store: Store, run_id: str, claims: Sequence[Leftover], wanted
         with store.claim(run_id) as folder:
             record = store.load(run_id)
             status = None if record is None else record.status
-            gone = [leftover for leftover in _of_run(folder, run_id, status, wanted) if _delete(Path(leftover.path))]
+            found = list(_of_run(folder, run_id, status, wanted, time_on(store.out_dir)))
+            gone = [leftover for leftover in found if _delete(Path(leftover.path))]
             if not existed and folder.exists():
                 folder.rmdir()
     except LeaseHeld:
@@ -200,9 +202,9 @@ def _leftover(kind: str, path: Path, run_id: str | None = None) -> Leftover:
     return Leftover(kind, str(path), sum(_stat(p).st_size for p in _files(path)), run_id)
 
 
-def _age(path: Path) -> float:
-    """Seconds since anything in it was last changed."""
-    return time.time() - max(_stat(p).st_mtime for p in (path, *_files(path)))
+def _age(path: Path, now: float) -> float:
+    """Seconds from the last change of anything in it to `now`, by the clock of the file system."""
+    return now - max(_stat(p).st_mtime for p in (path, *_files(path)))
 
 
 def _files(path: Path) -> Iterator[Path]:
@@ -226,7 +228,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if path.is_dir()]
+    """Real ones: what lies behind a link is not ours to remove."""
+    return [path for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
 
 
 def _print(found: Sequence[Leftover], removed: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import platform
 import re
@@ -71,6 +72,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 of peftbench's own source files, 12 hex digits: whether two processes run the same code."""
+    package, digest = Path(peftbench.__file__).resolve().parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def code_version() -> dict[str, Any]:

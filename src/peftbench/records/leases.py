@@ -224,7 +224,7 @@ def scan(folder: Path, run_id: str | None = None, stamp: Path | None = None) -> 
         return []
     matches = [m for m in map(_NAME.fullmatch, names) if m and run_id in (None, m["run_id"])]
     # The time first, the beats then: a beat that comes in between makes its claim younger, never older.
-    now = _time_on(folder, stamp) if matches else 0.0
+    now = time_on(folder, stamp) if matches else 0.0
     found = (_read(folder / m[0], m["run_id"], now) for m in matches)
     return [claim for claim in found if claim is not None]
 
@@ -253,7 +253,7 @@ def _lives(who: dict[str, Any], beat_age: float) -> bool:
     return started is not None and (started == who.get("started") or UNKNOWN in (started, who.get("started")))
 
 
-def _time_on(folder: Path, stamp: Path | None) -> float:
+def time_on(folder: Path, stamp: Path | None = None) -> float:
     """The time by the clock that stamps files in `folder`; by this host's where nothing can be written."""
     try:
         if stamp is not None:

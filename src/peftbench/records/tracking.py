@@ -147,7 +147,7 @@ def _init(wandb: Any, mode: str, cfg: TrackingConfig, record: Record, folder: Pa
         tags=[
             tag[:64] for tag in dict.fromkeys([record.model, record.method, record.task, record.protocol, *cfg.tags])
         ],
-        config={key: value for key, value in record.config.items() if key not in ("data_dir", "out_dir", "tracking")},
+        config=placeless({k: v for k, v in record.config.items() if k not in ("data_dir", "out_dir", "tracking")}),
         settings=wandb.Settings(
             silent=True,
             console="off",
@@ -165,6 +165,17 @@ def _init(wandb: Any, mode: str, cfg: TrackingConfig, record: Record, folder: Pa
     )
     run.define_metric("*", step_metric="step")
     return run
+
+
+def placeless(value: Any) -> Any:
+    """`value` with no absolute path in it, which tells more of a user than of the run; its last part stays."""
+    if isinstance(value, dict):
+        return {key: placeless(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [placeless(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "file:")):
+        return f".../{value.rstrip('/').rpartition('/')[2]}"
+    return value
 
 
 def _summary(record: Record) -> dict[str, Any]:

@@ -104,10 +104,17 @@ class SlurmQueue:
         subprocess.run(["scancel", *job_ids], capture_output=True, timeout=SQUEUE_SECONDS, check=False)
 
 
+def one_line(key: str, value: object) -> None:
+    """Raises UsageError if a text that goes into a batch script has control characters in it."""
+    if value is not None and not str(value).isprintable():
+        raise UsageError(f"{key}={str(value)!r}: has a control character in it, which no shell script may get to read.")
+
+
 def slurm_executor(name: str, tasks: int, logs: Path, options: ArrayOptions) -> Any:
     """submitit's executor for one array of `tasks` tasks."""
     from submitit.slurm.slurm import SlurmExecutor
 
+    one_line("out_dir", logs)
     executor = SlurmExecutor(logs)
     try:
         executor.update_parameters(**sbatch_parameters(name, options))
@@ -118,7 +125,15 @@ def slurm_executor(name: str, tasks: int, logs: Path, options: ArrayOptions) -> 
 
 
 def sbatch_parameters(name: str, options: ArrayOptions) -> dict[str, Any]:
-    """The launcher's options in the words of submitit's SlurmExecutor; what is not set is left to the cluster."""
+    """The launcher's options in the words of submitit's SlurmExecutor; what is not set is left to the cluster.
+
+    Raises:
+        UsageError: a text holds a control character, with which the next line of the batch script would begin.
+    """
+    for key in ("partition", "account", "qos", "constraint"):
+        one_line(f"hydra.launcher.{key}", getattr(options, key))
+    for flag in options.sbatch:
+        one_line("hydra.launcher.sbatch", flag)
     wanted = {
         "partition": options.partition,
         "account": options.account,
