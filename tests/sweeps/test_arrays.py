@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_queue import LocalQueue
@@ -325,3 +326,15 @@ def test_local_queue_runs_so_many_at_a_time_and_tells_exit_codes(tmp_path: Path)
     while any(s.state != "ended" for s in queue.states().values()):
         pass
     assert set(queue.states()) == {("a", 0), ("a", 1)}
+
+
+@pytest.mark.parametrize("options", [{"partition": "cpu\nrm -rf /"}, {"sbatch": ["--exclude=a\rb"]}, {"qos": "x\x1b"}])
+def test_a_control_character_never_reaches_a_batch_script(options: dict[str, Any]) -> None:
+    from peftbench.errors import UsageError
+    from peftbench.sweeps.arrays import ArrayOptions
+    from peftbench.sweeps.queues import one_line, sbatch_parameters
+
+    with pytest.raises(UsageError, match="control character"):
+        sbatch_parameters("name", ArrayOptions(**options))
+    with pytest.raises(UsageError, match="out_dir="):
+        one_line("out_dir", Path("a\nb"))

@@ -238,15 +238,3 @@ def test_what_is_asked_of_the_cluster_arrives_there_and_nobody_has_to_wait(tmp_p
         assert words in shown
     (folder, _), *_ = remembered(tmp_path / "results" / "sweeps")
     assert json.loads((folder / "manifest.json").read_text())["launcher"] == "slurm"
-
-
-@pytest.mark.parametrize("options", [{"partition": "cpu\nrm -rf /"}, {"sbatch": ["--exclude=a\rb"]}, {"qos": "x\x1b"}])
-def test_a_control_character_never_reaches_a_batch_script(options: dict[str, Any]) -> None:
-    from peftbench.errors import UsageError
-    from peftbench.sweeps.arrays import ArrayOptions
-    from peftbench.sweeps.queues import one_line, sbatch_parameters
-
-    with pytest.raises(UsageError, match="control character"):
-        sbatch_parameters("name", ArrayOptions(**options))
-    with pytest.raises(UsageError, match="out_dir="):
-        one_line("out_dir", Path("a\nb"))

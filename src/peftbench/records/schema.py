@@ -95,22 +95,9 @@ class EnvironmentFacts(TypedDict, total=False):
     gpu: str | None
 
 
-class MajorityFacts(TypedDict, total=False):
-    """`Record.diagnosis["majority"]`."""
-
-    label: str
-    share: float
-    target_share: float
-
-
 class DiagnosisFacts(TypedDict, total=False):
-    """`Record.diagnosis`."""
+    """`Record.diagnosis`: what readers look up in it; the rest is theirs to print."""
 
-    majority: MajorityFacts
-    truncation: Numbers
-    label_tokens: dict[str, list[str]]
-    dev_test_gap: float | None
-    norms: dict[str, Numbers]
     warnings: list[str] | None
 
 
