@@ -53,19 +53,24 @@ def components(cfg: Any) -> list[Component]:
 
 def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
     method, task = plain.get("method") or {}, plain.get("task") or {}
-    yield Component("adapter", str(task.get("adapter")), ADAPTER)
+    yield _part("adapter", task.get("adapter"), ADAPTER)
     for name in [task.get("main_metric"), *(task.get("metrics") or ())]:
         yield Component("metric", str(name), ("task.main_metric", "task.metrics"))
     if method.get("needs_model", True):
         yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
         tuner = method.get("tuner") or {}
         own = ("method.tuner", "method.budget", "method.init_from")
-        yield _versioned(Component("tuner", str(tuner.get("name")), own))
+        yield _versioned(_part("tuner", tuner.get("name"), own))
         formulation = str((method.get("formulation") or {}).get("name"))
         words = FORMULATIONS.get(formulation, ("task.label_words",))
-        yield _versioned(Component("formulation", formulation, ("method.formulation", *words)))
+        yield _versioned(_part("formulation", formulation, ("method.formulation", *words)))
     for name in method.get("stages") or ():
         yield stage_component(str(name))
+
+
+def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
+    plugin = registry.is_plugin(kind, str(name))
+    return Component(kind, str(name), uses, origin=registry.address(kind, str(name)).origin if plugin else "")
 
 
 ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")

@@ -52,7 +52,14 @@ class Kind:
 KINDS = {
     "stage": Kind("peftbench.stages", "peftbench.stages.base:Stage", "STAGE", "method.stages"),
     "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
+    "tuner": Kind("peftbench.tuners", "peftbench.tuners.base:Tuner", "TUNER", "method.tuner.name"),
+    "formulation": Kind(
+        "peftbench.formulations", "peftbench.formulations.base:Formulation", "FORMULATION", "method.formulation.name"
+    ),
+    "adapter": Kind("peftbench.tasks", "types:FunctionType", "load", "task.adapter"),
 }
+"""What the built-in tuners, formulations and adapters are called stands in their rooms; what is said here of them is
+where a plug-in comes in."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,11 @@ def address(kind: str, name: str, key: str = "") -> Address:
         point = _entry_points(kind)[name]
         return Address(name, point.value, f"{point.dist.name} {point.dist.version}" if point.dist else point.value)
     raise UsageError(f"{key or KINDS[kind].key}: `{name}` is no {kind}. {did_you_mean(name, names(kind))}")
+
+
+def is_plugin(kind: str, name: str) -> bool:
+    """Whether a name leads outside the package: to a file, an installed module's object or an entry point."""
+    return bool(re.search(r"\.py$|:\w+$", name)) or name in _entry_points(kind)
 
 
 def title(name: str) -> str:

@@ -113,6 +113,14 @@ class TunerConfig:
     name: str = MISSING
 
 
+@dataclass
+class PluginTunerConfig(TunerConfig):
+    """A tuner from outside the package (a file, `module:OBJECT`, an entry point); its own dataclass checks `options`
+    when it is built."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 @packaged("method/formulation/head")
 @dataclass
 class FormulationConfig:
@@ -125,6 +133,14 @@ class FormulationConfig:
     dense: bool = False
     pooling: str | None = one_of(None, "mean", "cls", "last", default=None)
     answers: str = one_of("words", "digits", default="words")
+
+
+@dataclass
+class PluginFormulationConfig(FormulationConfig):
+    """A formulation from outside the package, with options that it reads itself."""
+
+    name: str = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 CLOZE_WORDS = ("task", "names", "terms", "auto")

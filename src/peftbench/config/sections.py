@@ -61,21 +61,32 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     unused = stage_sections() - stage_sections(stages)
     check_sections_of_other_stages(plain, unused)
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation") and k not in unused}
-    common["formulation"] = {"name": formulation.get("name", "auto")}
+    posed = str(formulation.get("name", "auto"))
+    plugin = registry.is_plugin("formulation", posed)
+    common["formulation"] = {"name": "auto" if plugin else formulation.get("name", "auto")}
     method = build(method_class(stages), common, "method")
-    formulation_class = schema.FORMULATION_SCHEMAS.get(method.formulation.name, schema.FormulationConfig)
+    usual = schema.PluginFormulationConfig if plugin else schema.FormulationConfig
+    formulation_class = schema.FORMULATION_SCHEMAS.get(posed, usual)
     check_keys_of_other_formulations(method, formulation, formulation_class)
     method.formulation = own = build(formulation_class, formulation, "method.formulation")
     if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
         own.words, own.words_sha256 = fingerprint_words(own)
     tuner_plain = mapping(plain.get("tuner"), "method.tuner")
     name = str(tuner_plain.get("name"))
-    if name not in TUNER_SCHEMAS:
-        raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, TUNER_SCHEMAS)}")
-    method.tuner = tuner = build(TUNER_SCHEMAS[name], tuner_plain, "method.tuner")
+    method.tuner = tuner = build(tuner_schema(name), tuner_plain, "method.tuner")
     if isinstance(tuner, FileConfig):
         tuner.file, tuner.sha256 = fingerprint(tuner)
     return method
+
+
+def tuner_schema(name: str) -> type[schema.TunerConfig]:
+    """The dataclass of the tuner of that name. Raises UsageError if there is none."""
+    if registry.is_plugin("tuner", name):
+        return schema.PluginTunerConfig
+    if name not in TUNER_SCHEMAS:
+        choices = [*TUNER_SCHEMAS, *registry.names("tuner")]
+        raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, choices)}")
+    return TUNER_SCHEMAS[name]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 
@@ -38,6 +39,8 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
         name = AUTO[family]
         if shots == 0 and name == "generate" and problem == "classification":
             name = "score"
+    if registry.is_plugin("formulation", name):
+        classes[name] = registry.get("formulation", name)
     if name not in classes:
         raise UsageError(f"method/formulation={name}: needs no backbone and cannot be combined with a tuner.")
     if name == "cloze" and family == "seq2seq":

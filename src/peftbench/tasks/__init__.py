@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from peftbench.config import registry
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
@@ -33,9 +34,13 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     Raises:
         UsageError: the subset is unknown, its files cannot be found, or a file is damaged.
     """
-    if cfg.adapter not in ADAPTERS:
-        raise UsageError(f"task.adapter={cfg.adapter}: no such adapter. {did_you_mean(cfg.adapter, ADAPTERS)}")
+    plugin = registry.is_plugin("adapter", cfg.adapter)
+    if cfg.adapter not in ADAPTERS and not plugin:
+        choices = [*ADAPTERS, *registry.names("adapter")]
+        raise UsageError(f"task.adapter={cfg.adapter}: no such adapter. {did_you_mean(cfg.adapter, choices)}")
     check_task_metrics(cfg)
+    if plugin:
+        return registry.get("adapter", cfg.adapter)(cfg, data_dir)
     module, function = ADAPTERS[cfg.adapter].split(":")
     return getattr(importlib.import_module(module), function)(cfg, data_dir)
 

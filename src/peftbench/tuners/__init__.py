@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from peftbench.config import registry
 from peftbench.config.schema import TunerConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tuners.adalora import AdaLoraTuner
@@ -34,7 +35,7 @@ from peftbench.tuners.prefix_tuning import PrefixTuningTuner
 from peftbench.tuners.prompt_tuning import PromptTuningTuner
 from peftbench.tuners.recurrence import RecurrenceTuner
 from peftbench.tuners.selective import EmbedHeadTuner, LastLayerTuner
-from peftbench.tuners.user_file import tuner_from_config
+from peftbench.tuners.user_file import plugin_tuner, tuner_from_config
 
 __all__ = ["ParamGroups", "Tuner", "TunerContext", "build_tuner"]
 
@@ -80,6 +81,8 @@ def build_tuner(cfg: TunerConfig) -> Tuner:
     Raises:
         UsageError: there is none of that name.
     """
+    if registry.is_plugin("tuner", cfg.name):
+        return plugin_tuner(cfg)
     if cfg.name not in TUNERS:
         raise UsageError(f"method.tuner.name={cfg.name}: no such tuner. {did_you_mean(cfg.name, TUNERS)}")
     return TUNERS[cfg.name](cfg)

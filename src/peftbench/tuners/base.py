@@ -40,6 +40,9 @@ class Tuner(ABC):
     """Makes some parameters of a backbone trainable, or adds some."""
 
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "seq2seq", "causal"})
+    options: ClassVar[type | None] = None
+    """Of a tuner from outside the package: the dataclass, a `TunerConfig`, that checks `method.tuner.options`."""
+
     virtual_tokens: int = 0
     """Positions that `build`'s result has in front of the real tokens in its (encoder's or decoder's) hidden states.
     0 for an encoder-decoder's decoder side, which the loss and the generated ids are read from."""

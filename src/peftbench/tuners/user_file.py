@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import inspect
-import sys
-import traceback
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from omegaconf import MISSING
 
+from peftbench.config import registry
+from peftbench.config.registry import run_file
 from peftbench.config.schema import TunerConfig
 from peftbench.config.sections import build
 from peftbench.config.tuners import FileConfig
@@ -30,6 +28,17 @@ def tuner_from_config(cfg: FileConfig) -> Tuner:
     _, config_class = classes_in(Path(cfg.file).resolve())
     options = {"name": Path(cfg.file).stem, **cfg.options}
     return tuner_from_file(cfg.file, build(config_class, options, "method.tuner.options"))
+
+
+def plugin_tuner(cfg: Any) -> Tuner:
+    """The tuner of a `PluginTunerConfig`, its options checked by the dataclass that it names as `options`.
+
+    Raises:
+        UsageError: it is not there or no tuner, or an option is not a field of its dataclass.
+    """
+    tuner_class = registry.get("tuner", cfg.name)
+    checked = {"name": registry.title(cfg.name), **cfg.options}
+    return tuner_class(build(tuner_class.options or TunerConfig, checked, "method.tuner.options"))
 
 
 def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
@@ -70,31 +79,3 @@ def classes_in(path: Path) -> tuple[type[Tuner], type[TunerConfig]]:
     if "__dataclass_fields__" not in vars(configs[0]):
         raise UsageError(f"{path}: {configs[0].__name__} is not a dataclass; write @dataclass above it.")
     return tuners[0], configs[0]
-
-
-def run_file(path: Path) -> ModuleType:
-    """Import a file by its path, under a name that no package has.
-
-    Raises:
-        UsageError: there is no such file, or it fails; the message names its line.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file.")
-    name = f"peftbench_file_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{path}: not a Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their own module up while they are made
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        line = error.lineno if isinstance(error, SyntaxError) else line_of(error, path)
-        raise UsageError(f"{path}, line {line}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def line_of(error: BaseException, path: Path) -> int | None:
-    """The last line of the file on the way to an error."""
-    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-    return frames[-1] if frames else None
