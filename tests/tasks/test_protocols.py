@@ -299,11 +299,11 @@ def test_a_tenth_keeps_groups_and_equal_texts_together():
     assert not {r.text for r in rest} & {r.text for r in held}
 
 
-def test_halved_dev_keeps_groups_together():
-    dev = [Row(f"dev:{i}", f"q{i}", "ab"[i % 2], group=f"g{i // 4}") for i in range(40)]
+def test_dev_is_halved_by_row_as_released():
+    """MultiRC: the answers of a question may stand on both sides, so that the halves have 2424 rows each."""
+    dev = [Row(f"dev:{i}", f"q{i}", "ab"[i % 2], group=f"g{i // 4}") for i in range(41)]
     drawn = draw(task(test=[], dev=dev, labels=("a", "b")), protocol("dept_total"), 4)
-    assert len(drawn.dev) == len(drawn.test) == 20
-    assert not {r.group for r in drawn.dev} & {r.group for r in drawn.test}
+    assert (len(drawn.dev), len(drawn.test)) == (20, 21)
 
 
 @pytest.mark.parametrize(
@@ -432,6 +432,51 @@ def test_dept_takes_dev_from_a_large_train():
     assert all(row.id.startswith("train:") for row in drawn.dev)
     assert not set(ids(drawn.dev)) & set(ids(drawn.train))
     assert ids(drawn.test) == ids(data.dev)
+
+
+def test_dept_halves_a_dev_that_stands_in_for_test():
+    """SuperGLUE: its adapter hands the official dev over as test, with FewGLUE's 32 dev rows or without any."""
+    few = rows("dev", {"a": 2, "b": 2})
+    for dev in ([], few):
+        data = task(dev=dev, test_is_dev=True)
+        drawn = draw(data, protocol("dept_total"), "full")
+        order = torch_randperm(60, 42)
+        assert ids(drawn.dev) == [data.test[i].id for i in order[:30]]
+        assert ids(drawn.test) == [data.test[i].id for i in order[30:]]
+        assert ids(drawn.train) == ids(data.train)
+        assert any("4 rows of a few-shot dev set are not used" in note for note in drawn.notes) == bool(dev)
+
+
+def test_the_yaml_says_how_dept_holds_out():
+    data = task(test=[], held_out="mismatched", extra_tests={"mismatched": rows("mismatched", {"a": 4, "b": 4})})
+    drawn = draw(data, protocol("dept_total"), 6)
+    assert ids(drawn.dev) == ids(data.extra_tests["mismatched"])
+    assert (ids(drawn.test), dict(drawn.extra_tests)) == (ids(data.dev), {})
+    with pytest.raises(UsageError, match="mismatched set for dev, and that file is missing"):
+        draw(replace(data, extra_tests={}), protocol("dept_total"), 6)
+    large = [Row(f"train:{i}", f"t{i}", "abc"[i % 3]) for i in range(1500)]
+    drawn = draw(task(train=large, test=[], held_out="train"), protocol("dept_total"), 6)
+    assert (len(drawn.dev), len(drawn.test)) == (1000, 24)
+
+
+def test_dept_is_refused_where_it_is_not_defined():
+    with pytest.raises(UsageError, match="halve_dev is not defined for a task with a labelled test and no dev split"):
+        draw(task(dev=[]), protocol("dept_total"), 6)
+
+
+SUPERGLUE_HALVES = {"boolq": 1635, "cb": 28, "copa": 50, "multirc": 2424, "rte": 138, "wic": 319, "wsc": 52}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("subset", "half"), SUPERGLUE_HALVES.items())
+def test_dept_halves_of_superglue_have_the_released_sizes(task_config, real_data, subset, half):
+    from peftbench.tasks import load_task
+
+    data = load_task(task_config("superglue", f"task.subset={subset}"), real_data)
+    drawn = draw(data, protocol("dept_total", drop_overlap=False), "full")
+    assert (len(drawn.dev), len(drawn.test)) == (half, len(data.test) - half)
+    assert not set(ids(drawn.dev)) & set(ids(drawn.test))
+    assert ids(drawn.train) == ids(data.train)
 
 
 def test_a_task_with_labelled_test_is_not_halved():

@@ -191,6 +191,7 @@ _SUBSET: dict[str, Check] = {
     "files": by_split(one_or_more(text)),
     "hub": HUB,
     "licence": text,
+    "held_out": choice("halve", "train", "mismatched"),
     "cloze": CLOZE,
 }
 _OF_ADAPTER: dict[str, dict[str, Check]] = {

@@ -106,6 +106,9 @@ class TaskData:
         cloze: the pattern sets of the task by name, the default one first.
         terms: label name -> (term, score) pairs, the label's own name first: what knowledgeable and weighted
             verbalizers take for its words. Empty for a task without such lists.
+        test_is_dev: whether `test` holds the official dev rows, because the labels of the official test are hidden.
+        held_out: how `protocol.heldout=halve_dev` makes dev and test of this data set: `halve` the official dev, take
+            dev from `train`, or an extra test set's name; empty: by the size of train.
         score_range: (low, high) of a regression target.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
@@ -125,6 +128,8 @@ class TaskData:
     languages: tuple[str, ...] = ()
     unlabeled: Sequence[Row] = ()
     extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    test_is_dev: bool = False
+    held_out: str = ""
     score_range: tuple[float, float] | None = None
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)

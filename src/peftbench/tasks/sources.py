@@ -209,6 +209,7 @@ def assemble(
         "metrics": subset.metrics,
         "source": found.source if isinstance(found, Found) else found,
         "languages": subset.languages,
+        "held_out": subset.options.get("held_out", ""),
         "cloze": pattern_sets(cfg, subset),
         "notes": (*note_sizes(subset.sizes, splits), *notes),
     }

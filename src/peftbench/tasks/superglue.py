@@ -41,7 +41,7 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     splits = {split: _rows(subset, found, split) for split in found.files}
     unlabeled = splits.pop("unlabeled", [])
     notes = _note_missing_labels(subset, splits["train"])
-    return assemble(cfg, subset, found, splits, notes, unlabeled=unlabeled)
+    return assemble(cfg, subset, found, splits, notes, unlabeled=unlabeled, test_is_dev=True)
 
 
 def _rows(subset: Subset, found: Found, split: str) -> list[Row]:

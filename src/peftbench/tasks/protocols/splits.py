@@ -55,31 +55,63 @@ def hold_out(data: TaskData, cfg: ProtocolConfig, notes: list[str]) -> Splits:
     """Say which rows are test.
 
     `official`: the task's test split. `dev_as_test`: the same, or the official dev where test has no labels.
-    `halve_dev` (DePT): where test has no labels, half of dev is dev and half is test if train is small, else 1000
-    train rows are dev and the official dev is test.
+    `halve_dev` (DePT): see `_as_dept`.
     """
+    if cfg.heldout == "halve_dev":
+        return _as_dept(data, notes)
     train, dev, test = tuple(data.train), tuple(data.dev), tuple(data.test)
     if not test and dev and cfg.heldout == "dev_as_test":
         dev, test = (), dev
         notes.append("test is the official dev split: the official test has no labels")
-    elif not test and dev and cfg.heldout == "halve_dev" and len(train) < SMALL_TRAIN:
-        units = _units([row.group or row.id for row in dev])
-        order = torch_randperm(len(units), HELDOUT_SEED)
-        half = len(units) // 2
-        test = tuple(dev[i] for unit in order[half:] for i in units[unit])
-        dev = tuple(dev[i] for unit in order[:half] for i in units[unit])
-        notes.append("dev and test are the halves of the official dev split: the official test has no labels")
-    elif not test and dev and cfg.heldout == "halve_dev":
-        order = torch_randperm(len(train), HELDOUT_SEED)
-        dev, test = tuple(train[i] for i in order[:BIG_DEV]), dev
-        train = tuple(train[i] for i in order[BIG_DEV:])
-        notes.append(f"dev is {BIG_DEV} train rows, test the official dev split: the official test has no labels")
     if not test:
         raise UsageError(
             f"task `{data.name}`, subset `{data.subset}`: no labelled test rows under protocol.heldout={cfg.heldout}. "
             "Use protocol.heldout=dev_as_test, or a copy of the data with a labelled test or dev split."
         )
     return Splits(train, dev, test, {name: tuple(rows) for name, rows in data.extra_tests.items()})
+
+
+def _as_dept(data: TaskData, notes: list[str]) -> Splits:
+    """DePT's splits, which are those of ATTEMPT's code: from the official dev where the labels of test are hidden.
+
+    A small task's dev is shuffled and halved by row, first half dev, second half test. Of a large one 1000 train rows
+    are dev, and the official dev is test. MNLI's dev is the mismatched set. A task with three labelled splits keeps them.
+    Which one a data set is, its YAML says (`held_out`), else the size of its train split.
+    """
+    train, dev, test = tuple(data.train), tuple(data.dev), tuple(data.test)
+    extra = {name: tuple(rows) for name, rows in data.extra_tests.items()}
+    hidden = data.test_is_dev or not test
+    if not hidden and dev:
+        return Splits(train, dev, test, extra)
+    how = data.held_out or ("train" if len(train) >= SMALL_TRAIN else "halve")
+    where = f"task `{data.name}`, subset `{data.subset}`"
+    if not hidden and how != "train":
+        raise UsageError(
+            f"{where}: protocol.heldout=halve_dev is not defined for a task with a labelled test and no dev split, "
+            f"unless train has {SMALL_TRAIN:,} rows. Use protocol=default or protocol.heldout=official."
+        )
+    official = test if test else dev
+    if data.test_is_dev and dev:
+        notes.append(f"{len(dev)} rows of a few-shot dev set are not used")
+    why = "the official test has no labels" if hidden else "the task has no dev split"
+    if how == "halve":
+        order = torch_randperm(len(official), HELDOUT_SEED)
+        half = len(order) // 2
+        dev, test = tuple(official[i] for i in order[:half]), tuple(official[i] for i in order[half:])
+        notes.append(f"dev and test are the halves of the official dev split: {why}")
+    elif how == "train":
+        order = torch_randperm(len(train), HELDOUT_SEED)
+        dev, test = tuple(train[i] for i in order[:BIG_DEV]), official
+        train = tuple(train[i] for i in order[BIG_DEV:])
+        notes.append(f"dev is {BIG_DEV} train rows, test the official {'dev' if hidden else 'test'} split: {why}")
+    elif how in extra:
+        dev, test = extra.pop(how), official
+        notes.append(f"dev is the {how} dev set, test the official dev split: {why}")
+    else:
+        raise UsageError(f"{where}: protocol.heldout=halve_dev takes its {how} set for dev, and that file is missing.")
+    if not train or not test:
+        raise UsageError(f"{where}: no {'test' if train else 'train'} rows are left by protocol.heldout=halve_dev.")
+    return Splits(train, dev, test, extra)
 
 
 def count_overlap(splits: Splits, keys: Mapping[str, Key]) -> dict[str, int]:
