@@ -75,8 +75,8 @@ def _as_dept(data: TaskData, notes: list[str]) -> Splits:
     """DePT's splits, which are those of ATTEMPT's code: from the official dev where the labels of test are hidden.
 
     A small task's dev is shuffled and halved by row, first half dev, second half test. Of a large one 1000 train rows
-    are dev, and the official dev is test. MNLI's dev is the mismatched set. A task with three labelled splits keeps them.
-    Which one a data set is, its YAML says (`held_out`), else the size of its train split.
+    are dev, and the official dev is test. MNLI's dev is the mismatched set. A task with three labelled splits keeps
+    them. Which one a data set is, its YAML says (`held_out`), else the size of its train split.
     """
     train, dev, test = tuple(data.train), tuple(data.dev), tuple(data.test)
     extra = {name: tuple(rows) for name, rows in data.extra_tests.items()}
@@ -146,9 +146,10 @@ def without_short(splits: Splits, min_tokens: int, notes: list[str]) -> Splits:
         long_enough("test", splits.test),
         {name: long_enough(name, rows) for name, rows in splits.extra_tests.items()},
     )
-    if not kept.train or not kept.test:
+    if not kept.train or 2 * len(kept.test) < len(splits.test):
+        short = f"{len(splits.test) - len(kept.test)} of {len(splits.test)} test rows are" if kept.train else "train is"
         raise UsageError(
-            f"protocol.min_tokens={min_tokens}: no {'test' if kept.train else 'train'} row is that long. "
+            f"protocol.min_tokens={min_tokens}: {short} shorter than that: this is no set of abstracts. "
             "Use protocol.min_tokens=0 to keep every row."
         )
     return kept
