@@ -245,7 +245,42 @@ class MasakhanewsConfig(TaskConfig):
     text: str = one_of("headline", "text", "headline_text", default="headline_text")
 
 
-TASK_SCHEMAS: dict[str, type[TaskConfig]] = {"masakhanews": MasakhanewsConfig}
+@dataclass
+class OwnDataConfig(TaskConfig):
+    """`conf/task/file.yaml`: a data file of the user's own. What `conf/task` says of other tasks has defaults here, so
+    that a YAML of the user's needs `adapter: file` and what is peculiar to the data."""
+
+    name: str = "file"
+    subset: str = "auto"
+    description: str = ""
+    homepage: str = ""
+    licence: str = "your own"
+    main_metric: str = "auto"
+    path: str | None = None
+    splits: Any = None
+    text: Any = "text"
+    pair: str | None = None
+    label: str = "label"
+    labels: Any = None
+    problem: str = one_of("classification", "regression", default="classification")
+    score_range: list[float] | None = None
+    quoting: str = one_of("csv", "none", default="csv")
+    split: str | None = None
+    split_seed: int = number(0, ge=0)
+
+
+@dataclass
+class HubDataConfig(OwnDataConfig):
+    """`conf/task/hf.yaml`: whatever `datasets` can load."""
+
+    config: str | None = None
+
+
+TASK_SCHEMAS: dict[str, type[TaskConfig]] = {
+    "masakhanews": MasakhanewsConfig,
+    "file": OwnDataConfig,
+    "hf": HubDataConfig,
+}
 """Adapter name -> its schema, where it has keys of its own."""
 
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
-from peftbench.config.tasks import check_task
+from peftbench.config.tasks import check_task, name_of_data
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
@@ -39,6 +39,8 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
     if group == "task":
         check_task(plain)
         schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
+        if issubclass(schema_class, schema.OwnDataConfig) and plain.get("subset", "auto") == "auto":
+            plain = {**plain, "subset": name_of_data(plain)}
     return build(schema_class, plain, group)
 
 

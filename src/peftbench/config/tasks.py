@@ -33,8 +33,12 @@ def check_task(task: Mapping[str, Any]) -> None:
     subsets = task.get("subsets") or {}
     for name, subset in subsets.items():
         _check_subset(task.get("adapter", ""), subset or {}, f"task.subsets.{name}")
+    if task.get("adapter") in ("file", "hf"):
+        for key, check in _OWN_DATA.items():
+            if task.get(key) is not None:
+                check(task[key], f"task.{key}")
     labels = {label for subset in subsets.values() for label in _labels(subset or {})}
-    if all(_labels(subset or {}) for subset in subsets.values()):  # else some are only in the data files
+    if subsets and all(_labels(subset or {}) for subset in subsets.values()):  # else some are only in the data files
         _check_words(task, labels, "task")
     for name, subset in subsets.items():
         if _labels(subset or {}):
@@ -176,8 +180,17 @@ _TASK: dict[str, Check] = {
     "label_words": mapping(text),
     "cloze": CLOZE,
     "fields": listed(text, least=1),
-    "metrics": listed(text, least=1),
+    "metrics": listed(text),
     "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),
+}
+_OWN_DATA: dict[str, Check] = {
+    "path": text,
+    "splits": section(**dict.fromkeys(("train", "dev", "test"), text)),
+    "text": one_or_more(text),
+    "pair": text,
+    "label": text,
+    "labels": listed(spelling, least=2),
+    "score_range": listed(score, least=2, most=2),
 }
 _SUBSET: dict[str, Check] = {
     "labels": labels,
@@ -243,6 +256,13 @@ def check_labels(words: Iterable[Any], names: Iterable[str], where: str) -> None
     for label in map(str, words):
         if label not in names:
             raise UsageError(f"{where}.{label}: `{label}` is no label. {did_you_mean(label, names)}")
+
+
+def name_of_data(task: Mapping[str, Any]) -> str:
+    """What a data set of the user's own is called: as its file or folder, without what no file name should have."""
+    place = task.get("path") or next(iter((task.get("splits") or {}).values()), "") or "own"
+    stem = str(place).rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
+    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "own"
 
 
 def other_word(label: str) -> str:

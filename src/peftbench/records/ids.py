@@ -35,6 +35,8 @@ EXCLUDED = (
     "method.type",  # said again by method.tuner.type
     "method.description",
     "method.paper",
+    "task.path",  # a data set of the user's own is named by the hash of its rows, wherever its files lie
+    "task.splits",
     "task.description",
     "task.homepage",
     "task.licence",
@@ -84,6 +86,8 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     if kept.get("method", {}).get("needs_model") is False:
         kept.pop("model", None)
     task = kept.get("task") or {}
+    if "path" in task:
+        kept["task"] = {key: value for key, value in task.items() if key != "subset"}  # the name of the file
     if task.get("subset") in (task.get("subsets") or {}):
         kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
     search = kept.pop("search", None) or {}

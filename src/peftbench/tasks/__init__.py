@@ -10,7 +10,7 @@ from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.tasks.metrics import OF_PROBLEM, check_metrics
-from peftbench.tasks.sources import metrics_of, problem_of
+from peftbench.tasks.sources import main_metric_of, metrics_of, problem_of
 
 ADAPTERS = {
     "masakhanews": "peftbench.tasks.masakhanews:load",
@@ -20,6 +20,8 @@ ADAPTERS = {
     "superglue": "peftbench.tasks.superglue:load",
     "absa": "peftbench.tasks.absa:load",
     "sciprompt": "peftbench.tasks.sciprompt:load",
+    "file": "peftbench.tasks.file:load",
+    "hf": "peftbench.tasks.hf:load",
 }
 """Adapter name -> "module:function"; the module is imported when a task asks for it."""
 
@@ -53,7 +55,7 @@ def check_task_metrics(cfg: TaskConfig) -> None:
         if name not in known:
             raise UsageError(f"task.metrics: no metric `{name}`. {did_you_mean(name, known)}")
     where = f"task.subsets.{cfg.subset}" if subset.keys() & {"metrics", "main_metric"} else "task"
-    check_metrics(metrics_of(cfg, subset), subset.get("main_metric", cfg.main_metric), problem_of(cfg, subset), where)
+    check_metrics(metrics_of(cfg, subset), main_metric_of(cfg, subset), problem_of(cfg, subset), where)
 
 
 __all__ = ["ADAPTERS", "DataSource", "Row", "TaskData", "load_task"]

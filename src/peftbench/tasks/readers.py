@@ -59,18 +59,17 @@ def read_quoted_tsv(path: Path, require: Sequence[str] = (), names: Sequence[str
         require: columns that have to be there.
         names: the columns of a file without a header line; None reads them from the first line.
     """
-    return _records(path, _csv_rows(path, "\t"), require, names)
+    return _records(path, csv_rows(path, "\t"), require, names)
 
 
 def read_csv(path: Path, names: Sequence[str] | None = None, require: Sequence[str] = ()) -> Records:
     """Comma-separated values with the usual quoting; arguments as in `read_quoted_tsv`."""
-    return _records(path, _csv_rows(path, ","), require, names)
+    return _records(path, csv_rows(path, ","), require, names)
 
 
 def read_unquoted(path: Path, delimiter: str, names: Sequence[str] | None, require: Sequence[str] = ()) -> Records:
     """Values in which a quote is a character like any other and a line is a row; arguments as in `read_quoted_tsv`."""
-    rows = ((number, line.split(delimiter)) for number, line in _lines(read_text(path)))
-    return _records(path, rows, require, names)
+    return _records(path, csv_rows(path, delimiter, "none"), require, names)
 
 
 def read_glue_tsv(path: Path, header: bool | Sequence[str] = True, require: Sequence[str] = ()) -> Records:
@@ -84,10 +83,15 @@ def read_glue_tsv(path: Path, header: bool | Sequence[str] = True, require: Sequ
     return read_unquoted(path, "\t", None if header is True else list(header or ()), require)
 
 
-def read_jsonl(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
-    """One JSON object a line. Lines end at a line feed only: U+2028 and U+0085 occur inside texts."""
+def read_jsonl(path: Path, require: Sequence[str] = (), blank: bool = False) -> list[tuple[int, dict[str, Any]]]:
+    """One JSON object a line; with `blank`, empty lines are passed over.
+
+    Lines end at a line feed only: U+2028 and U+0085 occur inside texts.
+    """
     records = []
     for number, line in _lines(read_text(path)):
+        if blank and not line.strip():
+            continue
         record = parse_json(line, f"{path}, line {number}")
         if not isinstance(record, dict):
             raise UsageError(f"{path}, line {number}: a JSON object is expected, found {type(record).__name__}.")
@@ -122,12 +126,13 @@ def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dic
 
     try:
         table = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
+        records = table.to_pylist()
+    except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
         raise UsageError(
             f"{path}: not a readable parquet file ({error}). Delete it so that it is fetched again."
         ) from error
     _check_columns(path, 1, table.column_names, require)
-    return list(enumerate(table.to_pylist(), start=1))
+    return list(enumerate(records, start=1))
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -136,8 +141,12 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
         yield number, line.removesuffix("\r")
 
 
-def _csv_rows(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Numbered rows. `strict`, so that a quote which is never closed is an error and not one giant last field."""
+def csv_rows(path: Path, delimiter: str, quoting: str = "csv") -> Iterator[tuple[int, list[str]]]:
+    """Numbered rows; with `quoting="none"` a quote is a character and a line is a row. Otherwise `strict`, so
+    that a quote which is never closed is an error and not one giant last field."""
+    if quoting == "none":
+        yield from ((number, line.split(delimiter)) for number, line in _lines(read_text(path)))
+        return
     reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
     start = 1
     try:

@@ -14,12 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.schema import TaskConfig
+from peftbench.config.schema import OwnDataConfig, TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
 from peftbench.tasks.metrics import OF_PROBLEM
 from peftbench.tasks.readers import read_parquet
 
+USUAL: dict[Problem, tuple[str, ...]] = {
+    "classification": ("f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman"),
+    "tuples": ("f1_tuples",),
+}
+"""The metrics of a task that names none."""
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
 
 
@@ -99,8 +105,9 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
     if not isinstance(labels, Mapping):
         labels = {name: name for name in labels}
     labels = {_spelling(raw): str(name) for raw, name in labels.items()}
-    metrics = metrics_of(cfg, own)
-    own.pop("metrics", None)
+    metrics, main_metric = metrics_of(cfg, own), main_metric_of(cfg, own)
+    for key in ("metrics", "main_metric"):
+        own.pop(key, None)
     words = {**cfg.label_words, **own.pop("label_words", {})}
     files = {
         split: (names,) if isinstance(names, str) else tuple(names) for split, names in own.pop("files", {}).items()
@@ -111,7 +118,7 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
         sizes=own.pop("sizes", {}),
         languages=tuple(own.pop("languages", cfg.languages)),
         metrics=metrics,
-        main_metric=own.pop("main_metric", cfg.main_metric),
+        main_metric=main_metric,
         fields=tuple(own.pop("fields", cfg.fields)),
         label_words={name: words.get(name, name) for name in labels.values()},
         folder=own.pop("folder", cfg.folder),
@@ -126,14 +133,24 @@ def problem_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> Problem:
     """The kind of a subset's targets, from what the YAML says of it."""
     if "elements" in subset:
         return "tuples"
+    if isinstance(cfg, OwnDataConfig):
+        return "regression" if cfg.problem == "regression" else "classification"
     return "regression" if "score_range" in subset else "classification"
 
 
 def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
     """The metrics of a subset: its own, then those of the task that its targets have (all of them, if it has none)."""
     own = subset.get("metrics", ())
+    if not own and not cfg.metrics:
+        own = USUAL[problem_of(cfg, subset)]
     fitting = [m for m in cfg.metrics if not own or m in OF_PROBLEM[problem_of(cfg, subset)]]
     return tuple(dict.fromkeys((*own, *fitting)))
+
+
+def main_metric_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> str:
+    """The metric that tables show; `auto` is the first of the usual ones for the kind of target."""
+    named = subset.get("main_metric", cfg.main_metric)
+    return USUAL[problem_of(cfg, subset)][0] if named == "auto" else named
 
 
 def find_files(
