@@ -39,11 +39,12 @@ COMMANDS = {
     "export": "peftbench.inspect.export_command:export_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",
+    "check-task": "peftbench.inspect.check_task:check_task",
     "terms": "peftbench.terms.command:terms_command",
 }
 """What each command calls with the arguments behind its name, for an exit code; imported when it is asked for."""
 
-TAKE_SETTINGS = ("run", "demo", "plan", "terms")
+TAKE_SETTINGS = ("run", "demo", "plan", "check-task", "terms")
 """Commands whose words are settings (`out_dir=FOLDER`); the others have options (`--out-dir FOLDER`)."""
 DEMO = ("method=dept", "task=demo_news", "shots=10")
 
