@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
+from peftbench.config.metric_files import fingerprint as fingerprint_metric
 from peftbench.config.tasks import check_task, name_of_data
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
@@ -38,10 +39,26 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
     schema_class = GROUPS[group]
     if group == "task":
         check_task(plain)
+        plain = with_metric_files(plain)
         schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
         if issubclass(schema_class, schema.OwnDataConfig) and plain.get("subset", "auto") == "auto":
             plain = {**plain, "subset": name_of_data(plain)}
     return build(schema_class, plain, group)
+
+
+def with_metric_files(plain: dict[str, Any]) -> dict[str, Any]:
+    """The task with the hash of the code behind each metric of the user's own, also where a subset names some."""
+    hashed = dict(plain)
+    if plain.get("metrics"):
+        hashed["metrics"] = [fingerprint_metric(metric) for metric in plain["metrics"]]
+    if any("metrics" in (subset or {}) for subset in (plain.get("subsets") or {}).values()):
+        hashed["subsets"] = {
+            name: {**subset, "metrics": [fingerprint_metric(metric) for metric in subset["metrics"]]}
+            if subset and "metrics" in subset
+            else subset
+            for name, subset in plain["subsets"].items()
+        }
+    return hashed
 
 
 def mapping(value: Any, key: str) -> dict[str, Any]:

@@ -133,7 +133,9 @@ def token_counter(cfg: ModelConfig) -> tuple[Count, str]:
 
         from peftbench.models.sources import locate
 
-        tokenizer = Tokenizer.from_file(str(locate(cfg).folder / "tokenizer.json"))
+        if cfg.source not in ("package", "local"):  # anything else would have to be fetched or decoded
+            raise LookupError(cfg.source)
+        tokenizer = Tokenizer.from_file(str(locate(cfg).fetch() / "tokenizer.json"))
         tokenizer.no_truncation()
         tokenizer.no_padding()
     except Exception:  # whatever is missing (package, file, network): a length in words says nearly as much

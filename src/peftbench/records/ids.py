@@ -86,6 +86,8 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     if kept.get("method", {}).get("needs_model") is False:
         kept.pop("model", None)
     task = kept.get("task") or {}
+    if any("/" in metric for metric in task.get("metrics") or ()):  # a file of the user's own may lie anywhere
+        kept["task"] = task = {**task, "metrics": [metric.rpartition("/")[2] for metric in task["metrics"]]}
     if "path" in task:
         kept["task"] = {key: value for key, value in task.items() if key != "subset"}  # the name of the file
     if task.get("subset") in (task.get("subsets") or {}):

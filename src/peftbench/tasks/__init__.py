@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from peftbench.config import registry
+from peftbench.config.metric_files import is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
@@ -52,7 +53,7 @@ def check_task_metrics(cfg: TaskConfig) -> None:
     subset = (cfg.subsets or {}).get(cfg.subset) or {}
     known = {name for names in OF_PROBLEM.values() for name in names}
     for name in cfg.metrics:
-        if name not in known:
+        if name not in known and not is_own(name):
             raise UsageError(f"task.metrics: no metric `{name}`. {did_you_mean(name, known)}")
     where = f"task.subsets.{cfg.subset}" if subset.keys() & {"metrics", "main_metric"} else "task"
     check_metrics(metrics_of(cfg, subset), main_metric_of(cfg, subset), problem_of(cfg, subset), where)

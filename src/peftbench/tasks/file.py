@@ -68,9 +68,9 @@ def read(path: Path, cfg: OwnDataConfig) -> list[Record]:
     if suffix in (".csv", ".tsv"):
         return _table(path, "\t" if suffix == ".tsv" else ",", cfg)
     if suffix in (".jsonl", ".ndjson"):
-        return [Record(f"{path}, line {line}", record) for line, record in read_jsonl(path, blank=True)]
+        return [Record(f"{path.name}, line {line}", record) for line, record in read_jsonl(path, blank=True)]
     if suffix == ".parquet":
-        return [Record(f"{path}, row {line}", record) for line, record in read_parquet(path)]
+        return [Record(f"{path.name}, row {line}", record) for line, record in read_parquet(path)]
     if suffix == ".json":
         return _json(path)
     raise UsageError(
@@ -95,7 +95,7 @@ def _table(path: Path, delimiter: str, cfg: OwnDataConfig) -> list[Record]:
                 f"{path}, line {number}: {len(row)} field{'s' * (len(row) != 1)} where {len(names)} are expected "
                 f"({', '.join(names)[:200]}). A delimiter or quote is missing or too many{hint}."
             )
-    return [Record(f"{path}, line {number}", dict(zip(names, row, strict=True))) for number, row in rows[1:]]
+    return [Record(f"{path.name}, line {number}", dict(zip(names, row, strict=True))) for number, row in rows[1:]]
 
 
 def _json(path: Path) -> list[Record]:
@@ -104,7 +104,7 @@ def _json(path: Path) -> list[Record]:
         content = next(iter(content.values()))
     if not isinstance(content, list) or not all(isinstance(record, dict) for record in content):
         raise UsageError(f"{path}: a list of objects is expected. With one object a line, name the file .jsonl.")
-    return [Record(f"{path}, object {number}", record) for number, record in enumerate(content, start=1)]
+    return [Record(f"{path.name}, object {number}", record) for number, record in enumerate(content, start=1)]
 
 
 def _files(place: str, key: str, data_dir: Path | None) -> list[Path]:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
+from peftbench.config.metric_files import column, is_own
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import Problem, Row, TaskData
+from peftbench.tasks.own_metrics import load, value
 
 INVALID = -1
 """The class id of an invalid prediction."""
@@ -36,9 +39,13 @@ def check_metrics(metrics: Sequence[str], main_metric: str, problem: Problem, wh
     """
     known = OF_PROBLEM[problem]
     for name in metrics:
-        if name not in known:
+        if is_own(name):
+            load(name)
+            if column(name) in known:
+                raise UsageError(f"{where}.metrics: `{column(name)}` is a metric of ours. Give yours another name.")
+        elif name not in known:
             raise UsageError(f"{where}.metrics: no metric `{name}` for a {problem} task. {did_you_mean(name, known)}")
-    given = dict.fromkeys((*metrics, *(ALWAYS if problem == "classification" else ())))
+    given = dict.fromkeys((*map(column, metrics), *(ALWAYS if problem == "classification" else ())))
     if main_metric not in given:
         raise UsageError(
             f"{where}.main_metric={main_metric}: is not among the task's metrics. {did_you_mean(main_metric, given)}"
@@ -60,8 +67,11 @@ def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) 
     if len(rows) != len(predicted) or not rows:
         raise ValueError(f"{len(predicted)} predictions for {len(rows)} rows")
     by_problem = {"classification": _classification, "regression": _regression, "tuples": _tuples}
-    values = by_problem[data.problem](data, rows, predicted)
-    names = dict.fromkeys((*data.metrics, *(ALWAYS if data.problem == "classification" else ())))
+    values = dict(by_problem[data.problem](data, rows, predicted))
+    own = {column(name): name for name in data.metrics if is_own(name)}
+    targets = [row.target for row in rows]
+    values |= {key: partial(value, name, targets, predicted, data.labels) for key, name in own.items()}
+    names = dict.fromkeys((*map(column, data.metrics), *(ALWAYS if data.problem == "classification" else ())))
     for name in names:
         if name not in values:
             raise UsageError(
@@ -149,9 +159,9 @@ def _classification(
 ) -> dict[str, Callable[[], float]]:
     ids = {label: i for i, label in enumerate(data.labels)}
     references = [ids[str(row.target)] for row in rows]
-    for value in predicted:
-        if value is not None and not isinstance(value, str):
-            raise TypeError(f"{value!r}: a predicted class is a label name or None")
+    for answer in predicted:
+        if answer is not None and not isinstance(answer, str):
+            raise TypeError(f"{answer!r}: a predicted class is a label name or None")
     predictions = [INVALID if p is None else ids.get(str(p), INVALID) for p in predicted]
     groups = [row.group for row in rows]
     return {
@@ -168,11 +178,11 @@ def _regression(data: TaskData, rows: Sequence[Row], predicted: Sequence[Predict
     references = [float(row.target) for row in rows]  # type: ignore[arg-type]
     low, high = data.score_range or (min(references), max(references))
     predictions = []
-    for reference, value in zip(references, predicted, strict=True):
-        if isinstance(value, (str, tuple)):
-            raise TypeError(f"{value!r}: a predicted score is a number or None")
-        valid = value is not None and math.isfinite(value)
-        predictions.append(float(value) if valid else worst(reference, low, high))  # type: ignore[arg-type]
+    for reference, answer in zip(references, predicted, strict=True):
+        if isinstance(answer, (str, tuple)):
+            raise TypeError(f"{answer!r}: a predicted score is a number or None")
+        valid = answer is not None and math.isfinite(answer)
+        predictions.append(float(answer) if valid else worst(reference, low, high))  # type: ignore[arg-type]
     return {
         "pearson": lambda: pearson(references, predictions),
         "spearman": lambda: spearman(references, predictions),
@@ -181,7 +191,7 @@ def _regression(data: TaskData, rows: Sequence[Row], predicted: Sequence[Predict
 
 def _tuples(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, Callable[[], float]]:
     references = [row.target for row in rows]
-    predictions = [() if value is None else value for value in predicted]
+    predictions = [() if answer is None else answer for answer in predicted]
     return {"f1_tuples": lambda: f1_tuples(references, predictions)}  # type: ignore[arg-type]
 
 

@@ -128,8 +128,9 @@ def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dic
         table = parquet.read_table(path)
         records = table.to_pylist()
     except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"{path}: not a readable parquet file ({error}). Delete it so that it is fetched again."
+            f"{path}: not a readable parquet file ({reason}). Delete it so that it is fetched again."
         ) from error
     _check_columns(path, 1, table.column_names, require)
     return list(enumerate(records, start=1))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftbench.config.metric_files import column, is_own
 from peftbench.config.schema import OwnDataConfig, TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
@@ -143,14 +144,14 @@ def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
     own = subset.get("metrics", ())
     if not own and not cfg.metrics:
         own = USUAL[problem_of(cfg, subset)]
-    fitting = [m for m in cfg.metrics if not own or m in OF_PROBLEM[problem_of(cfg, subset)]]
+    fitting = [m for m in cfg.metrics if not own or is_own(m) or m in OF_PROBLEM[problem_of(cfg, subset)]]
     return tuple(dict.fromkeys((*own, *fitting)))
 
 
 def main_metric_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> str:
     """The metric that tables show; `auto` is the first of the usual ones for the kind of target."""
     named = subset.get("main_metric", cfg.main_metric)
-    return USUAL[problem_of(cfg, subset)][0] if named == "auto" else named
+    return USUAL[problem_of(cfg, subset)][0] if named == "auto" else column(named)
 
 
 def find_files(
