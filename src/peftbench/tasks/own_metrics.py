@@ -54,7 +54,8 @@ def value(metric: str, references: Sequence[Any], predictions: Sequence[Any], la
             both = [
                 [ids.get(v, -1) for v in values] if labels else list(values) for values in (predictions, references)
             ]
-            results = made().compute(predictions=both[0], references=both[1])
+            module: Any = made()
+            results = module.compute(predictions=both[0], references=both[1])
             result = results.get(column(metric), next(iter(results.values())))
         else:
             result = made(list(references), list(predictions))
