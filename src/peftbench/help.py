@@ -46,6 +46,7 @@ results:
   peftbench plot [KIND]                  a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
   peftbench report                       one HTML file: leaderboard, plots, a page a run; needs no network
 {results}your own:
+  peftbench check-task NAME|FILE.yaml    rows, classes, lengths, duplicates, possible shots of a data set, yours too
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
   peftbench terms KEY=VALUE --from LIST  label words for KPT and SciPrompt, retrieved from a list of terms
 {own}

@@ -12,7 +12,7 @@ NEEDS = {
     "hub": ["model.path=some/where"],
     "local": ["model.path=some/where"],
     "peft": ["method.type=VERA"],
-    "file": [f"method.tuner.file={__file__}"],
+    "method/file": [f"method.tuner.file={__file__}"],
 }
 """Choices that are nothing without a further key."""
 
@@ -75,7 +75,7 @@ def test_another_formulation_than_the_methods_own_is_possible_but_for_its_keys()
 @pytest.mark.parametrize("group", ["model", "method", "task", "protocol"])
 def test_every_combination_of_axes_composes(group):
     for name in names(group):
-        cfg = compose([f"{group}={name}", *NEEDS.get(name, [])])
+        cfg = compose([f"{group}={name}", *NEEDS.get(name, NEEDS.get(f"{group}/{name}", []))])
         if group == "method" and name not in ("majority", "file"):  # one has nothing to choose, one is the user's
             for dimension in read_space(cfg):
                 assert dimension.contains(value_at(cfg, dimension.key)), f"{name}: {dimension.key}"
