@@ -58,7 +58,7 @@ def file_runs(store: Store, runs: int) -> None:
     for number, (config, seed) in enumerate(islice(configs(), runs)):
         subset = config["task"]["subset"]
         data_sha = hashlib.sha256(subset.encode()).hexdigest()
-        name = run_id(config, f"draw {config['shots']}", data_sha, __version__)
+        name = run_id(config, f"draw {config['shots']}", data_sha)
         content, accuracy = predictions(subset, number) if seed <= SEEDS else (b"", 80.0)
         if content:
             folder = store.folder(name)

@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "peftbench.inspect.plan_command:plan_command",
     "status": "peftbench.inspect.status:status_command",
     "gc": "peftbench.inspect.gc:gc_command",
+    "migrate": "peftbench.inspect.migrate:migrate_command",
     "leaderboard": "peftbench.views.leaderboard_command:leaderboard_command",
     "table": "peftbench.tables.command:table_command",
     "compare": "peftbench.views.compare.command:compare_command",

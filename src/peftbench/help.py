@@ -36,6 +36,7 @@ run:
   peftbench plan [-m] KEY=VALUE,VALUE    what that would run, what is done already, what it costs, what will not fit
   peftbench status [SWEEP] [--watch]     how the newest sweep stands: who is at work, what failed and why
   peftbench gc [--yes]                   what killed processes left behind
+  peftbench migrate [--out-dir DIR]      new ids for the runs of 0.1.0; the old ones find them still
 what there is:
   peftbench ls [models|methods|tasks|protocols|tables] [NAME] [--json]
   peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work

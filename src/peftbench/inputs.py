@@ -10,12 +10,11 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from peftbench import __version__
 from peftbench.config import compose
 from peftbench.config.schema import ClozeConfig, RunConfig
 from peftbench.errors import UsageError
 from peftbench.models.content import content_hash, content_id
-from peftbench.records.ids import run_id
+from peftbench.records.ids import run_id, versions
 from peftbench.records.store import Store
 from peftbench.tasks import TaskData, load_task
 from peftbench.tasks.base import Row
@@ -87,7 +86,15 @@ class InputCache:
         known = self._hashes[draw_key]
         if isinstance(known, UsageError):
             raise known
-        return run_id(self._plain(cfg), known[1], known[0], __version__, self.contents(cfg))
+        plain = self._plain(cfg)
+        return run_id(plain, known[1], known[0], self._basis(cfg, plain))
+
+    def basis(self, cfg: RunConfig) -> dict[str, Any]:
+        """What the run's name rests on besides config, draw and data; see `peftbench.records.ids.Basis`."""
+        return self._basis(cfg, self._plain(cfg))
+
+    def _basis(self, cfg: RunConfig, plain: dict[str, Any]) -> dict[str, Any]:
+        return {"contents": self.contents(cfg), "versions": versions(plain)}
 
     def data_key(self, cfg: RunConfig) -> tuple:
         """Equal for runs on the same data."""
@@ -147,17 +154,16 @@ def contents(cfg: RunConfig) -> dict[str, str]:
         return {}
     found = {"model": content_id(cfg.model)}
     if cfg.method.init_from is not None:
-        found["init_from"] = _adapter(cfg)
+        found["init_from"] = adapter_content(Store(cfg.out_dir), cfg.method.init_from)
     posed = cfg.method.formulation
     if isinstance(posed, ClozeConfig) and posed.demonstrations and posed.demonstrations_nearest < 1:
         found["demonstrations"] = content_id(compose([f"model={posed.demonstrations_encoder}"]).model)
     return found
 
 
-def _adapter(cfg: RunConfig) -> str:
-    """What run `method.init_from` has trained; "absent" if it saved nothing, which ends the run when it starts."""
-    folder = Store(cfg.out_dir).folder(str(cfg.method.init_from)) / "adapter"
-    files = sorted(folder.glob("*.safetensors"))
+def adapter_content(store: Store, run: str) -> str:
+    """What a run has trained; "absent" if it saved nothing, which ends a run that starts from it."""
+    files = sorted((store.folder(run) / "adapter").glob("*.safetensors"))
     return f"sha256:{content_hash(files)}" if files else "absent"
 
 

@@ -12,6 +12,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, without_test_labels
 from peftbench.measure.clock import PhaseClock
+from peftbench.migration import migrate_if_safe
 from peftbench.records.fill import base_record, fill_measures
 from peftbench.records.store import Store
 from peftbench.run_devices import run_on_devices
@@ -47,10 +48,12 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
         data, drawn, run_id = inputs.load(cfg)
 
     store, place = store_of(cfg), find_place(os.environ)
+    if place is None:
+        migrate_if_safe(store)
     known = store.load(run_id)
     if known is not None and known.status == "done" and not cfg.rerun:
         return (known if place is None or place.rank == 0 else None), False
-    record = base_record(cfg, data, drawn, run_id, inputs.contents(cfg))
+    record = base_record(cfg, data, drawn, run_id, inputs.basis(cfg))
     if cfg.trainer.devices > 1 and place is None:
         return run_on_devices(cfg, store, record), True
     if cfg.evaluate == "dev":

@@ -57,7 +57,7 @@ def file_run(
     predictions = [_answer(row, accuracy, chance) for row in data.test]
     draw_sha = hashlib.sha256(f"{data.name} {data.subset} {config['shots']} {data_seed}".encode()).hexdigest()
     notes = changes.pop("data_notes", [])
-    name = run_id(config, draw_sha, data.sha256(), version)
+    name = run_id(config, draw_sha, data.sha256())
     scores = score(data, data.test, [p.label for p in predictions])
     facts: dict[str, Any] = {
         "model": config["model"]["name"] if method["needs_model"] else "none",

@@ -17,7 +17,15 @@ from peftbench.records.ids import EXCLUDED, content, run_id, variant
 
 CONFIG: dict[str, Any] = {
     "model": {"name": "minilm", "pooling": "mean", "description": "words", "arch": {}},
-    "method": {"name": "dept", "needs_model": True, "tuner": {"rank": 45}, "lr": {"prompt": 0.3}, "paper": "words"},
+    "method": {
+        "name": "dept",
+        "needs_model": True,
+        "stages": ["supervised"],
+        "tuner": {"name": "dept", "rank": 45},
+        "formulation": {"name": "head"},
+        "lr": {"prompt": 0.3},
+        "paper": "words",
+    },
     "task": {"name": "t", "subset": "eng", "subsets": {"eng": {"labels": ["a", "b"]}, "hau": {"labels": ["c"]}}},
     "protocol": {"name": "p", "unit": "per_class", "data_seed": None, "source": "words"},
     "trainer": {"name": "fewshot", "steps": 160, "progress": True, "threads": None, "checkpoint_every": None},
@@ -41,8 +49,8 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def name(config: dict[str, Any], draw: str = "d", data: str = "a", version: str = "0.1.0") -> str:
-    return run_id(config, draw, data, version)
+def name(config: dict[str, Any], draw: str = "d", data: str = "a", basis: Any = None) -> str:
+    return run_id(config, draw, data, basis)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +97,20 @@ def test_what_decides_the_result_changes_the_id(path: str, value: Any) -> None:
     assert name(changed(path, value)) != name(CONFIG)
 
 
-def test_draw_data_and_version_are_part_of_the_id() -> None:
-    ids = {name(CONFIG), name(CONFIG, draw="e"), name(CONFIG, data="b"), name(CONFIG, version="0.1.1")}
-    assert len(ids) == 4
+def test_draw_data_weights_and_results_versions_are_part_of_the_id() -> None:
+    bases = [{"contents": {"model": "x"}}, {"contents": {"model": "y"}}, {"versions": {"tuner dept": 2}}]
+    ids = {name(CONFIG), name(CONFIG, draw="e"), name(CONFIG, data="b"), *(name(CONFIG, basis=b) for b in bases)}
+    assert len(ids) == 6
+
+
+def test_where_weights_lie_counts_only_where_it_is_not_known_which_they_are() -> None:
+    moved, basis = changed("model.source", "hub"), {"contents": {"model": "sha256:0"}}
+    assert name(moved) != name(CONFIG)
+    assert name(moved, basis=basis) == name(CONFIG, basis=basis)
+    begun = changed("method.init_from", "0123")
+    assert name(begun, basis=basis) != name(CONFIG, basis=basis)
+    basis["contents"]["init_from"] = "sha256:1"
+    assert name(begun, basis=basis) == name(CONFIG, basis=basis)
 
 
 def test_the_model_counts_only_for_methods_that_need_one() -> None:
@@ -125,7 +144,7 @@ def test_a_real_config_hashes() -> None:
 
 def test_seeds_share_a_variant_and_nothing_else_does() -> None:
     def mark(config: dict[str, Any]) -> str:
-        return variant(config, "a", "0.1.0")
+        return variant(config, "a")
 
     assert mark(changed("seed", 7)) == mark(changed("data_seed", 3)) == mark(CONFIG)
     assert mark(changed("method.tuner.rank", 30)) != mark(CONFIG)
@@ -146,6 +165,6 @@ def test_the_order_of_keys_does_not_matter(config: dict[str, Any], random: Any) 
 
 
 def test_the_id_is_the_same_in_another_process() -> None:
-    code = f"from peftbench.records.ids import run_id; print(run_id({CONFIG!r}, 'd', 'a', '0.1.0'))"
+    code = f"from peftbench.records.ids import run_id; print(run_id({CONFIG!r}, 'd', 'a'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == name(CONFIG)

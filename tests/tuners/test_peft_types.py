@@ -165,8 +165,8 @@ def test_both_spellings_are_the_same_run() -> None:
     assert short.method.name == "peft_VERA"
     vera = asdict(compose(["method=vera"]))
     named = {**vera, "method": {**vera["method"], "type": "VERA"}}
-    assert run_id(vera, "d", "d", "1") == run_id(named, "d", "d", "1")
-    assert run_id(asdict(short), "d", "d", "1") == run_id(asdict(long), "d", "d", "1")
+    assert run_id(vera, "d", "d") == run_id(named, "d", "d")
+    assert run_id(asdict(short), "d", "d") == run_id(asdict(long), "d", "d")
     with pytest.raises(UsageError, match=r"method\.type.*needs one"):
         compose(["method=peft"])
 

@@ -7,12 +7,19 @@ results change raises its `results_version`, which renames the runs that use it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from peftbench.config import registry
 
-INPUT = ("model", "trainer.max_length", "trainer.precision", "trainer.attention", "trainer.device")
+INPUT = (
+    "model",
+    "trainer.max_length",
+    "trainer.eval_batch_tokens",
+    "trainer.precision",
+    "trainer.attention",
+    "trainer.device",
+)
 """What decides the forward pass of a backbone, whatever is done with it."""
 TRAINING = ("trainer", "method.lr", "method.constant_lr", "method.weight_decay", "protocol.select")
 """What decides a training by `peftbench.stages.learning`."""
@@ -23,7 +30,7 @@ class Component:
     """One part of a run.
 
     Attributes:
-        kind: "backbone", "tuner", "formulation", "stage", "adapter" or "metric".
+        kind: "backbone", "tuner", "formulation", "stage", "loop", "protocol", "adapter" or "metric".
         name: as the config has it.
         uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
             run depends on (the data, the draw, the seeds) is not said again.
@@ -47,8 +54,19 @@ def components(cfg: Any) -> list[Component]:
     Raises:
         UsageError: the config names a stage that there is not.
     """
-    plain: Mapping[str, Any] = asdict(cfg) if is_dataclass(cfg) and not isinstance(cfg, type) else cfg
-    return list(_components(plain))
+    return list(_components(cfg if isinstance(cfg, Mapping) else _choices(cfg)))
+
+
+def _choices(cfg: Any) -> dict[str, Any]:
+    """What of a `RunConfig` says which parts it has, as plain data; the whole of it takes a millisecond."""
+    method, task = cfg.method, cfg.task
+    parts = {key: {"name": getattr(getattr(method, key), "name", None)} for key in ("tuner", "formulation")}
+    return {
+        "model": {"name": cfg.model.name},
+        "method": {**parts, "needs_model": method.needs_model, "stages": method.stages},
+        "task": {"adapter": task.adapter, "main_metric": task.main_metric, "metrics": task.metrics},
+        "protocol": {"name": cfg.protocol.name},
+    }
 
 
 def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
@@ -64,8 +82,11 @@ def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
         formulation = str((method.get("formulation") or {}).get("name"))
         words = FORMULATIONS.get(formulation, ("task.label_words",))
         yield _versioned(_part("formulation", formulation, ("method.formulation", *words)))
-    for name in method.get("stages") or ():
-        yield stage_component(str(name))
+    stages = [stage_component(str(name)) for name in method.get("stages") or ()]
+    yield from stages
+    if any("trainer" in stage.uses for stage in stages):
+        yield _versioned(Component("loop", "loop", TRAINING))
+    yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
@@ -82,7 +103,8 @@ RESULTS_VERSIONS = {
     ("tuner", "compacter"): 2,  # the released gain, one rule, gelu_new
     ("formulation", "cloze"): 2,  # separators between demonstrations, `{text:cut}`
 }
-"""Of tuners and formulations whose results have changed; a stage declares its own."""
+"""Of components other than stages, which declare their own, whose results have changed: of tuners, formulations, the
+`loop`, protocols (whose YAML has a version besides), adapters and metrics."""
 
 
 def _versioned(part: Component) -> Component:

@@ -32,6 +32,23 @@ GROUPS = {
 }
 
 
+def dataclass_of(sort: str) -> type | None:
+    """The dataclass of a section, called as "trainer", "task masakhanews", "method.tuner lora" or "method.pet"."""
+    path, _, choice = sort.partition(" ")
+    if path == "method":
+        return schema.MethodConfig
+    if path == "task":
+        return schema.TASK_SCHEMAS.get(choice, schema.TaskConfig)
+    if path == "method.tuner":
+        return TUNER_SCHEMAS.get(choice)
+    if path == "method.formulation":
+        return schema.FORMULATION_SCHEMAS.get(choice, schema.FormulationConfig)
+    if path in GROUPS:
+        return GROUPS[path]
+    stages = (registry.get("stage", name) for name in registry.built_in("stage"))
+    return next((stage.options for stage in stages if f"method.{stage.section}" == path), None)
+
+
 def build_section(group: str, plain: dict[str, Any]) -> Any:
     """The checked section of one group, from plain values."""
     if group == "method":

@@ -11,6 +11,7 @@ from pathlib import Path
 from peftbench.config.schema import RunConfig
 from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
+from peftbench.records.ids import Basis
 from peftbench.records.record import Record
 from peftbench.records.stage_costs import Peaks, stage_costs
 from peftbench.records.stage_report import StageReport
@@ -23,10 +24,8 @@ NO_MODEL = "none"
 """What stands for the model of a method without a backbone."""
 
 
-def base_record(
-    cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, contents: Mapping[str, str] | None = None
-) -> Record:
-    """A record with everything that is known before the first step; `contents` as of `peftbench.inputs.contents`."""
+def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, basis: Basis | None = None) -> Record:
+    """A record with everything that is known before the first step; `basis` is what its name rests on besides."""
     return Record(
         run_id=run_id,
         status="failed",
@@ -54,7 +53,7 @@ def base_record(
         notes=[*data.notes, *drawn.notes],
         tuning=dict(cfg.tuning),
         config=asdict(cfg),
-        identity={"contents": dict(contents or {})},
+        identity=dict(basis or {}),
     )
 
 

@@ -7,7 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+from peftbench.errors import UsageError
 
 EXCLUDED = (
     # where things are read from and written to, and who is told (the data itself is named by its hash)
@@ -44,46 +49,64 @@ EXCLUDED = (
     "protocol.description",
     "protocol.source",
 )
-"""Every key of the config that does not enter the run id. Nothing else is left out, except:
+"""Keys that never enter a name. What else is left out:
 
-- `model`, when the method has `needs_model: false` (the floors without a network);
+- whatever no component of the run uses (`peftbench.config.components`): `trainer.steps` of a floor, for example;
+- a key that came after 0.1.0 and stands at its dataclass's default (`without_neutral`);
+- `model`, when the method has `needs_model: false`, and where weights lie, when they are named by content;
 - in `task.subsets`, the entries of subsets that this run does not use;
 - without a search (`search=none`): `search`. With one, its sampler, budget and whole space do enter, and the values of
   the keys that it decides do not: whatever it chose, the same search is the same run, and a run that was tuned shares
   its cell with those that were tuned alike (`variant`), not with untuned ones.
+
+The version of peftbench is not in a name: a component whose numbers change raises its `results_version`.
 """
 
 SEEDS = ("seed", "data_seed", "protocol.data_seed")
 """Keys that differ between repetitions of one experiment."""
 
 
-Contents = Mapping[str, str]
-"""Which weights a run starts from, by content: of its `model`, of the adapter of `init_from`, of `demonstrations`."""
+Basis = Mapping[str, Any]
+"""What a name rests on besides config, draw and data, as `Record.identity` has it: `contents`, the weights that the run
+starts from (`peftbench.inputs.contents`), and `versions` of the components that have raised theirs (`versions`)."""
+
+ALWAYS = ("shots", "seed", "data_seed", "method.name", "method.needs_model", "method.stages", "task", "protocol")
+"""What every run depends on, or is called by, whatever it is made of."""
+BY_CONTENT = {"model": ("path", "file", "source", "revision", "mlm_head", "arch"), "init_from": ("init_from",)}
+"""Keys that say where weights lie, which `contents` says better, by the part there."""
 
 
-def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, version: str, contents: Contents | None = None) -> str:
+def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, basis: Basis | None = None) -> str:
     """16 hex digits that name a run by its content.
 
     Args:
         config: the resolved config as plain dicts and lists.
         draw_sha: SHA-256 of the drawn rows.
         data_sha: SHA-256 of the task's data.
-        version: version of peftbench.
-        contents: see `peftbench.inputs.contents`; records before 0.2.0 have none.
+        basis: see `Basis`.
     """
-    return _digest([content(config), draw_sha, data_sha, version, *([dict(contents)] if contents else [])])
+    return _digest([_placed(content(config), basis), draw_sha, data_sha, _stated(basis)])
 
 
-def variant(config: dict[str, Any], data_sha: str, version: str, contents: Contents | None = None) -> str:
+def variant(config: dict[str, Any], data_sha: str, basis: Basis | None = None) -> str:
     """8 hex digits shared by exactly those runs that differ in their seeds alone, and so may be averaged."""
-    kept = content(config, EXCLUDED + SEEDS)
-    return _digest([kept, data_sha, version, *([dict(contents)] if contents else [])])[:8]
+    return _digest([_placed(content(config, EXCLUDED + SEEDS), basis), data_sha, _stated(basis)])[:8]
+
+
+def versions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Results version of each component of the config that has raised it, and the origin of those from outside."""
+    return dict(_parts(*_choices(config))[1])
 
 
 def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:
-    """The part of `config` that decides the result; `config` is left as it was."""
-    kept = dict(config)
-    if kept.get("method", {}).get("needs_model") is False:
+    """The part of `config` that decides the result; `config` is left as it was.
+
+    Of it only what the run's components use (`peftbench.config.components`), without keys that came after 0.1.0 and
+    stand at the default of their dataclass, which means "as before".
+    """
+    stated = without_neutral(config)
+    kept = _used(stated, _parts(*_choices(config))[0])
+    if (config.get("method") or {}).get("needs_model") is False:
         kept.pop("model", None)
     task = kept.get("task") or {}
     if any("/" in metric for metric in task.get("metrics") or ()):  # a file of the user's own may lie anywhere
@@ -92,23 +115,146 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
         kept["task"] = {key: value for key, value in task.items() if key != "subset"}  # the name of the file
     if task.get("subset") in (task.get("subsets") or {}):
         kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
-    search = kept.pop("search", None) or {}
+    search = stated.get("search") or {}
     if search.get("name", "none") != "none":
         from peftbench.config.space import declared  # here: the package brings Hydra along, which no table needs
 
         space = declared(config)
         kept = {**_without(kept, space), "search": {**search, "space": space}}
-    copied = set()
     for dotted in excluded:
         group, _, key = dotted.rpartition(".")
-        if not group:
-            kept.pop(key, None)
-        elif key in (kept.get(group) or {}):
-            if group not in copied:
-                kept[group] = dict(kept[group])
-                copied.add(group)
-            del kept[group][key]
+        node = kept.get(group) if group else kept
+        if node and key in node:
+            del node[key]
     return kept
+
+
+def _placed(kept: dict[str, Any], basis: Basis | None) -> dict[str, Any]:
+    """`content` without what `basis` names by content; changes `kept`."""
+    for part in (basis or {}).get("contents") or ():
+        section = kept.get("model" if part == "model" else "method") or {}
+        for key in BY_CONTENT.get(part, ()):
+            section.pop(key, None)
+    return kept
+
+
+def _stated(basis: Basis | None) -> dict[str, Any]:
+    """What of `basis` is hashed: versions and contents that there are."""
+    return {key: dict(value) for key in ("contents", "versions") if (value := (basis or {}).get(key))}
+
+
+def _choices(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What of a config decides which components it has."""
+    method, task = config.get("method") or {}, config.get("task") or {}
+    names = tuple(str((section or {}).get("name")) for section in (method.get("tuner"), method.get("formulation")))
+    stages = tuple(map(str, method.get("stages") or ()))
+    metrics = tuple(map(str, (task.get("main_metric"), *(task.get("metrics") or ()))))
+    return method.get("needs_model") is not False, names, stages, str(task.get("adapter")), metrics
+
+
+@cache
+def _parts(
+    needs_model: bool, names: tuple[str, str], stages: tuple[str, ...], adapter: str, metrics: tuple[str, ...]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, Any], ...]]:
+    """Of the components of such a config: the keys that they use, each as its path, and `versions`.
+
+    Every section counts in a record of components that are not installed here.
+    """
+    from peftbench.config.components import components
+
+    tuner, formulation = ({"name": name} for name in names)
+    method = {"needs_model": needs_model, "tuner": tuner, "formulation": formulation, "stages": stages}
+    task = {"adapter": adapter, "main_metric": metrics[0], "metrics": metrics[1:]}
+    try:
+        found = components({"method": method, "task": task})
+    except UsageError:
+        return tuple((section,) for section in (*ALWAYS, "model", "method", "trainer") if "." not in section), ()
+    uses = {*ALWAYS, *(key for part in found for key in part.uses)}
+    paths = sorted(tuple(key.split(".")) for key in uses)
+    whole = [path for path in paths if not any(path[:n] in paths for n in range(1, len(path)))]
+    raised = {
+        f"{part.kind} {part.name}": [part.results_version, part.origin] if part.origin else part.results_version
+        for part in found
+        if part.results_version != 1 or part.origin
+    }
+    return tuple(whole), tuple(sorted(raised.items()))
+
+
+def _used(config: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """The parts of nested dictionaries at `paths`; sections are copies, what is in them is shared."""
+    kept: dict[str, Any] = {}
+    for *parents, key in paths:
+        source: Any = config
+        for part in parents:
+            source = source.get(part) or {}
+        if key in source:
+            target = kept
+            for part in parents:
+                target = target.setdefault(part, {})
+            value = source[key]
+            target[key] = dict(value) if type(value) is dict else value
+    return kept
+
+
+def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without the keys that 0.1.0 did not have and that stand at the default of their dataclass."""
+    kept = dict(config)
+    for group in ("model", "task", "protocol", "trainer", "search", "method"):
+        section = kept.get(group)
+        if isinstance(section, dict):
+            kept[group] = _trimmed(section, _section_class(group, section))
+    method = kept.get("method")
+    if isinstance(method, dict):
+        for name, section in method.items():
+            if isinstance(section, dict) and name not in ("lr", "space"):
+                method = {**method, name: _trimmed(section, _section_class(f"method.{name}", section))}
+        kept["method"] = method
+    return kept
+
+
+def _trimmed(section: dict[str, Any], sort: str) -> dict[str, Any]:
+    later = section.keys() - first_keys().get(sort, frozenset())
+    if not later:
+        return section
+    defaults = neutral(sort)
+    return {k: v for k, v in section.items() if k not in later or k not in defaults or v != defaults[k]}
+
+
+def _section_class(path: str, section: Mapping[str, Any]) -> str:
+    """What tells the keys of a section: its path, with the choice where that decides them."""
+    if path in ("method.tuner", "method.formulation"):
+        return f"{path} {section.get('name')}"
+    if path == "task" and f"task {section.get('adapter')}" in first_keys():
+        return f"task {section.get('adapter')}"
+    return path
+
+
+@cache
+def first_keys() -> dict[str, frozenset[str]]:
+    """The keys of every section when names were last made from all of them (0.1.0). They always count where used."""
+    path = Path(__file__).with_name("first_keys.json")
+    return {sort: frozenset(keys) for sort, keys in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+@cache
+def neutral(sort: str) -> dict[str, Any]:
+    """The defaults of a section's dataclass, as plain data; none for a section that no dataclass declares."""
+    from peftbench.config.sections import dataclass_of
+
+    schema = dataclass_of(sort)
+    return {} if schema is None else defaults(schema)
+
+
+def defaults(schema: type) -> dict[str, Any]:
+    """Key -> default of a dataclass, as plain data, where it has one that is a value."""
+    found: dict[str, Any] = {}
+    for item in fields(schema):
+        if item.default_factory is not MISSING:
+            value = item.default_factory()
+            found[item.name] = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        elif item.default is not MISSING and item.default != "???":
+            found[item.name] = item.default
+    return found
 
 
 def _without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:

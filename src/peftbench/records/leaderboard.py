@@ -49,7 +49,7 @@ _LOCK_SECONDS = 60
 HIDDEN = (
     "variant", "reason", "steps", "planned_steps", "epochs", "batch_size", "micro_batch", "max_length",
     "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params", "phases", "draw_sha",
-    "warnings", "contents",
+    "warnings", "identity",
 )  # fmt: skip
 """What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, what a run costs, and how many
 warnings its diagnosis has."""
@@ -59,7 +59,7 @@ def row(record: Record) -> Row:
     """The leaderboard's row of one run, the hidden columns included."""
     env = record.environment
     versions = env.get("versions") or {}
-    parameters, contents = record.parameters, record.identity.get("contents") or {}
+    parameters = record.parameters
     return {
         **record.scores,
         **{name: getattr(record, name) for name in _BEFORE_SCORES if hasattr(record, name)},
@@ -74,8 +74,8 @@ def row(record: Record) -> Row:
         "created": record.created,
         "tuning_trials": record.tuning.get("trials"),
         "tuning_seconds": record.tuning.get("seconds"),
-        "variant": variant(record.config, record.data.get("sha256") or "", versions.get("peftbench") or "", contents),
-        "contents": contents,
+        "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
+        "identity": record.identity,
         "reason": record.reason,
         "phases": {phase: round(seconds, 3) for phase, seconds in record.seconds.items() if phase != "total"},
         "draw_sha": record.draw.get("sha256"),

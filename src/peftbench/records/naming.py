@@ -24,10 +24,10 @@ Leaves = dict[str, Any]
 
 def settings(record: Record) -> Leaves:
     """Dotted keys and values of what decides a run's result, its seeds apart; `data` and `peftbench` beside them."""
-    versions = record.environment.get("versions") or {}
     kept = content(record.config, EXCLUDED + SEEDS)
     kept |= {f"weights of {part}": sha for part, sha in (record.identity.get("contents") or {}).items()}
-    leaves = dict(flat({**kept, "data": record.data.get("sha256"), "peftbench": versions.get("peftbench")}))
+    kept |= record.identity.get("versions") or {}
+    leaves = dict(flat({**kept, "data": record.data.get("sha256")}))
     leaves.pop("method.name", None)
     return leaves
 

@@ -15,7 +15,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
-OPTIONAL = ("tuning", "stages", "identity")
+OPTIONAL = ("tuning", "stages", "identity", "former_ids")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -81,7 +81,10 @@ class Record:
     """What the search cost that chose the settings, and how it went; empty without one."""
     config: Annotated[dict[str, Any], schema.ConfigKeys] = field(default_factory=dict)
     identity: Annotated[dict[str, Any], schema.IdentityFacts] = field(default_factory=dict)
-    """What the run's id rests on besides config, draw and data: `contents`, the weights it started from."""
+    """What the run's id rests on besides config, draw and data: `contents`, the weights it started from, and raised
+    `versions` of its components; `peftbench.records.ids.Basis`."""
+    former_ids: list[str] = field(default_factory=list)
+    """What the run was called before (`peftbench migrate`)."""
     schema: int = SCHEMA_VERSION
 
     @property

@@ -24,7 +24,7 @@ Lines = dict[bytes, bytes]
 """Stamp of a record -> its row as JSON."""
 
 _NAME = ".leaderboard.json"
-_VERSION = 6
+_VERSION = 7
 """Raised when a row gets another content."""
 
 

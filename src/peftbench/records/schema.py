@@ -105,6 +105,7 @@ class IdentityFacts(TypedDict, total=False):
     """`Record.identity`."""
 
     contents: dict[str, str]
+    versions: dict[str, Any]
 
 
 class TuningFacts(TypedDict, total=False):

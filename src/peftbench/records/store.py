@@ -4,6 +4,7 @@ out_dir/
   records/<run_id>.json      the truth; everything else can be made from these
   runs/<run_id>/             files of the run: predictions, draw, adapter, checkpoints, W&B
   claims/<run_id>.*.json     who works on the run (peftbench.records.leases)
+  former/<old id>            the id now of a run that was called so before (peftbench.migration)
   superseded/                what `rerun=true` replaced
   quarantine/                records that failed their checksum
   leaderboard.csv            a view (peftbench.records.leaderboard)
@@ -78,8 +79,20 @@ class Store:
         self._held: dict[str, Lease] = {}
 
     def folder(self, run_id: str) -> Path:
-        """Folder of a run's files; it may not exist yet."""
-        return self.out_dir / "runs" / _safe(run_id)
+        """Folder of a run's files, also by a former id; it may not exist yet."""
+        own = self.out_dir / "runs" / _safe(run_id)
+        return own if own.exists() else self.out_dir / "runs" / (self.renamed(run_id) or run_id)
+
+    def former(self, run_id: str) -> Path:
+        """The file with the id that a run has now which was called so before (`peftbench migrate`)."""
+        return self.out_dir / "former" / _safe(run_id)
+
+    def renamed(self, run_id: str) -> str | None:
+        """The id that a run has now which was called `run_id` before; None if none was."""
+        try:
+            return _safe(self.former(run_id).read_text(encoding="ascii").strip())
+        except (OSError, ValueError):
+            return None
 
     def path(self, run_id: str) -> Path:
         """File of a run's record; it may not exist yet."""
@@ -145,12 +158,16 @@ class Store:
         return path
 
     def load(self, run_id: str) -> Record | None:
-        """The run's record, or None if there is none. A corrupt one is put into quarantine and counts as none.
+        """The run's record, also by a former id; None if there is none. A corrupt one is put into quarantine and
+        counts as none.
 
         Raises:
             UsageError: there is one that cannot be read or a newer peftbench wrote: nobody may write over it.
         """
-        return self._read(self.path(run_id))
+        record = self._read(self.path(run_id))
+        if record is None and (now := self.renamed(run_id)):
+            return self._read(self.path(now))
+        return record
 
     def all(self) -> list[Record]:
         """Every sound record, oldest first."""

@@ -83,7 +83,7 @@ def file_death(cfg: RunConfig, inputs: InputCache, reason: str, report: str = ""
     store: Store = store_of(cfg)
     with suppress(UsageError):
         data, drawn, run_id = inputs.load(cfg)
-        record = base_record(cfg, data, drawn, run_id, inputs.contents(cfg))
+        record = base_record(cfg, data, drawn, run_id, inputs.basis(cfg))
         with store.claim(run_id) as folder:
             earlier = store.load(run_id)
             if earlier is not None and earlier.status == "done":

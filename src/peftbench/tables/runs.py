@@ -44,9 +44,9 @@ class Wanted:
     def _plain(self) -> dict[str, Any]:
         return asdict(_composer().compose(self.overrides))
 
-    def variant(self, data_sha: str, version: str, contents: dict[str, str]) -> str:
-        """What the leaderboard calls runs of this config on these data and weights by this version of peftbench."""
-        return ids.variant(self._plain, data_sha, version, contents)
+    def variant(self, data_sha: str, basis: ids.Basis) -> str:
+        """What the leaderboard calls runs of this config on these data, of these weights and results versions."""
+        return ids.variant(self._plain, data_sha, basis)
 
 
 class RunFinder:
@@ -73,8 +73,8 @@ class RunFinder:
     def find(self, wanted: Wanted) -> list[Row]:
         """One row for each (data seed, seed) that was run; a finished one, if there is one.
 
-        The same config on other data or by another version of peftbench is another experiment: of those, the one with
-        the most finished runs is taken, the newest if several have as many.
+        The same config on other data, of other weights or by another results version is another experiment: of those,
+        the one with the most finished runs is taken, the newest if several have as many.
         """
         by_variant: dict[str, list[Row]] = {}
         for row in self._by_names.get(wanted.names, ()):
@@ -86,7 +86,7 @@ class RunFinder:
         return list(by_seeds.values())
 
     def _variant(self, wanted: Wanted, row: Row) -> str:
-        made = (row["data_sha"] or "", _version(row), row["contents"])
+        made = (row["data_sha"] or "", row["identity"])
         key = ["variant", fingerprint(), wanted.overrides, *made]
         return self._memory.recall(key, lambda: wanted.variant(*made))
 
@@ -98,11 +98,6 @@ def is_done(row: Row) -> bool:
 
 def _finished_and_newest(rows: Sequence[Row]) -> tuple[int, str]:
     return sum(map(is_done, rows)), max(r["created"] for r in rows)
-
-
-def _version(row: Row) -> str:
-    """The version of peftbench that made a run."""
-    return dict(pair.split("=", 1) for pair in row["versions"].split()).get("peftbench", "")
 
 
 def seeds_asked(config: RunConfig, repeat: Mapping[str, Sequence[int]]) -> list[tuple[int, int]]:
