@@ -31,7 +31,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from peftbench.cli import main as peftbench
 from peftbench.config import compose
-from peftbench.inspect.gc import Wish, leftovers, remove
+from peftbench.inspect.gc import GcOptions, leftovers, remove
 from peftbench.records import leaderboard
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -197,7 +197,7 @@ def verify(store: Store, expected: dict[str, Record], tally: Tally) -> None:
     rows = leaderboard.rows(list(records.values()))
     if (store.out_dir / "leaderboard.csv").read_bytes() != leaderboard.to_csv(rows):
         tally.problems.append("the leaderboard does not equal the records")
-    tally.leftovers = len(list(remove(store, list(leftovers(store, Wish())), Wish())))
+    tally.leftovers = len(list(remove(store, list(leftovers(store, GcOptions())), GcOptions())))
     left = [*store.out_dir.glob("runs/*/stages/*"), *store.out_dir.glob("runs/*/progress.json")]
     left += [str(holder) for holder in store.holders().values()]
     tally.problems += [f"left behind: {each}" for each in left]

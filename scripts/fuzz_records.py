@@ -99,7 +99,8 @@ def call(args: list[str]) -> str:
             pass
         except Exception:
             return traceback.format_exc()
-    return told.getvalue() if "Traceback" in told.getvalue() else ""
+    words = told.getvalue()
+    return words if "Traceback" in words or "(traceback: " in words else ""
 
 
 def fuzz(records: int, seed: int, home: Path, seconds: float = 1e9) -> tuple[Counter[str], list[str]]:

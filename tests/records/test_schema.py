@@ -45,6 +45,7 @@ def signed(plain: dict[str, Any]) -> bytes:
         ({"scores": [1, 2]}, "scores: a list"),
         ({"scores": {"f1": {"x": 1}}}, "scores.f1"),
         ({"created": "yesterday"}, "created"),
+        ({"shots": ""}, "shots: neither"),
         ({"notes": "a note"}, "notes: text"),
         ({"curves": {"loss": [0.1] * 20 + ["0.1"]}}, "curves.loss"),
         ({"stages": [{"steps": "many"}]}, "stages.steps"),

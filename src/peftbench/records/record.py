@@ -128,6 +128,8 @@ class Record:
         file = self.predictions.get("file")
         if file is not None and (not file or "/" in file or not file.isprintable()):
             raise ValueError("predictions.file: not the name of a file in the run's folder")
+        if isinstance(self.shots, str) and self.shots != "full" and not self.shots.isdecimal():
+            raise ValueError("shots: neither a number nor `full`")
         schema.moment(self.created, "created")
 
 
