@@ -21,7 +21,7 @@ from peftbench.records.store import Store
 TINY = {"encoder": "tiny-bert", "seq2seq": "tiny-t5", "causal": "tiny-llama"}
 FAST = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "tracking.wandb=disabled"]
 PET = ["patterns=[0,1]", "unlabeled=20", "pattern_steps=2", "classifier_steps=2"]
-SELF_TRAINING, PRETRAINING = ["steps=2", "pool=8"], ["texts=16", "steps=2"]
+SELF_TRAINING, PRETRAINING = ["steps=2", "pool=8", "threshold=0"], ["texts=16", "steps=2"]
 SHORT = {
     **{key: [f"method.pet.{text}" for text in PET] for key in ("pet", "ipet")},
     **{key: [f"method.self_training.{text}" for text in SELF_TRAINING] for key in ("list", "self_training")},
