@@ -34,6 +34,7 @@ COMMANDS = {
     "leaderboard": "peftbench.views.leaderboard_command:leaderboard_command",
     "table": "peftbench.tables.command:table_command",
     "compare": "peftbench.views.compare.command:compare_command",
+    "diff": "peftbench.views.diff:diff_command",
     "plot": "peftbench.figures.command:plot_command",
     "report": "peftbench.figures.report.command:report_command",
     "predict": "peftbench.inspect.predict_command:predict_command",

@@ -43,6 +43,7 @@ what there is:
 results:
   peftbench leaderboard                  the table of all runs under results/
   peftbench compare A B [...]            is a difference real, and how many more draws would settle it?
+  peftbench diff RUN RUN [--json]        what differs between two runs: config, data, model, scores, costs, answers
   peftbench table [NAME]                 a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench plot [KIND]                  a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
   peftbench report                       one HTML file: leaderboard, plots, a page a run; needs no network

@@ -40,9 +40,12 @@ def existing_store(out_dir: str) -> Store:
         return Store(folder)
     if folder.exists():
         raise UsageError(f"out_dir={out_dir}: is a file, not a folder of results.")
-    near = [p.name for p in folder.parent.iterdir() if p.is_dir()] if folder.parent.is_dir() else []
+    near = [p.parent.name for p in folder.parent.glob("*/records") if p.is_dir()]
     hint = f" {did_you_mean(folder.name, near, limit=10)}" if near else ""
-    raise UsageError(f"out_dir={out_dir}: no such folder, so nothing was run into it yet.{hint}")
+    raise UsageError(
+        f"out_dir={out_dir}: no runs here, for there is no folder {folder.resolve()}.{hint} "
+        "Go to where runs were started, or say where they lie: out_dir=FOLDER."
+    )
 
 
 def not_negative(text: str) -> float:

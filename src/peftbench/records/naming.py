@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from peftbench.cache import JsonCache
 from peftbench.records.ids import EXCLUDED, SEEDS, content
 from peftbench.records.record import Record
 from peftbench.records.row_cache import Row
@@ -17,6 +19,8 @@ BLOCK = ("model", "task", "subset", "protocol", "shots", "metric")
 SECTIONS = ("method.tuner.", "method.lr.", "method.formulation.", "method.", "trainer.", "search.", "")
 """Where keys are looked for first, and what is left out of their names."""
 ABSENT = "none"
+RULES = 1
+"""Raised when names are made otherwise."""
 LONGEST = 24
 
 Leaves = dict[str, Any]
@@ -44,7 +48,8 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
     """Variant -> the method's name, with the settings that tell it from others of its method in the same block.
 
-    Only records of methods that stand for several variants are read, one a variant.
+    Only records of methods that stand for several variants are read, one a variant, and what came of it is remembered,
+    for a variant is a hash of what is told here.
     """
     members: dict[str, Row] = {}
     together: dict[tuple, dict[str, None]] = defaultdict(dict)
@@ -52,6 +57,21 @@ def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
         members.setdefault(row["variant"], row)
         together[(row["method"], *(row.get(name) for name in BLOCK))][row["variant"]] = None
     unclear = {key[0] for key, variants in together.items() if len(variants) > 1}
+    if not unclear:
+        return {variant: row["method"] for variant, row in members.items()}
+    memory = JsonCache("names")
+    asked = sorted([*map(str, block), *sorted(variants)] for block, variants in together.items())
+    key = hashlib.sha256(json.dumps([RULES, asked]).encode()).hexdigest()
+    if (known := memory.get(key)) is None:
+        known = _told(store, members, together, unclear)
+        memory.put(known, key)
+    return known
+
+
+def _told(
+    store: Store, members: Mapping[str, Row], together: Mapping[tuple, Mapping[str, None]], unclear: set[str]
+) -> dict[str, str]:
+    """`method_names`, from the records."""
     leaves = {
         variant: settings(record)
         for variant, row in members.items()

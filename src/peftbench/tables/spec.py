@@ -7,14 +7,17 @@ column may set the metric that the table left open, and a row the method. docs/t
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import MISSING
+from yaml.nodes import MappingNode, Node, SequenceNode
 
 from peftbench.config.schema import number, one_of
 from peftbench.errors import UsageError, did_you_mean
@@ -124,20 +127,76 @@ class CellSpec:
 
 
 def names() -> list[str]:
-    """The tables there are."""
+    """The tables there are: the package's and the user's own (`config.user_files`)."""
+    return sorted({*_packaged(), *own_files()})
+
+
+def _packaged() -> list[str]:
     found = (item.name for item in files("peftbench.conf").joinpath("table").iterdir())
-    return sorted(name[: -len(".yaml")] for name in found if name.endswith(".yaml"))
+    return [name[: -len(".yaml")] for name in found if name.endswith(".yaml")]
+
+
+def own_files() -> dict[str, Path]:
+    """Name -> file of each table of the user's own. A name that the package has too is the package's."""
+    from peftbench.config.user_files import user_folder
+
+    folder = user_folder()
+    found = sorted((folder / "table").glob("*.yaml")) if folder else []
+    return {path.stem: path for path in found if path.stem not in _packaged()}
 
 
 def load(name: str) -> TableConfig:
-    """A table of the package.
+    """A table of the package or of the user's.
 
     Raises:
-        UsageError: there is none of this name, or its file is wrong; the message names the key.
+        UsageError: there is none of this name, or its file is wrong; the message names the key, and of a file of the
+            user's the line.
     """
+    if (own := own_files()).get(name):
+        return load_own(name, own[name])
     if name not in names():
         raise UsageError(f"table {name}: there is none. {did_you_mean(name, names())}")
     return parse(name, files("peftbench.conf").joinpath("table", f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def load_own(name: str, path: Path) -> TableConfig:
+    """A table from a file of the user's."""
+    from peftbench.config import user_files
+
+    text = user_files.read_text(path)
+    root = user_files.parse(path, text)
+    try:
+        return parse(name, text)
+    except UsageError as error:
+        words = str(error)
+        key = words.removeprefix(f"table {name}.").split(":")[0] if words.startswith(f"table {name}.") else ""
+        raise UsageError(f"{path}:{_line(root, key)}: {words}") from None
+
+
+def _line(root: Node, key: str) -> int:
+    """The line of a dotted key as messages have it (`rows[2].run`, `columns.LABEL.mean_of`), as far as it is found."""
+    node, line = root, 1
+    for part in filter(None, re.split(r"[.\[\]]+", key)):
+        inner: Node | None = None
+        if isinstance(node, SequenceNode):
+            inner = node.value[int(part)] if part.isdecimal() and int(part) < len(node.value) else _labelled(node, part)
+            line = inner.start_mark.line + 1 if inner else line
+        elif isinstance(node, MappingNode):
+            for name, value in node.value:
+                if name.value == part:
+                    inner, line = value, name.start_mark.line + 1
+        if inner is None:
+            break
+        node = inner
+    return line
+
+
+def _labelled(node: SequenceNode, label: str) -> Node | None:
+    """The member of a list whose `label` that is."""
+    for member in node.value:
+        if isinstance(member, MappingNode) and any((k.value, v.value) == ("label", label) for k, v in member.value):
+            return member
+    return None
 
 
 @cache
