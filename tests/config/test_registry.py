@@ -93,7 +93,7 @@ def test_an_entry_point_is_known_by_name_and_version(
 
 def test_a_floor_uses_nothing_of_the_trainer_and_no_model() -> None:
     parts = components(compose(["method=majority"]))
-    assert {part.kind for part in parts} == {"adapter", "metric", "stage"}
+    assert {part.kind for part in parts} == {"adapter", "metric", "protocol", "stage"}
     assert not [key for part in parts for key in part.uses if key.startswith(("trainer", "model"))]
     assert components(compose(["method=lora"]))[-1].uses[0] == "trainer"
 

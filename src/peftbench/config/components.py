@@ -83,10 +83,10 @@ def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
         words = FORMULATIONS.get(formulation, ("task.label_words",))
         yield _versioned(_part("formulation", formulation, ("method.formulation", *words)))
     stages = [stage_component(str(name)) for name in method.get("stages") or ()]
-    yield from stages
+    yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
     if any("trainer" in stage.uses for stage in stages):
         yield _versioned(Component("loop", "loop", TRAINING))
-    yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
+    yield from stages
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
