@@ -17,7 +17,13 @@ from peftbench.views.leaderboard_command import leaderboard_command
 
 
 def lora(rank: int = 8, lr: float = 2e-3, **trainer: Any) -> dict[str, Any]:
-    method = {"name": "lora", "tuner": {"name": "lora", "rank": rank, "alpha": 2 * rank}, "lr": {"module": lr}}
+    stated = {"stages": ["supervised"], "formulation": {"name": "head"}, "needs_model": True}
+    method = {
+        "name": "lora",
+        **stated,
+        "tuner": {"name": "lora", "rank": rank, "alpha": 2 * rank},
+        "lr": {"module": lr},
+    }
     return {"method": method, "trainer": {"steps": 40, **trainer}, "shots": 5, "seed": 1, "out_dir": "results"}
 
 

@@ -36,6 +36,17 @@ def settings(record: Record) -> Leaves:
     return leaves
 
 
+def filled(records: Mapping[str, Record]) -> dict[str, Leaves]:
+    """`settings` of each record; what only the others name there, as it stands in the record's whole config.
+
+    A value that is as it always was does not count as a setting; beside one that does it is a value like any other.
+    """
+    told = {name: settings(record) for name, record in records.items()}
+    keys = dict.fromkeys(key for leaves in told.values() for key in leaves)
+    wholes = {name: dict(flat(record.config)) for name, record in records.items()}
+    return {name: {k: told[name].get(k, wholes[name].get(k)) for k in keys} for name in records}
+
+
 def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values."""
     for key, value in nested.items():
@@ -72,11 +83,8 @@ def _told(
     store: Store, members: Mapping[str, Row], together: Mapping[tuple, Mapping[str, None]], unclear: set[str]
 ) -> dict[str, str]:
     """`method_names`, from the records."""
-    leaves = {
-        variant: settings(record)
-        for variant, row in members.items()
-        if row["method"] in unclear and (record := store.load(row["run_id"])) is not None
-    }
+    records = {v: store.load(row["run_id"]) for v, row in members.items() if row["method"] in unclear}
+    leaves = filled({v: record for v, record in records.items() if record is not None})
     blocks: dict[str, list[list[str]]] = defaultdict(list)
     for key, variants in together.items():
         if key[0] in unclear:

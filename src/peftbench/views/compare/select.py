@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.leaderboard import Row
-from peftbench.records.naming import settings, tell_apart
+from peftbench.records.naming import filled, tell_apart
 from peftbench.records.record import Record
 
 SETTING = ("model", "task", "subset", "shots")
@@ -193,7 +193,7 @@ def check_one_variant(match: Match, load: Callable[[str], Record]) -> None:
         for r in rows:
             first.setdefault(r["variant"], r)
         if len(first) > 1:
-            configs = tell_apart({v: settings(load(r["run_id"])) for v, r in first.items()}, [list(first)])
+            configs = tell_apart(filled({v: load(r["run_id"]) for v, r in first.items()}), [list(first)])
             raise UsageError(
                 f"compare: `{s.name}` stands for {len(first)} different experiments here. Choose: "
                 + "; ".join(f"{s.name},variant={v} ({words or v})" for v, words in configs.items())
