@@ -35,6 +35,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store.save(a_record("f" * 16, status="failed", score=None, scores={}, reason=HOSTILE, method="lora", model=FORMULA))
     strange = a_record("e" * 16, method=HOSTILE, model=HOSTILE, subset="eng", shots=5, notes=[HOSTILE])
     strange.diagnosis = {"warnings": [HOSTILE]}
+    strange.config = {**strange.config, "method": {"name": HOSTILE}}
     store.save(strange)
     return store
 
