@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.config import registry
 from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
 from peftbench.stages import stages_of
@@ -105,7 +106,8 @@ def check_calibration(method: MethodConfig) -> None:
     """Raises UsageError if the formulation needs a prior and no stage measures it."""
     chosen = getattr(method.formulation, "calibration", "none")
     if chosen != "none" and not any(stage.calibrates for stage in stages_of(method.stages)):
-        stages = ",".join(["calibration", *method.stages])
+        needed = [name for name in sorted(registry.built_in("stage")) if registry.get("stage", name).calibrates]
+        stages = ",".join([*needed, *method.stages])
         raise UsageError(
             f"method.formulation.calibration={chosen}: no stage measures the prior. Add one, "
             f"'method.stages=[{stages}]', or set calibration=none."

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.config import compose
-from peftbench.config.schema import ClozeConfig, RunConfig
+from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
+from peftbench.formulations.cloze import ClozeConfig
 from peftbench.models.content import content_hash, content_id
 from peftbench.records.ids import run_id, versions
 from peftbench.records.store import Store

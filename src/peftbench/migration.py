@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from peftbench.config.load import from_plain
-from peftbench.config.schema import ClozeConfig, RunConfig
+from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
+from peftbench.formulations.cloze import ClozeConfig
 from peftbench.inputs import adapter_content
 from peftbench.models.content import content_id, random_revision
 from peftbench.models.sources import COMMIT, locate

@@ -244,7 +244,7 @@ def needed_modules(cfg: RunConfig) -> list[str]:
     modules = ["peftbench.tasks.metrics", "peftbench.measure.environment", "sklearn.metrics", "scipy.stats"]
     if cfg.method.needs_model:
         modules += ["torch", "peftbench.learner", "peftbench.tuners", "peftbench.models.load"]
-        modules += ["peftbench.formulations.score", "peftbench.stages.learning", "safetensors.torch"]
+        modules += ["peftbench.formulations.score.formulation", "peftbench.stages.learning", "safetensors.torch"]
     modules += [module for stage in stages_of(cfg.method.stages) for module in stage.needed_modules()]
     if cfg.tracking.wandb != "disabled":
         modules.append("wandb")

@@ -13,17 +13,18 @@ from peftbench.config import registry, schema, sections
 from peftbench.config.catalogue import names
 from peftbench.config.schema import packaged_values
 from peftbench.config.tuners import TUNER_SCHEMAS, DeptConfig, MamConfig
+from peftbench.formulations.cloze import ClozeConfig
 
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
-    schema.ClozeConfig: {"dense", "pooling", "answers"},
+    ClozeConfig: {"dense", "pooling", "answers"},
 }
 """Keys that came later, whose default in the class says what a config or record without them means."""
 
 BEHIND = [
     *((TUNER_SCHEMAS[name], f"method/tuner/{name}", "") for name in names("method/tuner")),
     (schema.FormulationConfig, "method/formulation/head", ""),
-    (schema.ClozeConfig, "method/formulation/cloze", ""),
+    (ClozeConfig, "method/formulation/cloze", ""),
     (schema.TrainerConfig, "trainer/fewshot", ""),
     (schema.ProtocolConfig, "protocol/default", ""),
     (schema.TrackingConfig, "tracking/default", ""),

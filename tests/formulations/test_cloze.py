@@ -12,7 +12,7 @@ import yaml
 from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.errors import UsageError
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.label_words import read_words
 from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, SoftVerbalizer
 from peftbench.learner import Learner

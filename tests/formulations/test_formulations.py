@@ -93,7 +93,7 @@ def test_what_generation_writes_is_the_argmax_of_teacher_forcing(model, method):
     net.predict(batch)
     ids = captured["ids"]
     if model == "tiny-llama":
-        from peftbench.formulations.generate import new_tokens
+        from peftbench.formulations.generate.formulation import new_tokens
 
         ids = new_tokens(ids, batch["input_ids"])
     else:

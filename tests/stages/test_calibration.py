@@ -14,7 +14,7 @@ import torch
 from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.store import Store

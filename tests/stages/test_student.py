@@ -14,7 +14,7 @@ from transformers import AutoModelForMaskedLM, RobertaConfig
 from peftbench.config import compose
 from peftbench.config.schema import TrainerConfig
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.inputs import InputCache
 from peftbench.learner import Learner

@@ -11,8 +11,9 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from peftbench.config.schema import TASK_SCHEMAS, TaskConfig
+from peftbench.config.schema import TaskConfig
 from peftbench.config.sections import build
+from peftbench.config.tasks import adapter_of
 
 
 @cache
@@ -27,7 +28,7 @@ def task_config():
 
     def make(choice: str, *overrides: str) -> TaskConfig:
         section = compose_task(choice, *overrides)
-        return build(TASK_SCHEMAS.get(section["adapter"], TaskConfig), section, "task")
+        return build(adapter_of(section["adapter"]).config, section, "task")
 
     return make
 

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from peftbench.config.schema import HubDataConfig, OwnDataConfig
 from peftbench.config.sections import build_section
 from peftbench.errors import UsageError
 from peftbench.records.ids import run_id
 from peftbench.tasks import load_task
-from peftbench.tasks.own_data import parse_split
+from peftbench.tasks.hf import HubDataConfig
+from peftbench.tasks.own_data import OwnDataConfig, parse_split
 
 
 def config(path, **values):

@@ -82,8 +82,8 @@ def test_the_hash_of_the_code_is_in_the_config_and_its_place_is_not_in_the_id(fi
     [
         ("none.py:saved", "no such file"),
         ("nowhere_at_all:saved", "there is no module nowhere_at_all"),
-        ("own.py:not_a_function", "no function `not_a_function`"),
-        ("own.py:svaed", "no function `svaed`"),
+        ("own.py:not_a_function", "is no metric"),
+        ("own.py:svaed", "has no `svaed`"),
     ],
 )
 def test_what_is_no_metric_is_refused_before_anything_is_loaded(file, monkeypatch, metric, words):

@@ -281,7 +281,7 @@ def test_file_sha256(tmp_path):
 
 
 def test_an_unknown_adapter_names_the_nearest():
-    with pytest.raises(UsageError, match=r"task\.adapter=topic: no such adapter\. Did you mean `topics`\?"):
+    with pytest.raises(UsageError, match=r"task\.adapter: `topic` is no adapter\. Did you mean `topics`\?"):
         load_task(config(adapter="topic"), None)
 
 

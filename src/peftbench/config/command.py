@@ -11,11 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftbench.config import schema
 from peftbench.config.catalogue import files_of, names
 from peftbench.config.grammar import hydra_value
 from peftbench.config.load import compose, compose_raw
-from peftbench.config.sections import GROUPS
+from peftbench.config.sections import GROUPS, formulation_options
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
@@ -65,9 +64,7 @@ def _parts_of_the_method(choices: Sequence[str], method: dict[str, Any]) -> list
     if not any(choice.startswith("method/formulation") for choice in chosen):
         return chosen
     left = (_plain_tree([*choices, *chosen]).get("method") or {}).get("formulation") or {}
-    known = {
-        f.name for f in fields(schema.FORMULATION_SCHEMAS.get(str(parts["formulation"]), schema.FormulationConfig))
-    }
+    known = {f.name for f in fields(formulation_options(str(parts["formulation"])))}
     return [*chosen, *(f"~method.formulation.{key}" for key in left if key not in known)]
 
 

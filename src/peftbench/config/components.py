@@ -73,15 +73,13 @@ def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
     method, task = plain.get("method") or {}, plain.get("task") or {}
     yield _part("adapter", task.get("adapter"), ADAPTER)
     for name in [task.get("main_metric"), *(task.get("metrics") or ())]:
-        yield Component("metric", str(name), ("task.main_metric", "task.metrics"))
+        yield _metric(str(name))
     if method.get("needs_model", True):
         yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
         tuner = method.get("tuner") or {}
         own = ("method.tuner", "method.budget", "method.init_from")
         yield _versioned(_part("tuner", tuner.get("name"), own))
-        formulation = str((method.get("formulation") or {}).get("name"))
-        words = FORMULATIONS.get(formulation, ("task.label_words",))
-        yield _versioned(_part("formulation", formulation, ("method.formulation", *words)))
+        yield _formulation(str((method.get("formulation") or {}).get("name")))
     stages = [stage_component(str(name)) for name in method.get("stages") or ()]
     yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
     if any("trainer" in stage.uses for stage in stages):
@@ -95,20 +93,31 @@ def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
 
 
 ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")
-FORMULATIONS = {"head": (), "features": (), "cloze": ("task.cloze",)}
-
 
 RESULTS_VERSIONS = {
     ("tuner", "lite"): 2,  # LiST's released start
     ("tuner", "compacter"): 2,  # the released gain, one rule, gelu_new
-    ("formulation", "cloze"): 2,  # separators between demonstrations, `{text:cut}`
 }
-"""Of components other than stages, which declare their own, whose results have changed: of tuners, formulations, the
+"""Of components that do not declare their own, as stages and formulations do, whose results have changed: tuners, the
 `loop`, protocols (whose YAML has a version besides), adapters and metrics."""
 
 
 def _versioned(part: Component) -> Component:
     return replace(part, results_version=RESULTS_VERSIONS.get((part.kind, part.name), 1))
+
+
+def _metric(name: str) -> Component:
+    """One that is named by its code has the hash in its name."""
+    uses = ("task.main_metric", "task.metrics")
+    return Component("metric", name, uses) if ":" in name else _part("metric", name, uses)
+
+
+def _formulation(name: str) -> Component:
+    """The component that a formulation declares itself to be; a plug-in is taken to read what any may read."""
+    if name not in registry.built_in("formulation"):
+        return _part("formulation", name, ("method.formulation", "task.label_words"))
+    declared = registry.get("formulation", name)
+    return Component("formulation", name, ("method.formulation", *declared.uses), declared.results_version)
 
 
 def stage_component(name: str) -> Component:

@@ -21,7 +21,7 @@ from peftbench.config.catalogue import names
 from peftbench.config.components import components
 from peftbench.config.doors import check_override, shortened
 from peftbench.config.hydra_source import UserFiles, UserSource
-from peftbench.config.sections import GROUPS, build_section, field_names, first_line, mapping
+from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
 from peftbench.errors import UsageError, did_you_mean
 
@@ -31,6 +31,7 @@ for plugin in (UserFiles, UserSource):
 CONFIG_MODULE = "peftbench.conf"
 OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 """Sections to which keys may be added."""
+_MAIN_METRIC = re.compile(r"(?:\+\+)?task\.main_metric=(\w+)")
 _SWEEP = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires --multirun)?$", re.M)
 
 
@@ -54,7 +55,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            return hydra_compose("config", overrides=[opened(override) for override in overrides])
+            return hydra_compose("config", overrides=[for_one_run(override) for override in overrides])
     except UsageError:
         raise
     except Exception as error:  # nothing but Hydra runs in there, on what the user wrote
@@ -78,6 +79,16 @@ def opened(override: str) -> str:
     ('++task.label_words.pos=great', 'trainer.steps=3')
     """
     return f"++{override}" if override.startswith("task.") else override
+
+
+def for_one_run(override: str) -> str:
+    """`opened`, of a command for one run: the main metric that it gives wins over a subset's own.
+
+    >>> for_one_run("task.main_metric=mcc")
+    '++task={main_metric: mcc, main_metric_chosen: true}'
+    """
+    chosen = _MAIN_METRIC.fullmatch(override)
+    return f"++task={{main_metric: {chosen[1]}, {CHOSEN_METRIC}: true}}" if chosen else opened(override)
 
 
 def to_run_config(cfg: DictConfig) -> schema.RunConfig:
@@ -186,7 +197,9 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         if key is not None:
             if OPEN.match(key):
                 return UsageError(f"{key}: is not there yet. Add it with a plus: `+{key}=...`.")
-            return UsageError(f"{shortened(key)}: no such key. {did_you_mean(key[:100], _all_keys(overrides, key))}")
+            return UsageError(
+                f"{shortened(key)}: no such key. {did_you_mean(key[:100], _all_keys(error, overrides, key))}"
+            )
         cause = error.__cause__
         detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)
         return UsageError(shortened(detail, 400))
@@ -256,19 +269,29 @@ def _unknown_key(error: Exception) -> str | None:
     return match[1] if "not in struct" in cause or "No match in the defaults list" in cause else None
 
 
-def _all_keys(overrides: Iterable[str], bad: str) -> list[str]:
+def _all_keys(error: Exception, overrides: Iterable[str], bad: str) -> list[str]:
     """Dotted keys near the unknown one: its siblings if its parent exists, else the top-level keys."""
-    rest = [o for o in overrides if not f"{bad}.".startswith(o.lstrip("+~").split("=")[0] + ".")]
-    try:
-        cfg = compose_raw(rest)
-    except UsageError:
-        cfg = compose_raw([])
+    cfg = _half_composed(error)
+    if cfg is None:
+        rest = [o for o in overrides if not f"{bad}.".startswith(o.lstrip("+~").split("=")[0] + ".")]
+        try:
+            cfg = compose_raw(rest)
+        except UsageError:
+            cfg = compose_raw([])
     parent, node = bad, None
     while parent and not isinstance(node, DictConfig):  # the nearest section that is there
         parent = parent.rpartition(".")[0]
         node = _section_at(cfg, parent)
     node = cfg if node is None else node
     return [f"{parent}.{k!s}" if parent else str(k) for k in node]
+
+
+def _half_composed(error: Exception) -> DictConfig | None:
+    """The config to which Hydra could not apply an override, if its error still holds it."""
+    node = getattr(error.__cause__, "parent_node", None)
+    while isinstance(node, DictConfig) and node._get_parent() is not None:
+        node = node._get_parent()
+    return node if isinstance(node, DictConfig) and "trainer" in node else None
 
 
 def _section_at(cfg: DictConfig, key: str) -> Any:

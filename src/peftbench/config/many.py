@@ -28,8 +28,8 @@ from peftbench.config.load import (
     CONFIG_MODULE,
     compose_raw,
     explain,
+    for_one_run,
     from_plain,
-    opened,
     resolve,
     to_run_config,
 )
@@ -61,7 +61,7 @@ class Composer:
             UsageError: as `peftbench.config.load.compose`.
         """
         try:
-            parsed = [parse(opened(text)) for text in overrides]
+            parsed = [parse(for_one_run(text)) for text in overrides]
         except HydraException as error:
             raise explain(error, overrides) from None
         kinds = [self._remember(("kind", o.input_line), functools.partial(self._kind, o)) for o in parsed]

@@ -41,12 +41,14 @@ class Kind:
         base: "module:Class"; an object of the kind is an instance or a subclass of it.
         constant: what the object is called in the module that declares it.
         key: where a config names it, for messages.
+        bare: the base of what a plug-in may give in the place of a declaration; imported if it comes to that.
     """
 
     room: str
     base: str
     constant: str
     key: str
+    bare: str = ""
 
 
 KINDS = {
@@ -54,12 +56,17 @@ KINDS = {
     "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
     "tuner": Kind("peftbench.tuners", "peftbench.tuners.base:Tuner", "TUNER", "method.tuner.name"),
     "formulation": Kind(
-        "peftbench.formulations", "peftbench.formulations.base:Formulation", "FORMULATION", "method.formulation.name"
+        "peftbench.formulations",
+        "peftbench.formulations.declared:Declared",
+        "FORMULATION",
+        "method.formulation.name",
+        bare="peftbench.formulations.base:Formulation",
     ),
     "adapter": Kind("peftbench.tasks", "types:FunctionType", "load", "task.adapter"),
+    "metric": Kind("peftbench.tasks", "collections.abc:Callable", "METRIC", "task.metrics"),
 }
-"""What the built-in tuners, formulations and adapters are called stands in their rooms; what is said here of them is
-where a plug-in comes in."""
+"""What the built-in tuners are called stands in their room, and the built-in metrics are a table
+(`peftbench.tasks.metrics.BY_PROBLEM`); what is said here of them is where a plug-in comes in."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,8 @@ def title(name: str) -> str:
 @cache
 def built_in(kind: str) -> frozenset[str]:
     """Modules of the room that define the kind's constant, told from their text."""
-    defines = re.compile(rf"^{KINDS[kind].constant}\b.*=", re.MULTILINE)
+    constant = KINDS[kind].constant
+    defines = re.compile(rf"^({constant}\b.*=|def {constant}\()", re.MULTILINE)
     found = set()
     for item in files(KINDS[kind].room).iterdir():
         source = item.joinpath("__init__.py") if item.is_dir() else item
@@ -166,12 +174,21 @@ def _declared(kind: str, module: ModuleType) -> Any:
 
 
 def _is_one(kind: str, made: Any) -> bool:
-    base = _base(kind)
+    """Whether it is of the kind; what a plug-in gives may also be the bare thing, undeclared."""
+    bare = KINDS[kind].bare
+    return _is_a(made, _base(kind)) or bool(bare and inspect.isclass(made) and _is_a(made, _object(bare)))
+
+
+def _is_a(made: Any, base: type) -> bool:
     return isinstance(made, base) or (inspect.isclass(made) and issubclass(made, base) and made is not base)
 
 
 def _base(kind: str) -> type:
-    module, _, name = KINDS[kind].base.partition(":")
+    return _object(KINDS[kind].base)
+
+
+def _object(target: str) -> Any:
+    module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
@@ -193,7 +210,12 @@ def _origin_of_module(module: str) -> str:
 
 
 def _hash(path: Path) -> str:
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"sha256:{sha256(path)}"
+
+
+def sha256(path: Path) -> str:
+    """The hash of a user's file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @cache

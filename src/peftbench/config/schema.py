@@ -124,9 +124,9 @@ class PluginTunerConfig(TunerConfig):
 @packaged("method/formulation/head")
 @dataclass
 class FormulationConfig:
-    """`conf/method/formulation/*.yaml`: how the task is posed."""
+    """`conf/method/formulation/*.yaml`: how the task is posed. A formulation may declare a dataclass with more keys."""
 
-    name: str = one_of("auto", "head", "generate", "score", "cloze", "features")
+    name: str = MISSING
     dropout: float = number(ge=0, le=0.9)
     head_init_scale: float = number(ge=0)
     normalize: bool = MISSING
@@ -139,42 +139,7 @@ class FormulationConfig:
 class PluginFormulationConfig(FormulationConfig):
     """A formulation from outside the package, with options that it reads itself."""
 
-    name: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
-
-
-CLOZE_WORDS = ("task", "names", "terms", "auto")
-"""What `method.formulation.words` may be besides a file."""
-
-
-@packaged("method/formulation/cloze")
-@dataclass
-class ClozeConfig(FormulationConfig):
-    """`conf/method/formulation/cloze.yaml`: the task as a text with one masked word."""
-
-    patterns: str = MISSING
-    prefer: list[str] = field(default_factory=list)
-    pattern: int = number(ge=0)
-    template: str | None = MISSING
-    demonstrations: int = number(ge=0)
-    demonstrations_nearest: float = number(gt=0, le=1)
-    demonstrations_encoder: str = MISSING
-    soft_pattern: bool = MISSING
-    split_words: str = one_of("mean", "first", "error")
-    shared_words: str = one_of("keep", "drop")
-    train_head: bool = MISSING
-    words: str = MISSING
-    words_sha256: str | None = MISSING
-    """Fingerprint of the file that `words` names, set when the config is composed."""
-    verbalizer: str = one_of("manual", "knowledgeable", "weighted", "soft")
-    learn_weights: bool = MISSING
-    calibration: str = one_of("none", "contextual", "prior")
-    prior_rows: int | None = number(ge=1)
-    drop_unlikely: float = number(ge=0, le=0.99)
-
-
-FORMULATION_SCHEMAS: dict[str, type[FormulationConfig]] = {"cloze": ClozeConfig}
-"""Formulation name -> its schema, where it has keys of its own."""
 
 
 @dataclass
@@ -235,53 +200,6 @@ class TaskConfig:
     cloze: dict[str, Any] = field(default_factory=dict)
     fields: list[str] = field(default_factory=lambda: ["text", "pair"])
     subsets: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class MasakhanewsConfig(TaskConfig):
-    """MasakhaNEWS adds the language and the choice of text field."""
-
-    lang: str = MISSING
-    text: str = one_of("headline", "text", "headline_text", default="headline_text")
-
-
-@dataclass
-class OwnDataConfig(TaskConfig):
-    """`conf/task/file.yaml`: a data file of the user's own. What `conf/task` says of other tasks has defaults here, so
-    that a YAML of the user's needs `adapter: file` and what is peculiar to the data."""
-
-    name: str = "file"
-    subset: str = "auto"
-    description: str = ""
-    homepage: str = ""
-    licence: str = "your own"
-    main_metric: str = "auto"
-    path: str | None = None
-    splits: Any = None
-    text: Any = "text"
-    pair: str | None = None
-    label: str = "label"
-    labels: Any = None
-    problem: str = one_of("classification", "regression", default="classification")
-    score_range: list[float] | None = None
-    quoting: str = one_of("csv", "none", default="csv")
-    split: str | None = None
-    split_seed: int = number(0, ge=0)
-
-
-@dataclass
-class HubDataConfig(OwnDataConfig):
-    """`conf/task/hf.yaml`: whatever `datasets` can load."""
-
-    config: str | None = None
-
-
-TASK_SCHEMAS: dict[str, type[TaskConfig]] = {
-    "masakhanews": MasakhanewsConfig,
-    "file": OwnDataConfig,
-    "hf": HubDataConfig,
-}
-"""Adapter name -> its schema, where it has keys of its own."""
 
 
 @packaged("protocol/default")

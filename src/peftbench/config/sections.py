@@ -17,10 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
 from peftbench.config.metric_files import fingerprint as fingerprint_metric
-from peftbench.config.tasks import check_task, name_of_data
+from peftbench.config.tasks import adapter_of, check_task
 from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
+CHOSEN_METRIC = "main_metric_chosen"
+"""Says that `task.main_metric` was given with the command; it never gets into a config."""
 GROUPS = {
     "model": schema.ModelConfig,
     "method": schema.MethodConfig,
@@ -38,11 +40,11 @@ def dataclass_of(sort: str) -> type | None:
     if path == "method":
         return schema.MethodConfig
     if path == "task":
-        return schema.TASK_SCHEMAS.get(choice, schema.TaskConfig)
+        return adapter_of(choice).config if choice in registry.names("adapter") else schema.TaskConfig
     if path == "method.tuner":
         return TUNER_SCHEMAS.get(choice)
     if path == "method.formulation":
-        return schema.FORMULATION_SCHEMAS.get(choice, schema.FormulationConfig)
+        return formulation_options(choice) if choice in registry.names("formulation") else schema.FormulationConfig
     if path in GROUPS:
         return GROUPS[path]
     stages = (registry.get("stage", name) for name in registry.built_in("stage"))
@@ -53,14 +55,29 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
     """The checked section of one group, from plain values."""
     if group == "method":
         return build_method(plain)
-    schema_class = GROUPS[group]
     if group == "task":
-        check_task(plain)
-        plain = with_metric_files(plain)
-        schema_class = schema.TASK_SCHEMAS.get(plain.get("adapter", ""), schema.TaskConfig)
-        if issubclass(schema_class, schema.OwnDataConfig) and plain.get("subset", "auto") == "auto":
-            plain = {**plain, "subset": name_of_data(plain)}
-    return build(schema_class, plain, group)
+        return build_task(plain)
+    return build(GROUPS[group], plain, group)
+
+
+def build_task(plain: dict[str, Any]) -> schema.TaskConfig:
+    """The `task` section, by the dataclass that its adapter declares."""
+    adapter = adapter_of(str(plain.get("adapter")))
+    plain = with_chosen_metric(plain)
+    check_task(plain)
+    plain = with_metric_files(plain)
+    return build(adapter.config, adapter.settle(plain) if adapter.settle else plain, "task")
+
+
+def with_chosen_metric(plain: dict[str, Any]) -> dict[str, Any]:
+    """The task with the main metric that a command gives (`peftbench.config.load.opened`), also where the subset has
+    one of its own."""
+    chosen, kept = plain.get(CHOSEN_METRIC), {k: v for k, v in plain.items() if k != CHOSEN_METRIC}
+    subsets = kept.get("subsets") or {}
+    own = (subsets.get(kept.get("subset")) if isinstance(subsets, dict) else None) or {}
+    if chosen and "main_metric" in own:
+        kept["subsets"] = {**subsets, kept["subset"]: {**own, "main_metric": kept["main_metric"]}}
+    return kept
 
 
 def with_metric_files(plain: dict[str, Any]) -> dict[str, Any]:
@@ -97,22 +114,36 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     unused = stage_sections() - stage_sections(stages)
     check_sections_of_other_stages(plain, unused)
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation") and k not in unused}
-    posed = str(formulation.get("name", "auto"))
-    plugin = registry.is_plugin("formulation", posed)
-    common["formulation"] = {"name": "auto" if plugin else formulation.get("name", "auto")}
-    method = build(method_class(stages), common, "method")
-    usual = schema.PluginFormulationConfig if plugin else schema.FormulationConfig
-    formulation_class = schema.FORMULATION_SCHEMAS.get(posed, usual)
-    check_keys_of_other_formulations(method, formulation, formulation_class)
-    method.formulation = own = build(formulation_class, formulation, "method.formulation")
-    if isinstance(own, schema.ClozeConfig) and own.words not in schema.CLOZE_WORDS:
-        own.words, own.words_sha256 = fingerprint_words(own)
+    method = build(method_class(stages), {**common, "formulation": {"name": "auto"}}, "method")
+    method.formulation = build_formulation(method, {"name": "auto", **formulation})
     tuner_plain = mapping(plain.get("tuner"), "method.tuner")
     name = str(tuner_plain.get("name"))
     method.tuner = tuner = build(tuner_schema(name), tuner_plain, "method.tuner")
     if isinstance(tuner, FileConfig):
         tuner.file, tuner.sha256 = fingerprint(tuner)
     return method
+
+
+def build_formulation(method: schema.MethodConfig, plain: dict[str, Any]) -> schema.FormulationConfig:
+    """The `method.formulation` section, by the dataclass that the formulation declares."""
+    name = str(plain["name"])
+    options = formulation_options(name)
+    check_keys_of_other_formulations(method, name, plain, options)
+    made: schema.FormulationConfig = build(options, plain, "method.formulation")
+    if not registry.is_plugin("formulation", name) and (settle := registry.get("formulation", name).settle):
+        settle(made)
+    return made
+
+
+def formulation_options(name: str) -> type[schema.FormulationConfig]:
+    """The dataclass of the formulation of that name; of a plug-in, which is not imported for it, one with `options`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if registry.is_plugin("formulation", name):
+        return schema.PluginFormulationConfig
+    return registry.get("formulation", name).options
 
 
 def tuner_schema(name: str) -> type[schema.TunerConfig]:
@@ -168,15 +199,16 @@ def stage_sections(stages: tuple[str, ...] | None = None) -> frozenset[str]:
 
 
 def check_keys_of_other_formulations(
-    method: schema.MethodConfig, section: dict[str, Any], chosen: type[schema.FormulationConfig]
+    method: schema.MethodConfig, chosen: str, section: dict[str, Any], options: type[schema.FormulationConfig]
 ) -> None:
     """Raises UsageError if the section has keys that only another formulation knows: left by the method's YAML when a
     user chooses another formulation."""
-    for name, other in schema.FORMULATION_SCHEMAS.items():
-        if foreign := [key for key in section if key in field_names(other) and key not in field_names(chosen)]:
+    for name in sorted(registry.built_in("formulation")):
+        others = {*field_names(formulation_options(name))} - {*field_names(options)}
+        if foreign := [key for key in section if key in others]:
             keys = [f"method.formulation.{key}" for key in foreign]
             raise UsageError(
-                f"method/formulation={method.formulation.name}: only `{name}` has {', '.join(keys)}. Use "
+                f"method/formulation={chosen}: only `{name}` has {', '.join(keys)}. Use "
                 f"method/formulation={name}, or take out what method={method.name} sets: "
                 + " ".join(f"'~{key}'" for key in keys)
             )
@@ -194,24 +226,6 @@ def fingerprint(tuner: FileConfig) -> tuple[str, str]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if tuner.sha256 not in (None, digest):
         raise UsageError(f"method.tuner.file={tuner.file}: was edited since this run began. Start it again.")
-    return str(path), digest
-
-
-def fingerprint_words(cloze: schema.ClozeConfig) -> tuple[str, str]:
-    """Absolute path and SHA-256 of a user's file of label words.
-
-    Raises:
-        UsageError: there is no such file, or it is not the one that the run began with.
-    """
-    path = Path(cloze.words).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(
-            f"method.formulation.words={cloze.words}: neither a file nor a choice. "
-            f"{did_you_mean(cloze.words, schema.CLOZE_WORDS)}"
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if cloze.words_sha256 not in (None, digest):
-        raise UsageError(f"method.formulation.words={cloze.words}: was edited since this run began. Start it again.")
     return str(path), digest
 
 

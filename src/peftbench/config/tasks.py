@@ -8,16 +8,62 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
+from peftbench.config import registry
+from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 
 Check = Callable[[Any, str], None]
+Load = TypeVar("Load", bound=Callable[..., Any])
 
 SPLITS = ("train", "dev", "test", "unlabeled", "mismatched")
 ENDS = ("low", "high")
 """The ends of a regression task's scores, as cloze words name them."""
 LAYOUT_KEYS = ("columns", "text", "pair", "label", "first_label", "quoting")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter declares of itself, with the decorator `adapter`.
+
+    Attributes:
+        config: dataclass of the `task` section.
+        keys: checks of keys of that section which the types of the dataclass do not say.
+        subset: checks of the keys that a subset has for this adapter alone; None: any key may stand there, and the
+            adapter checks its own.
+        settle: completes the plain section when the config is composed.
+    """
+
+    config: type[TaskConfig] = TaskConfig
+    keys: Mapping[str, Check] = field(default_factory=dict)
+    subset: Mapping[str, Check] | None = None
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+
+def adapter(
+    config: type[TaskConfig] = TaskConfig,
+    keys: Mapping[str, Check] | None = None,
+    subset: Mapping[str, Check] | None = None,
+    settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> Callable[[Load], Load]:
+    """Declare a function `load(cfg, data_dir) -> TaskData`; see `Adapter`. Undeclared, it takes a `TaskConfig`."""
+
+    def declare(load: Load) -> Load:
+        load.adapter = Adapter(config, keys or {}, subset, settle)  # type: ignore[attr-defined]
+        return load
+
+    return declare
+
+
+def adapter_of(name: str) -> Adapter:
+    """What the adapter of that name declares; its module is imported.
+
+    Raises:
+        UsageError: there is none.
+    """
+    return getattr(registry.get("adapter", name), "adapter", Adapter())
 
 
 def check_task(task: Mapping[str, Any]) -> None:
@@ -27,16 +73,13 @@ def check_task(task: Mapping[str, Any]) -> None:
         UsageError: a key is unknown, a label does not exist, or a value is not what the key wants: above all a word
             that YAML has read as true, false, a number or nothing.
     """
-    for key, check in _TASK.items():
+    declared = adapter_of(str(task.get("adapter")))
+    for key, check in {**_TASK, **declared.keys}.items():
         if task.get(key) is not None:
             check(task[key], f"task.{key}")
     subsets = task.get("subsets") or {}
     for name, subset in subsets.items():
-        _check_subset(task.get("adapter", ""), subset or {}, f"task.subsets.{name}")
-    if task.get("adapter") in ("file", "hf"):
-        for key, check in _OWN_DATA.items():
-            if task.get(key) is not None:
-                check(task[key], f"task.{key}")
+        _check_subset(declared, subset or {}, f"task.subsets.{name}")
     labels = {label for subset in subsets.values() for label in _labels(subset or {})}
     if subsets and all(_labels(subset or {}) for subset in subsets.values()):  # else some are only in the data files
         _check_words(task, labels, "task")
@@ -183,15 +226,6 @@ _TASK: dict[str, Check] = {
     "metrics": listed(text),
     "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),
 }
-_OWN_DATA: dict[str, Check] = {
-    "path": text,
-    "splits": section(**dict.fromkeys(("train", "dev", "test"), text)),
-    "text": one_or_more(text),
-    "pair": text,
-    "label": text,
-    "labels": listed(spelling, least=2),
-    "score_range": listed(score, least=2, most=2),
-}
 _SUBSET: dict[str, Check] = {
     "labels": labels,
     "label_words": mapping(text),
@@ -207,30 +241,12 @@ _SUBSET: dict[str, Check] = {
     "held_out": choice("halve", "train", "mismatched"),
     "cloze": CLOZE,
 }
-_OF_ADAPTER: dict[str, dict[str, Check]] = {
-    "demo_news": {},
-    "masakhanews": {"language": text},
-    "superglue": {},
-    "glue": {
-        "columns": listed(text, least=2, most=3),
-        "header": lambda value, where: (listed(text) if isinstance(value, (list, tuple)) else flag)(value, where),
-        "score_range": listed(score, least=2, most=2),
-    },
-    "topics": {
-        "layout": section(**dict.fromkeys(("all", "train", "dev", "test"), LAYOUT)),
-        "required": listed(text),
-        "notes": listed(text),
-    },
-    "absa": {"elements": listed(choice("aspect", "category", "polarity", "opinion"), least=1)},
-    "sciprompt": {"junk": mapping(text), "header": flag, "notes": listed(text)},
-}
-"""Adapter -> what a subset may say to it alone. An adapter that is not here checks its own."""
 
 
-def _check_subset(adapter: str, value: Mapping[str, Any], where: str) -> None:
-    """A subset's keys and values; of an adapter that is not ours, the keys that are common to all."""
-    if adapter in _OF_ADAPTER:
-        section(**_SUBSET, **_OF_ADAPTER[adapter])(value, where)
+def _check_subset(adapter: Adapter, value: Mapping[str, Any], where: str) -> None:
+    """A subset's keys and values; of an adapter that does not say which it has, the keys that are common to all."""
+    if adapter.subset is not None:
+        section(**_SUBSET, **adapter.subset)(value, where)
     else:
         section(**_SUBSET)({key: value[key] for key in _SUBSET if key in value}, where)
 
@@ -256,13 +272,6 @@ def check_labels(words: Iterable[Any], names: Iterable[str], where: str) -> None
     for label in map(str, words):
         if label not in names:
             raise UsageError(f"{where}.{label}: `{label}` is no label. {did_you_mean(label, names)}")
-
-
-def name_of_data(task: Mapping[str, Any]) -> str:
-    """What a data set of the user's own is called: as its file or folder, without what no file name should have."""
-    place = task.get("path") or next(iter((task.get("splits") or {}).values()), "") or "own"
-    stem = str(place).rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
-    return re.sub(r"[^\w-]+", "_", stem).strip("_") or "own"
 
 
 def other_word(label: str) -> str:

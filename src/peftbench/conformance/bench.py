@@ -18,8 +18,8 @@ from peftbench.config.schema import FormulationConfig, TrainerConfig
 from peftbench.config.tuners import FullConfig, HeadOnlyConfig
 from peftbench.formulations import formulation_class
 from peftbench.formulations.base import Encoded, Formulation
-from peftbench.formulations.generate import IGNORE, TextFormulation
-from peftbench.formulations.head import HeadFormulation
+from peftbench.formulations.generate.formulation import IGNORE, TextFormulation
+from peftbench.formulations.head.formulation import HeadFormulation
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models import load_backbone

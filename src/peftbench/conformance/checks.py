@@ -27,7 +27,7 @@ from peftbench.conformance.bench import (
     tuner_groups,
 )
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.generate import IGNORE, GenerateFormulation, new_tokens
+from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation, new_tokens
 from peftbench.learner import Learner
 from peftbench.measure.probe import Probe, probe_step
 from peftbench.training.precision import autocast

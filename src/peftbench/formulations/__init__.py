@@ -1,4 +1,4 @@
-"""How a task is posed to a backbone. `choose` is the only place that reads the method's `formulation` section."""
+"""How a task is posed to a backbone. Each formulation declares itself in a module of its name (`declared.Declared`)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
+from peftbench.formulations.declared import declaration
 
 if TYPE_CHECKING:
     from peftbench.formulations.base import Formulation
-
-AUTO = {"encoder": "head", "seq2seq": "generate", "causal": "generate"}
 
 
 def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, problem: str) -> type[Formulation]:
@@ -20,45 +19,31 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
     Raises:
         UsageError: the pair makes no sense; the message names what would work.
     """
-    from peftbench.formulations.cloze import ClozeFormulation
-    from peftbench.formulations.demonstrations import DemonstratedCloze
-    from peftbench.formulations.generate import GenerateFormulation
-    from peftbench.formulations.head import HeadFormulation
-    from peftbench.formulations.score import ScoreFormulation
-    from peftbench.formulations.sentinel import SentinelCloze
-    from peftbench.formulations.soft_pattern import SoftPatternCloze
-
-    classes: dict[str, type[Formulation]] = {
-        "head": HeadFormulation,
-        "generate": GenerateFormulation,
-        "score": ScoreFormulation,
-        "cloze": ClozeFormulation,
-    }
     name = cfg.name
-    if name == "auto":
-        name = AUTO[family]
-        if shots == 0 and name == "generate" and problem == "classification":
-            name = "score"
-    if registry.is_plugin("formulation", name):
-        classes[name] = registry.get("formulation", name)
-    if name not in classes:
+    if (meant := declaration(name).stands_for) is not None:
+        name = meant(family, shots, problem)
+    chosen = declaration(name)
+    if chosen.implementation is None:
         raise UsageError(f"method/formulation={name}: needs no backbone and cannot be combined with a tuner.")
-    if name == "cloze" and family == "seq2seq":
-        classes[name] = SentinelCloze
-    elif getattr(cfg, "demonstrations", 0):
-        classes[name] = DemonstratedCloze
-    elif getattr(cfg, "soft_pattern", False):
-        classes[name] = SoftPatternCloze
-    chosen = classes[name]
     if family not in chosen.families:
-        works = ", ".join(n for n, c in classes.items() if family in c.families)
-        raise UsageError(f"method/formulation={name} does not fit a {family} backbone. These do: {works}.")
+        raise UsageError(
+            f"method/formulation={name} does not fit a {family} backbone. These do: {_those_for(family, problem)}."
+        )
     if shots == 0 and not chosen.can_answer_untrained:
         raise UsageError(
             f"shots=0: the `{name}` formulation has nothing to answer with before training. Use "
             "method/formulation=score with an encoder-decoder or causal model, method/formulation=cloze with a masked "
             "LM, or shots of 1 and more."
         )
-    if problem == "regression" and name == "score":
-        raise UsageError("method/formulation=score ranks labels and this task has scores. Use head, cloze or generate.")
-    return chosen
+    if problem not in chosen.problems:
+        raise UsageError(
+            f"method/formulation={name} does not fit a task with {problem} targets. These do: "
+            f"{_those_for(family, problem)}."
+        )
+    return chosen.formulation(cfg, family)
+
+
+def _those_for(family: str, problem: str) -> str:
+    """The built-in formulations that fit a family of backbones and a kind of targets."""
+    known = {name: declaration(name) for name in sorted(registry.built_in("formulation"))}
+    return ", ".join(n for n, d in known.items() if d.implementation and family in d.families and problem in d.problems)

@@ -58,7 +58,7 @@ class Formulation(nn.Module, ABC):
     purpose: ClassVar[Purpose]
     families: ClassVar[frozenset[str]]
     can_answer_untrained: ClassVar[bool] = False
-    """Whether shots=0 makes sense (label strings: yes; a fresh head: no)."""
+    """Of a plug-in that is not declared by `peftbench.formulations.declared.Declared`, which explains both."""
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__()

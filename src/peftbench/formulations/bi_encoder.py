@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftbench.formulations.head import pool
+from peftbench.formulations.head.formulation import pool
 from peftbench.models.base import Backbone
 
 BATCH = 64

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.bi_encoder import bi_encoder
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.patterns import single_mask
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData

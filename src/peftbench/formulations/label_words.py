@@ -17,8 +17,8 @@ from typing import Any, Literal
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.formulations.cloze import ClozeConfig
 from peftbench.tasks.base import PatternSet, TaskData
 
 SHOWN = 5

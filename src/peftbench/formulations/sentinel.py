@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import TaskData
 
@@ -30,7 +30,6 @@ class SentinelCloze(ClozeFormulation):
     beginning of the longer ones."""
 
     title = "cloze"
-    families = frozenset({"seq2seq"})
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         for key, only in (

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.text import pad
 from peftbench.formulations.verbalizers import MeanVerbalizer
 from peftbench.models.base import Backbone

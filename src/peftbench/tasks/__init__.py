@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from peftbench.config import registry
@@ -10,21 +9,8 @@ from peftbench.config.metric_files import is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
-from peftbench.tasks.metrics import OF_PROBLEM, check_metrics
+from peftbench.tasks.metrics import BY_PROBLEM, check_metrics
 from peftbench.tasks.sources import main_metric_of, metrics_of, problem_of
-
-ADAPTERS = {
-    "masakhanews": "peftbench.tasks.masakhanews:load",
-    "demo_news": "peftbench.tasks.packaged:load",
-    "topics": "peftbench.tasks.topics:load",
-    "glue": "peftbench.tasks.glue:load",
-    "superglue": "peftbench.tasks.superglue:load",
-    "absa": "peftbench.tasks.absa:load",
-    "sciprompt": "peftbench.tasks.sciprompt:load",
-    "file": "peftbench.tasks.file:load",
-    "hf": "peftbench.tasks.hf:load",
-}
-"""Adapter name -> "module:function"; the module is imported when a task asks for it."""
 
 
 def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
@@ -37,21 +23,15 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     Raises:
         UsageError: the subset is unknown, its files cannot be found, or a file is damaged.
     """
-    plugin = registry.is_plugin("adapter", cfg.adapter)
-    if cfg.adapter not in ADAPTERS and not plugin:
-        choices = [*ADAPTERS, *registry.names("adapter")]
-        raise UsageError(f"task.adapter={cfg.adapter}: no such adapter. {did_you_mean(cfg.adapter, choices)}")
+    load = registry.get("adapter", cfg.adapter)
     check_task_metrics(cfg)
-    if plugin:
-        return registry.get("adapter", cfg.adapter)(cfg, data_dir)
-    module, function = ADAPTERS[cfg.adapter].split(":")
-    return getattr(importlib.import_module(module), function)(cfg, data_dir)
+    return load(cfg, data_dir)
 
 
 def check_task_metrics(cfg: TaskConfig) -> None:
     """Check the metrics of the chosen subset, and of the task, before any file is read."""
     subset = (cfg.subsets or {}).get(cfg.subset) or {}
-    known = {name for names in OF_PROBLEM.values() for name in names}
+    known = {name for table in BY_PROBLEM.values() for name in table}
     for name in cfg.metrics:
         if name not in known and not is_own(name):
             raise UsageError(f"task.metrics: no metric `{name}`. {did_you_mean(name, known)}")
@@ -59,4 +39,4 @@ def check_task_metrics(cfg: TaskConfig) -> None:
     check_metrics(metrics_of(cfg, subset), main_metric_of(cfg, subset), problem_of(cfg, subset), where)
 
 
-__all__ = ["ADAPTERS", "DataSource", "Row", "TaskData", "load_task"]
+__all__ = ["DataSource", "Row", "TaskData", "load_task"]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import adapter, choice, listed
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_jsonl, read_text
@@ -27,6 +28,7 @@ ASPECT_MARK = "$T$"
 TUPLES_MARK = "####"
 
 
+@adapter(subset={"elements": listed(choice("aspect", "category", "polarity", "opinion"), least=1)})
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One subtask of one domain."""
     subset = resolve_subset(cfg)

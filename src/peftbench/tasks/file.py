@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peftbench.config.schema import OwnDataConfig
+from peftbench.config.tasks import adapter
 from peftbench.config.user_files import user_folder
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, TaskData
-from peftbench.tasks.own_data import ALL, Record, own_task
+from peftbench.tasks.own_data import ALL, OWN_KEYS, OwnDataConfig, Record, named, own_task
 from peftbench.tasks.readers import csv_rows, parse_json, read_jsonl, read_parquet, read_text
 from peftbench.tasks.sources import file_sha256
 
@@ -18,6 +18,7 @@ NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "tes
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
+@adapter(config=OwnDataConfig, keys=OWN_KEYS, settle=named)
 def load(cfg: OwnDataConfig, data_dir: Path | None) -> TaskData:
     """The rows of the file or files."""
     files = find(cfg, data_dir)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import adapter, flag, listed, score, text
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, Target, TaskData
 from peftbench.tasks.readers import read_glue_tsv
@@ -22,6 +23,13 @@ FILES = {"train": "train.tsv", "dev": "dev.tsv"}
 MISMATCHED = "mismatched"
 
 
+@adapter(
+    subset={
+        "columns": listed(text, least=2, most=3),
+        "header": lambda value, where: (listed(text) if isinstance(value, (list, tuple)) else flag)(value, where),
+        "score_range": listed(score, least=2, most=2),
+    }
+)
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One GLUE task. Spaces at the ends of a text are dropped: SST-2's train phrases end in one, its dev does not."""
     subset = resolve_subset(cfg)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.schema import HubDataConfig
+from peftbench.config.tasks import adapter
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, TaskData
-from peftbench.tasks.own_data import ALL, Record, own_task
+from peftbench.tasks.own_data import ALL, OWN_KEYS, OwnDataConfig, Record, named, own_task
 from peftbench.tasks.sources import file_sha256
 
 NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -17,6 +18,14 @@ NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "tes
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
+@dataclass
+class HubDataConfig(OwnDataConfig):
+    """`conf/task/hf.yaml`: whatever `datasets` can load."""
+
+    config: str | None = None
+
+
+@adapter(config=HubDataConfig, keys=OWN_KEYS, settle=named)
 def load(cfg: HubDataConfig, data_dir: Path | None) -> TaskData:
     """The rows of the data set's splits."""
     if not cfg.path:

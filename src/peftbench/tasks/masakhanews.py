@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from peftbench.config.schema import MasakhanewsConfig
+from omegaconf import MISSING
+
+from peftbench.config.schema import TaskConfig, one_of
+from peftbench.config.tasks import adapter, text
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_quoted_tsv, read_text
@@ -18,6 +21,15 @@ TEXTS = {"headline": ("headline",), "text": ("text",), "headline_text": ("headli
 SPLITS = ("train", "dev", "test")
 
 
+@dataclass
+class MasakhanewsConfig(TaskConfig):
+    """MasakhaNEWS adds the language and the choice of text field."""
+
+    lang: str = MISSING
+    text: str = one_of("headline", "text", "headline_text", default="headline_text")
+
+
+@adapter(config=MasakhanewsConfig, subset={"language": text})
 def load(cfg: MasakhanewsConfig, data_dir: Path | None) -> TaskData:
     """One language. Label sets differ between languages and labels travel by name, never by position."""
     subset = resolve_subset(cfg, key="task.lang")

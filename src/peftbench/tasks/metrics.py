@@ -9,24 +9,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from peftbench.config.metric_files import column, is_own
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import Problem, Row, TaskData
-from peftbench.tasks.own_metrics import load, value
+from peftbench.tasks.own_metrics import own_metric, value
 
 INVALID = -1
 """The class id of an invalid prediction."""
 ALWAYS = ("f1_macro", "f1_weighted", "accuracy")
 """Given for every classification task, whatever its own metrics are: the leaderboard has these columns."""
-
-OF_PROBLEM: dict[Problem, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1_macro", "f1_weighted", "f1_binary", "mcc", "exact_match_group"),
-    "regression": ("pearson", "spearman"),
-    "tuples": ("f1_tuples",),
-}
-"""Kind of target -> the metrics that there are for it."""
 
 Prediction = str | float | tuple | None
 
@@ -37,10 +32,10 @@ def check_metrics(metrics: Sequence[str], main_metric: str, problem: Problem, wh
     Raises:
         UsageError: naming the key and the nearest metric.
     """
-    known = OF_PROBLEM[problem]
+    known = BY_PROBLEM[problem]
     for name in metrics:
         if is_own(name):
-            load(name)
+            own_metric(name)
             if column(name) in known:
                 raise UsageError(f"{where}.metrics: `{column(name)}` is a metric of ours. Give yours another name.")
         elif name not in known:
@@ -66,8 +61,8 @@ def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) 
     """
     if len(rows) != len(predicted) or not rows:
         raise ValueError(f"{len(predicted)} predictions for {len(rows)} rows")
-    by_problem = {"classification": _classification, "regression": _regression, "tuples": _tuples}
-    values = dict(by_problem[data.problem](data, rows, predicted))
+    answers = _ANSWERS[data.problem](data, rows, predicted)
+    values = {name: partial(metric, answers) for name, metric in BY_PROBLEM[data.problem].items()}
     own = {column(name): name for name in data.metrics if is_own(name)}
     targets = [row.target for row in rows]
     values |= {key: partial(value, name, targets, predicted, data.labels) for key, name in own.items()}
@@ -154,27 +149,27 @@ def worst(reference: float, low: float, high: float) -> float:
     return low if reference - low > high - reference else high
 
 
-def _classification(
-    data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]
-) -> dict[str, Callable[[], float]]:
+@dataclass(frozen=True)
+class Answers:
+    """References and predictions in the form that the metrics of a kind of target take: class ids (-1 is an invalid
+    prediction), scores or lists of tuples. `labels` and `groups` belong to classes."""
+
+    references: Sequence[Any]
+    predictions: Sequence[Any]
+    labels: int = 0
+    groups: Sequence[Hashable | None] = ()
+
+
+def _classes(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> Answers:
     ids = {label: i for i, label in enumerate(data.labels)}
-    references = [ids[str(row.target)] for row in rows]
     for answer in predicted:
         if answer is not None and not isinstance(answer, str):
             raise TypeError(f"{answer!r}: a predicted class is a label name or None")
     predictions = [INVALID if p is None else ids.get(str(p), INVALID) for p in predicted]
-    groups = [row.group for row in rows]
-    return {
-        "accuracy": lambda: accuracy(references, predictions),
-        "f1_macro": lambda: f1_macro(references, predictions),
-        "f1_weighted": lambda: f1_weighted(references, predictions),
-        "f1_binary": lambda: f1_binary(references, predictions, positive=len(ids) - 1),
-        "mcc": lambda: mcc(references, predictions),
-        "exact_match_group": lambda: exact_match_group(references, predictions, groups),
-    }
+    return Answers([ids[str(row.target)] for row in rows], predictions, len(ids), [row.group for row in rows])
 
 
-def _regression(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, Callable[[], float]]:
+def _scores(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> Answers:
     references = [float(row.target) for row in rows]  # type: ignore[arg-type]
     low, high = data.score_range or (min(references), max(references))
     predictions = []
@@ -183,16 +178,34 @@ def _regression(data: TaskData, rows: Sequence[Row], predicted: Sequence[Predict
             raise TypeError(f"{answer!r}: a predicted score is a number or None")
         valid = answer is not None and math.isfinite(answer)
         predictions.append(float(answer) if valid else worst(reference, low, high))  # type: ignore[arg-type]
-    return {
-        "pearson": lambda: pearson(references, predictions),
-        "spearman": lambda: spearman(references, predictions),
-    }
+    return Answers(references, predictions)
 
 
-def _tuples(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> dict[str, Callable[[], float]]:
-    references = [row.target for row in rows]
-    predictions = [() if answer is None else answer for answer in predicted]
-    return {"f1_tuples": lambda: f1_tuples(references, predictions)}  # type: ignore[arg-type]
+def _lists(data: TaskData, rows: Sequence[Row], predicted: Sequence[Prediction]) -> Answers:
+    return Answers([row.target for row in rows], [() if answer is None else answer for answer in predicted])
+
+
+_ANSWERS: dict[Problem, Callable[[TaskData, Sequence[Row], Sequence[Prediction]], Answers]] = {
+    "classification": _classes,
+    "regression": _scores,
+    "tuples": _lists,
+}
+BY_PROBLEM: dict[Problem, dict[str, Callable[[Answers], float]]] = {
+    "classification": {
+        "accuracy": lambda a: accuracy(a.references, a.predictions),
+        "f1_macro": lambda a: f1_macro(a.references, a.predictions),
+        "f1_weighted": lambda a: f1_weighted(a.references, a.predictions),
+        "f1_binary": lambda a: f1_binary(a.references, a.predictions, positive=a.labels - 1),
+        "mcc": lambda a: mcc(a.references, a.predictions),
+        "exact_match_group": lambda a: exact_match_group(a.references, a.predictions, a.groups),
+    },
+    "regression": {
+        "pearson": lambda a: pearson(a.references, a.predictions),
+        "spearman": lambda a: spearman(a.references, a.predictions),
+    },
+    "tuples": {"f1_tuples": lambda a: f1_tuples(a.references, a.predictions)},
+}
+"""Kind of target -> the built-in metrics that there are for it, by name."""
 
 
 def _f1(references: Sequence[int], predictions: Sequence[int], average: str) -> float:

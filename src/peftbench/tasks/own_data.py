@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from peftbench.config.schema import OwnDataConfig
-from peftbench.config.tasks import check_labels
+from peftbench.config.schema import TaskConfig, number, one_of
+from peftbench.config.tasks import check_labels, listed, one_or_more, score, section, spelling, text
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import ENDS, DataSource, Row, Target, TaskData, text_key
 from peftbench.tasks.sources import assemble, resolve_subset
@@ -26,6 +27,51 @@ SPLITS = ("train", "dev", "test")
 DEFAULT_SPLIT = "80/10/10"
 MANY_LABELS = 0.5
 """Share of the rows from which so many different labels are no classes."""
+
+OWN_KEYS = {
+    "path": text,
+    "splits": section(**dict.fromkeys(SPLITS, text)),
+    "text": one_or_more(text),
+    "pair": text,
+    "label": text,
+    "labels": listed(spelling, least=2),
+    "score_range": listed(score, least=2, most=2),
+}
+"""Checks of what the types of `OwnDataConfig` do not say."""
+
+
+@dataclass
+class OwnDataConfig(TaskConfig):
+    """`conf/task/file.yaml`: a data file of the user's own. What `conf/task` says of other tasks has defaults here, so
+    that a YAML of the user's needs `adapter: file` and what is peculiar to the data."""
+
+    name: str = "file"
+    subset: str = "auto"
+    description: str = ""
+    homepage: str = ""
+    licence: str = "your own"
+    main_metric: str = "auto"
+    path: str | None = None
+    splits: Any = None
+    text: Any = "text"
+    pair: str | None = None
+    label: str = "label"
+    labels: Any = None
+    problem: str = one_of("classification", "regression", default="classification")
+    score_range: list[float] | None = None
+    quoting: str = one_of("csv", "none", default="csv")
+    split: str | None = None
+    split_seed: int = number(0, ge=0)
+
+
+def named(task: dict[str, Any]) -> dict[str, Any]:
+    """A plain `task` section with `subset=auto` filled in: as the file or folder is called, without what no file name
+    should have."""
+    if task.get("subset", "auto") != "auto":
+        return task
+    place = task.get("path") or next(iter((task.get("splits") or {}).values()), "") or "own"
+    stem = str(place).rstrip("/").rsplit("/", 1)[-1].partition(".")[0]
+    return {**task, "subset": re.sub(r"[^\w-]+", "_", stem).strip("_") or "own"}
 
 
 class Record(NamedTuple):

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from peftbench.config.metric_files import column, parts
-from peftbench.config.registry import run_file
+from peftbench.config import registry
+from peftbench.config.metric_files import column
 from peftbench.errors import UsageError
 
 
-@cache
-def load(metric: str) -> Any:
+def own_metric(metric: str) -> Any:
     """The function or class that a metric of one's own names.
 
     Raises:
         UsageError: it cannot be imported, or has nothing of that name that can be called.
     """
-    place, name = parts(metric)
-    try:
-        if place.endswith(".py"):
-            module = run_file(Path(place))
-        else:
-            module = importlib.import_module(place)
-    except UsageError:
-        raise
-    except Exception as error:  # the user's code
-        raise UsageError(f"task.metrics: {place}: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        raise UsageError(f"task.metrics: {place}: no function `{name}` in it.")
-    return found
+    return registry.get("metric", metric.partition("#")[0])
 
 
 def value(metric: str, references: Sequence[Any], predictions: Sequence[Any], labels: Sequence[str]) -> float:
@@ -47,7 +30,7 @@ def value(metric: str, references: Sequence[Any], predictions: Sequence[Any], la
     Raises:
         UsageError: it fails, or gives no finite number.
     """
-    made: Any = load(metric)
+    made: Any = own_metric(metric)
     try:
         if inspect.isclass(made):
             ids = {label: i for i, label in enumerate(labels)}

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import adapter, flag, listed, mapping, text
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_csv, read_jsonl, read_text
@@ -39,6 +40,7 @@ class LabelTerms:
     scores: tuple[float, ...]
 
 
+@adapter(subset={"junk": mapping(text), "header": flag, "notes": listed(text)})
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One data set."""
     subset = resolve_subset(cfg)

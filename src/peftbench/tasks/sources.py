@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.metric_files import column, is_own
-from peftbench.config.schema import OwnDataConfig, TaskConfig
+from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
-from peftbench.tasks.metrics import OF_PROBLEM
+from peftbench.tasks.metrics import BY_PROBLEM
 from peftbench.tasks.readers import read_parquet
 
 USUAL: dict[Problem, tuple[str, ...]] = {
@@ -134,9 +134,8 @@ def problem_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> Problem:
     """The kind of a subset's targets, from what the YAML says of it."""
     if "elements" in subset:
         return "tuples"
-    if isinstance(cfg, OwnDataConfig):
-        return "regression" if cfg.problem == "regression" else "classification"
-    return "regression" if "score_range" in subset else "classification"
+    scored = getattr(cfg, "problem", "") == "regression" or "score_range" in subset
+    return "regression" if scored else "classification"
 
 
 def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
@@ -144,7 +143,7 @@ def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
     own = subset.get("metrics", ())
     if not own and not cfg.metrics:
         own = USUAL[problem_of(cfg, subset)]
-    fitting = [m for m in cfg.metrics if not own or is_own(m) or m in OF_PROBLEM[problem_of(cfg, subset)]]
+    fitting = [m for m in cfg.metrics if not own or is_own(m) or m in BY_PROBLEM[problem_of(cfg, subset)]]
     return tuple(dict.fromkeys((*own, *fitting)))
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import adapter
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_jsonl
@@ -34,6 +35,7 @@ from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve
 FILES = {"train": "train.jsonl", "dev": "dev32.jsonl", "test": "val.jsonl", "unlabeled": "unlabeled.jsonl"}
 
 
+@adapter(subset={})
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One SuperGLUE task."""
     subset = resolve_subset(cfg)

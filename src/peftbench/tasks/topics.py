@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import LAYOUT, adapter, listed, section, text
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_csv, read_jsonl, read_quoted_tsv, read_unquoted
@@ -45,6 +46,13 @@ class Layout:
         return [*self.text, *([self.pair] if self.pair else []), self.label]
 
 
+@adapter(
+    subset={
+        "layout": section(**dict.fromkeys(("all", "train", "dev", "test"), LAYOUT)),
+        "required": listed(text),
+        "notes": listed(text),
+    }
+)
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One data set. Without a train file, the dev rows are what a few-shot draw has to draw from."""
     subset = resolve_subset(cfg)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh
 from peftbench.stages.ledger import once

@@ -170,7 +170,7 @@ class EmbeddingFeatures(Features):
         from torch import nn
 
         from peftbench.config.schema import FormulationConfig
-        from peftbench.formulations.head import HeadFormulation, pool
+        from peftbench.formulations.head.formulation import HeadFormulation, pool
         from peftbench.training.batching import evaluation_batches
 
         context = self.context

@@ -20,7 +20,7 @@ import numpy as np
 from peftbench.errors import UsageError
 from peftbench.files import write_atomic
 from peftbench.formulations.base import Prediction
-from peftbench.formulations.cloze import ClozeFormulation
+from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.mlm import MlmFormulation
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh, learning_rates, measure_step

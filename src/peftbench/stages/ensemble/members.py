@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench.config.schema import ClozeConfig
 from peftbench.errors import UsageError
-from peftbench.formulations.cloze import pattern_set
-from peftbench.formulations.head import HeadFormulation
+from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze.formulation import pattern_set
+from peftbench.formulations.declared import declaration
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh, train_on
 from peftbench.stages.ledger import once
@@ -160,7 +160,7 @@ def check(context: Context) -> list[Member]:
         )
     if any(follows != "distillation" for name, follows in pairs(method.stages) if name == "ensemble"):
         raise UsageError("method.stages: `ensemble` only labels rows; put `distillation` right behind it.")
-    if family not in HeadFormulation.families:
+    if family not in declaration("head").families:
         raise UsageError(
             f"method={method.name}: the classifier that the models teach has a head, which a {family} backbone takes "
             "not. Use a masked LM, such as model=minilm-mlm or model=roberta-large, or method=lm_bff."

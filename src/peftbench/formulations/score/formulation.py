@@ -6,14 +6,12 @@ import torch
 from torch import nn
 
 from peftbench.formulations.base import Batch, Prediction
-from peftbench.formulations.generate import TextFormulation
+from peftbench.formulations.generate.formulation import TextFormulation
 
 
 class ScoreFormulation(TextFormulation):
     """Trained like `generate` (teacher forcing on the gold answer); predicts the label with the highest mean
     log-likelihood per token, so that long label names are not put at a disadvantage."""
-
-    can_answer_untrained = True
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         mask = batch["attention_mask"].bool()

@@ -12,10 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from peftbench.config.schema import ClozeConfig, FormulationConfig
+from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze_answers import answer_of
 from peftbench.formulations.label_words import TokenisedWords, choose_words, tokenise_words
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
@@ -29,8 +30,6 @@ class ClozeFormulation(Formulation):
     """Class scores (batch, classes) are read from the (batch, vocabulary) scores at the one mask of each item."""
 
     purpose = "mlm"
-    families = frozenset({"encoder"})
-    can_answer_untrained = True
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)

@@ -34,7 +34,6 @@ class TextFormulation(Formulation):
     """
 
     purpose = "lm"
-    families = frozenset({"seq2seq", "causal"})
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
@@ -164,8 +163,6 @@ class TextFormulation(Formulation):
 
 class GenerateFormulation(TextFormulation):
     """Greedy generation, read back as a label string (or as a number, for a regression task)."""
-
-    can_answer_untrained = True
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)

@@ -28,7 +28,6 @@ class HeadFormulation(Formulation):
     """
 
     purpose = "features"
-    families = frozenset({"encoder", "causal"})
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import peftbench
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import adapter
 from peftbench.tasks.base import DataSource, TaskData
 from peftbench.tasks.masakhanews import SPLITS, article_rows
 from peftbench.tasks.sources import Found, assemble, file_sha256, resolve_subset
 
 
+@adapter(subset={})
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """The packaged articles, in MasakhaNEWS's format. `data_dir` is not looked at."""
     subset = resolve_subset(cfg)

@@ -1,0 +1,70 @@
+"""What a formulation declares of itself, so that a config can be checked without importing torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from peftbench.config import registry
+from peftbench.config.schema import FormulationConfig
+
+if TYPE_CHECKING:
+    from peftbench.formulations.base import Formulation
+
+PROBLEMS = frozenset({"classification", "regression", "tuples"})
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A formulation's declaration. The module that makes it, as the constant `FORMULATION`, imports nothing heavy.
+
+    Attributes:
+        implementation: the subclass of `peftbench.formulations.base.Formulation`; or where it is, "module:Class"; or
+            `(options, family)` -> either, for one of several variants. None if it takes no backbone.
+        families: of backbones that it fits.
+        options: dataclass of `method.formulation`.
+        uses: dotted keys and sections of the config, besides its own, that decide what it does.
+        results_version: raised when the same keys would give other numbers; renames the runs that have it.
+        problems: kinds of targets that it can answer with.
+        can_answer_untrained: whether shots=0 makes sense (label strings: yes; a fresh head: no).
+        stands_for: `(family, shots, problem)` -> the name of the formulation that is meant, of a name that leaves it
+            open.
+        settle: completes the options when the config is composed, above all by hashes of the files that they name;
+            raises UsageError.
+    """
+
+    implementation: Callable[[Any, str], type | str] | type | str | None = None
+    families: frozenset[str] = frozenset()
+    options: type[FormulationConfig] = FormulationConfig
+    uses: tuple[str, ...] = ()
+    results_version: int = 1
+    problems: frozenset[str] = PROBLEMS
+    can_answer_untrained: bool = False
+    stands_for: Callable[[str, int | str, str], str] | None = None
+    settle: Callable[[Any], None] | None = None
+
+    def formulation(self, cfg: FormulationConfig, family: str) -> type[Formulation]:
+        """The class that these options and this family of backbones ask for; imports torch."""
+        made: Any = self.implementation
+        if callable(made) and not inspect.isclass(made):
+            made = made(cfg, family)
+        if isinstance(made, str):
+            module, _, name = made.partition(":")
+            made = getattr(import_module(module), name)
+        return made
+
+
+def declaration(name: str) -> Declared:
+    """Of a built-in formulation, or of a plug-in, which may be a declaration or the bare class.
+
+    Raises:
+        UsageError: there is no formulation of that name.
+    """
+    made = registry.get("formulation", name)
+    if isinstance(made, Declared):
+        return made
+    untrained = getattr(made, "can_answer_untrained", False)
+    return Declared(made, getattr(made, "families", frozenset()), can_answer_untrained=untrained)

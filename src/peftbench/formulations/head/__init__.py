@@ -1,0 +1,7 @@
+"""`head`: a linear classifier or regressor on one pooled vector."""
+
+from __future__ import annotations
+
+from peftbench.formulations.declared import Declared
+
+FORMULATION = Declared("peftbench.formulations.head.formulation:HeadFormulation", frozenset({"encoder", "causal"}))

@@ -1,0 +1,13 @@
+"""`score`: every label string is ranked by its log-likelihood given the input."""
+
+from __future__ import annotations
+
+from peftbench.formulations.declared import PROBLEMS, Declared
+
+FORMULATION = Declared(
+    "peftbench.formulations.score.formulation:ScoreFormulation",
+    frozenset({"seq2seq", "causal"}),
+    uses=("task.label_words",),
+    problems=PROBLEMS - {"regression"},
+    can_answer_untrained=True,
+)
