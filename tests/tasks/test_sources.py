@@ -288,7 +288,7 @@ def test_an_unknown_adapter_names_the_nearest():
 def test_importing_the_task_layer_imports_nothing_heavy():
     modules = [
         "peftbench.tasks",
-        *(f"peftbench.tasks.{name}" for name in ("readers", "sources", "masakhanews", "packaged", "topics")),
+        *(f"peftbench.tasks.{name}" for name in ("readers", "sources", "masakhanews", "demo_news", "topics")),
     ]
     heavy = ["torch", "transformers", "peft", "datasets", "evaluate", "sklearn", "pandas", "pyarrow", "huggingface_hub"]
     code = f"import sys, {', '.join(modules)}\nprint([name for name in {heavy} if name in sys.modules])"
