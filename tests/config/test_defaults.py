@@ -59,3 +59,8 @@ def test_a_dataclass_made_by_hand_equals_the_file() -> None:
     assert (DeptConfig().num_virtual_tokens, DeptConfig().rank) == (8, 9)
     assert (MamConfig().num_virtual_tokens, MamConfig().scale) == (30, 4.0)
     assert DeptConfig("dept", rank=4) == sections.build(DeptConfig, {"name": "dept", "rank": 4}, "method.tuner")
+
+
+def test_the_options_of_every_formulation_are_here() -> None:
+    listed = {behind for behind, _, _ in BEHIND}
+    assert {registry.get("formulation", name).options for name in registry.built_in("formulation")} <= listed

@@ -45,3 +45,38 @@ def test_options_of_a_tuner_are_checked_by_its_own_dataclass(tmp_path: Path) -> 
 def test_an_object_of_another_kind_is_refused() -> None:
     with pytest.raises(UsageError, match="is no tuner: a `Tuner` is wanted"):
         registry.get("tuner", "examples/extending/positions_tuner.py:PositionsOptions")
+
+
+def test_a_metric_is_one_file_named_in_the_command() -> None:
+    from peftbench.tasks import load_task
+    from peftbench.tasks.metrics import score
+
+    own = "task.metrics=[accuracy,examples/extending/worst_recall.py:worst_recall]"
+    data = load_task(compose([*FAST, own, "task.main_metric=worst_recall"]).task, None)
+    rows = [row for row in data.test if row.target == "wet"][:2] + [row for row in data.test if row.target == "dry"][:1]
+    found = score(data, rows, ["wet", None, "dry"])
+    assert (data.main_metric, found["worst_recall"]) == ("worst_recall", 50)
+
+
+def test_a_table_is_one_file(tmp_path: Path) -> None:
+    from peftbench.records.store import Store
+    from peftbench.tables import spec
+    from peftbench.tables.table import make_table
+
+    table = make_table("weather", spec.load("weather"), Store(tmp_path))
+    assert table.grid("") == (["majority", "LoRA"], ["2 shots", "4 shots"])
+    assert sum(cell.asked for cell in table.cells.values()) == 8
+
+
+def test_a_launcher_is_one_file_that_hydra_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import import_module
+
+    from hydra._internal.core_plugins.basic_launcher import BasicLauncher
+    from hydra.core.config_store import ConfigStore
+
+    monkeypatch.syspath_prepend(str(ROOT / "examples/extending"))
+    monkeypatch.setattr(BasicLauncher, "launch", lambda self, jobs, first: [f"did {job}" for job in jobs])
+    made = import_module("hydra_plugins.last_first_launcher").LastFirstLauncher()
+    assert made.launch(["a", "b"], 0) == ["did a", "did b"]
+    stored = ConfigStore.instance().load("hydra/launcher/last_first.yaml")
+    assert stored.node["_target_"] == "hydra_plugins.last_first_launcher.LastFirstLauncher"

@@ -27,7 +27,7 @@ LAYERS = [
     {"tables"},
     {"saved"},
     {"statistics"},
-    {"build", "init_from"},
+    {"build", "init_from", "migration"},
     {"inputs"},
     {"stages"},
     {"records"},

@@ -64,6 +64,15 @@ def test_mistakes_are_named_with_the_nearest_choice(override, named, near):
     assert near in text
 
 
+def test_an_unknown_key_costs_one_composition(monkeypatch):
+    from peftbench.config import load
+
+    calls, real = [], load.hydra_compose
+    monkeypatch.setattr(load, "hydra_compose", lambda *args, **keys: calls.append(1) or real(*args, **keys))
+    assert "Did you mean `trainer.steps`" in message("trainer.stpes=3")
+    assert len(calls) == 1
+
+
 def test_another_formulation_than_the_methods_own_is_possible_but_for_its_keys():
     text = message("method=list", "method/formulation=head")
     assert "method/formulation=head: only `cloze` has method.formulation.prefer, method.formulation.train_head" in text

@@ -109,3 +109,67 @@ def test_what_gives_other_numbers_than_before_has_another_version():
     versions = {(p.kind, p.name): p.results_version for p in components(compose(["method=list", "model=tiny-bert"]))}
     assert versions["tuner", "lite"] == versions["formulation", "cloze"] == versions["stage", "self_training"] == 2
     assert versions["stage", "supervised"] == 1
+
+
+def test_the_formulations_are_declared_without_torch_and_found_by_name() -> None:
+    from peftbench.formulations.declared import Declared, declaration
+
+    assert registry.names("formulation") == ["auto", "cloze", "features", "generate", "head", "score"]
+    assert all(isinstance(declaration(name), Declared) for name in registry.names("formulation"))
+    with pytest.raises(UsageError, match=r"`claze` is no formulation\. Did you mean `cloze`"):
+        compose(["method=lora", "method.formulation.name=claze"])
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "name"),
+    [
+        ("encoder", {}, "ClozeFormulation"),
+        ("encoder", {"demonstrations": 2}, "DemonstratedCloze"),
+        ("encoder", {"soft_pattern": True}, "SoftPatternCloze"),
+        ("seq2seq", {}, "SentinelCloze"),
+    ],
+)
+def test_cloze_chooses_its_own_variant(family: str, changes: dict, name: str) -> None:
+    from peftbench.formulations.cloze import ClozeConfig, variant
+
+    assert variant(ClozeConfig("cloze", **changes), family).endswith(f":{name}")
+
+
+ADAPTER = """
+from dataclasses import dataclass
+from peftbench.config.schema import TaskConfig, number
+from peftbench.config.tasks import adapter, text
+
+
+@dataclass
+class Days(TaskConfig):
+    days: int = number(3, ge=1)
+
+
+@adapter(config=Days, subset={"season": text})
+def load(cfg, data_dir):
+    raise NotImplementedError
+"""
+
+
+def test_an_adapter_declares_its_own_keys(tmp_path: Path) -> None:
+    path = tmp_path / "weather.py"
+    path.write_text(ADAPTER)
+    chosen = f"task.adapter={path}"
+    assert compose([chosen, "task.days=5"]).task.days == 5
+    with pytest.raises(UsageError, match=r"task\.days=0: must be at least 1"):
+        compose([chosen, "task.days=0"])
+    with pytest.raises(UsageError, match=r"task\.subsets\.eng\.seasno: no such key. Did you mean `season`"):
+        compose([chosen, "task.subsets.eng.seasno=dry"])
+    assert "masakhanews" in registry.names("adapter")
+
+
+def test_a_main_metric_given_with_the_command_wins_over_the_subsets_own() -> None:
+    from peftbench.config.many import Composer
+    from peftbench.tasks.sources import main_metric_of
+
+    for make in (compose, Composer().compose):
+        for given, wanted in (([], "pearson"), (["task.main_metric=spearman"], "spearman")):
+            task = make(["task=glue", "task.subset=stsb", *given]).task
+            assert main_metric_of(task, task.subsets["stsb"]) == wanted
+            assert not hasattr(task, "main_metric_chosen")

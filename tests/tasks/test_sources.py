@@ -99,7 +99,7 @@ def test_subset_merges_its_own_values_over_the_common_ones():
     assert a.hub == {**HUB, "name": "A"}
     assert (a.metrics, a.fields, a.languages, a.options) == (("accuracy",), ("text", "pair"), ("eng",), {"k": 1})
     b = resolve_subset(config(subset="b", subsets=subsets))
-    assert (b.main_metric, b.metrics, b.languages) == ("mcc", ("mcc",), ("hau",))
+    assert (b.main_metric, b.metrics, b.languages) == ("mcc", ("mcc", "accuracy"), ("hau",))
     assert (b.fields, b.labels, b.label_names) == (("premise", "hypothesis"), {}, ())
 
 

@@ -25,7 +25,7 @@ class Declared:
         implementation: the subclass of `peftbench.formulations.base.Formulation`; or where it is, "module:Class"; or
             `(options, family)` -> either, for one of several variants. None if it takes no backbone.
         families: of backbones that it fits.
-        options: dataclass of `method.formulation`.
+        options: dataclass of `method.formulation`; a plug-in reads `method.formulation.options` instead.
         uses: dotted keys and sections of the config, besides its own, that decide what it does.
         results_version: raised when the same keys would give other numbers; renames the runs that have it.
         problems: kinds of targets that it can answer with.
