@@ -28,11 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.config import compose
-from peftbench.config.tuners import DeptConfig, EptConfig, PromptTuningConfig
 from peftbench.measure.probe import probe_step
 from peftbench.models import load_backbone
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.ept import EptOptions
+from peftbench.tuners.prompt_tuning import PromptTuningOptions
 
 LONG = "prompt_tuning"
 
@@ -57,8 +59,8 @@ def models(args: argparse.Namespace) -> tuple[Backbone, dict[str, nn.Module]]:
     """Both methods on one set of frozen weights, in train mode."""
     cfg = compose([f"model={args.model}"]).model
     backbone = load_backbone(cfg, "features" if cfg.family == "encoder" else "lm")
-    short = DeptConfig("dept", args.virtual) if args.method == "dept" else EptConfig("ept", args.virtual)
-    configs = {args.method: short, LONG: PromptTuningConfig(LONG, args.prompt)}
+    short = DeptOptions("dept", args.virtual) if args.method == "dept" else EptOptions("ept", args.virtual)
+    configs = {args.method: short, LONG: PromptTuningOptions(LONG, args.prompt)}
     context = TunerContext(max_length=args.length, label_words=(), seed=0)
     built = {}
     for name, config in configs.items():

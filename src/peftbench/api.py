@@ -192,7 +192,9 @@ def predict(run_id: str, data: Iterable[Any], out_dir: str | Path = "results") -
 
 def register() -> None:
     """Make the adapter types of peftbench (DEPT, EPT, IAPT, ...) known to peft, for `PeftModel.from_pretrained`."""
-    import peftbench.tuners  # noqa: F401 - importing it registers them
+    from peftbench import tuners
+
+    tuners.register()
 
 
 def _finish(cfg: RunConfig, verbose: bool, inputs: Any = None, strict: bool = True) -> Run:

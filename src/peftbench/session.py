@@ -30,6 +30,7 @@ from peftbench.records.store import Store
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
+from peftbench.tuners import get_tuner
 
 log = logging.getLogger(__name__)
 
@@ -243,8 +244,9 @@ def needed_modules(cfg: RunConfig) -> list[str]:
     """What a run imports sooner or later, so that it is imported at once and booked as import time."""
     modules = ["peftbench.tasks.metrics", "peftbench.measure.environment", "sklearn.metrics", "scipy.stats"]
     if cfg.method.needs_model:
-        modules += ["torch", "peftbench.learner", "peftbench.tuners", "peftbench.models.load"]
+        modules += ["torch", "peftbench.learner", "peftbench.models.load"]
         modules += ["peftbench.formulations.score.formulation", "peftbench.stages.learning", "safetensors.torch"]
+        modules += get_tuner(cfg.method.tuner.name).needed_modules()
     modules += [module for stage in stages_of(cfg.method.stages) for module in stage.needed_modules()]
     if cfg.tracking.wandb != "disabled":
         modules.append("wandb")

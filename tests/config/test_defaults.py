@@ -12,8 +12,9 @@ from omegaconf import MISSING
 from peftbench.config import registry, schema, sections
 from peftbench.config.catalogue import names
 from peftbench.config.schema import packaged_values
-from peftbench.config.tuners import TUNER_SCHEMAS, DeptConfig, MamConfig
 from peftbench.formulations.cloze import ClozeConfig
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.mam import MamOptions
 
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
@@ -22,7 +23,7 @@ NEUTRAL: dict[type, set[str]] = {
 """Keys that came later, whose default in the class says what a config or record without them means."""
 
 BEHIND = [
-    *((TUNER_SCHEMAS[name], f"method/tuner/{name}", "") for name in names("method/tuner")),
+    *((registry.get("tuner", name).options, f"method/tuner/{name}", "") for name in names("method/tuner")),
     (schema.FormulationConfig, "method/formulation/head", ""),
     (ClozeConfig, "method/formulation/cloze", ""),
     (schema.TrainerConfig, "trainer/fewshot", ""),
@@ -50,15 +51,15 @@ def test_a_default_stands_in_the_file_and_nowhere_else(behind: Any, file: str, s
 
 def test_every_stage_and_tuner_has_its_file_here() -> None:
     listed = {behind for behind, _, _ in BEHIND}
-    assert {*TUNER_SCHEMAS.values()} <= listed
+    assert {registry.get("tuner", name).options for name in registry.built_in("tuner")} <= listed
     stages = {registry.get("stage", name).options for name in registry.built_in("stage")}
     assert stages - {None} <= listed
 
 
 def test_a_dataclass_made_by_hand_equals_the_file() -> None:
-    assert (DeptConfig().num_virtual_tokens, DeptConfig().rank) == (8, 9)
-    assert (MamConfig().num_virtual_tokens, MamConfig().scale) == (30, 4.0)
-    assert DeptConfig("dept", rank=4) == sections.build(DeptConfig, {"name": "dept", "rank": 4}, "method.tuner")
+    assert (DeptOptions().num_virtual_tokens, DeptOptions().rank) == (8, 9)
+    assert (MamOptions().num_virtual_tokens, MamOptions().scale) == (30, 4.0)
+    assert DeptOptions("dept", rank=4) == sections.build(DeptOptions, {"name": "dept", "rank": 4}, "method.tuner")
 
 
 def test_the_options_of_every_formulation_are_here() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from pathlib import Path
 
 import pytest
 
+import peftbench
 from peftbench.config import compose, registry
 from peftbench.config.components import components
 from peftbench.errors import UsageError
+
+ROOT = Path(peftbench.__file__).parent
 
 STAGE = """
 from dataclasses import dataclass
@@ -173,3 +177,64 @@ def test_a_main_metric_given_with_the_command_wins_over_the_subsets_own() -> Non
             task = make(["task=glue", "task.subset=stsb", *given]).task
             assert main_metric_of(task, task.subsets["stsb"]) == wanted
             assert not hasattr(task, "main_metric_chosen")
+
+
+TUNER = """
+from dataclasses import dataclass
+from torch import nn
+from peftbench.config.schema import TunerConfig, number
+from peftbench.tuners import TunerDeclaration
+from peftbench.tuners.plain import FullTuner
+
+
+@dataclass
+class AllOptions(TunerConfig):
+    share: float = number(0.5, ge=0, le=1)
+
+
+class All(FullTuner):
+    pass
+
+
+TUNER = TunerDeclaration(All, options=AllOptions)
+"""
+
+
+def test_a_tuner_in_a_file_may_declare_itself_like_a_built_in_one(tmp_path: Path) -> None:
+    from peftbench.tuners import build_tuner
+
+    path = tmp_path / "all.py"
+    path.write_text(TUNER)
+    chosen = ["method=full", f"method.tuner.name={path}"]
+    assert build_tuner(compose([*chosen, "+method.tuner.options.share=0.2"]).method.tuner).cfg.share == 0.2
+    with pytest.raises(UsageError, match=r"method\.tuner\.options\.share=2"):
+        build_tuner(compose([*chosen, "+method.tuner.options.share=2"]).method.tuner)
+
+
+DECLARED = ("stage", "tuner", "formulation")
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """What importing a file imports: the modules named in its body, outside functions and `if TYPE_CHECKING`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_what_declares_a_built_in_imports_nothing_heavy() -> None:
+    modules = {f"{registry.KINDS[kind].room}.{name}" for kind in DECLARED for name in registry.built_in(kind)}
+    seen: set[str] = set()
+    while modules:
+        module = modules.pop()
+        seen.add(module)
+        for parent in (module, *(module.rsplit(".", n)[0] for n in range(1, module.count(".") + 1))):
+            place = ROOT.joinpath(*parent.split(".")[1:])
+            path = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            if path.is_file():
+                modules |= {name for name in imported_at_once(path) if name not in seen}
+    assert "peftbench.tuners.base" in seen
+    assert not {name.split(".")[0] for name in seen} & {"torch", "peft", "transformers", "sklearn"}

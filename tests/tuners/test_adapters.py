@@ -23,27 +23,32 @@ from transformers import (
     T5Config,
 )
 
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, PhmFactors, convolve
-from peftbench.tuners.adapters import AdapterLayer
+from peftbench.tuners.adapter_tuner import AdapterLayer
 from peftbench.tuners.budget import fit_budget
+from peftbench.tuners.compacter import CompacterOptions
+from peftbench.tuners.conv_adapter import ConvAdapterOptions
+from peftbench.tuners.houlsby import HoulsbyOptions
+from peftbench.tuners.lite import LiteOptions
+from peftbench.tuners.parallel import ParallelOptions
+from peftbench.tuners.pfeiffer import PfeifferOptions
 from peftbench.tuners.sublayers import find_blocks, find_norms, find_sublayers
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 TOKEN_WISE = {
-    "houlsby": schema.HoulsbyConfig(name="houlsby", bottleneck=3),
-    "pfeiffer": schema.PfeifferConfig(name="pfeiffer", bottleneck=3),
-    "parallel": schema.ParallelConfig(name="parallel", bottleneck=3),
-    "lite": schema.LiteConfig(name="lite", bottleneck=3),
-    "compacter": schema.CompacterConfig(name="compacter"),
-    "compacter++": schema.CompacterConfig(name="compacter", place="pfeiffer", train_norms=False, phm_dim=2, phm_rank=2),
+    "houlsby": HoulsbyOptions(name="houlsby", bottleneck=3),
+    "pfeiffer": PfeifferOptions(name="pfeiffer", bottleneck=3),
+    "parallel": ParallelOptions(name="parallel", bottleneck=3),
+    "lite": LiteOptions(name="lite", bottleneck=3),
+    "compacter": CompacterOptions(name="compacter"),
+    "compacter++": CompacterOptions(name="compacter", place="pfeiffer", train_norms=False, phm_dim=2, phm_rank=2),
 }
 CONVOLUTIONS = {
-    f"{block}-{place}-{mode}": schema.ConvAdapterConfig(
+    f"{block}-{place}-{mode}": ConvAdapterOptions(
         name="conv_adapter", block=block, place=place, mode=mode, bottleneck=3, kernel=3
     )
     for block in ("bottleneck", "conformer", "convpass")
@@ -260,16 +265,16 @@ T5_BASE = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12)
 @pytest.mark.parametrize(
     ("cfg", "config", "count"),
     [
-        (schema.LiteConfig(name="lite"), ROBERTA_LARGE, 12_582_912),
-        (schema.PfeifferConfig(name="pfeiffer"), BertConfig(), 894_528),
-        (schema.HoulsbyConfig(name="houlsby"), BertConfig(), 2 * 894_528),
-        (schema.PfeifferConfig(name="pfeiffer"), T5_BASE, 1_789_056),
-        (schema.HoulsbyConfig(name="houlsby"), T5_BASE, 2 * 1_789_056),
-        (schema.CompacterConfig(name="compacter"), T5_BASE, 48 * (1_584 + 792) + 64 + 47_616),
-        (schema.CompacterConfig(name="compacter", place="pfeiffer", train_norms=False), BertConfig(), 12 * 2_376 + 64),
+        (LiteOptions(name="lite"), ROBERTA_LARGE, 12_582_912),
+        (PfeifferOptions(name="pfeiffer"), BertConfig(), 894_528),
+        (HoulsbyOptions(name="houlsby"), BertConfig(), 2 * 894_528),
+        (PfeifferOptions(name="pfeiffer"), T5_BASE, 1_789_056),
+        (HoulsbyOptions(name="houlsby"), T5_BASE, 2 * 1_789_056),
+        (CompacterOptions(name="compacter"), T5_BASE, 48 * (1_584 + 792) + 64 + 47_616),
+        (CompacterOptions(name="compacter", place="pfeiffer", train_norms=False), BertConfig(), 12 * 2_376 + 64),
         *(
             (
-                schema.ConvAdapterConfig(name="conv_adapter", block=block, kernel=31, reduction_factor=rate),
+                ConvAdapterOptions(name="conv_adapter", block=block, kernel=31, reduction_factor=rate),
                 BertConfig(),
                 count,
             )
@@ -298,16 +303,16 @@ def test_with_the_masked_lm_head_they_are_the_parameters_that_list_trains() -> N
     with torch.device("meta"):
         head = RobertaForMaskedLM(ROBERTA_LARGE).lm_head
     own = sum(p.numel() for name, p in head.named_parameters() if name != "decoder.weight" and name != "decoder.bias")
-    adapters = build_tuner(schema.LiteConfig(name="lite")).expected_parameters(full_size(ROBERTA_LARGE), CONTEXT)
+    adapters = build_tuner(LiteOptions(name="lite")).expected_parameters(full_size(ROBERTA_LARGE), CONTEXT)
     assert adapters + own == 13_684_825
 
 
 def test_a_budget_sets_the_bottleneck_or_the_rank() -> None:
-    tuner = build_tuner(schema.PfeifferConfig(name="pfeiffer"))
+    tuner = build_tuner(PfeifferOptions(name="pfeiffer"))
     backbone = full_size(BertConfig())
     fit_budget(tuner, 900_000, backbone, CONTEXT)
     assert tuner.cfg.bottleneck == 48
-    tuner = build_tuner(schema.CompacterConfig(name="compacter", train_norms=False))
+    tuner = build_tuner(CompacterOptions(name="compacter", train_norms=False))
     fit_budget(tuner, 200_000, backbone, CONTEXT)
     assert tuner.expected_parameters(backbone, CONTEXT) == pytest.approx(200_000, rel=0.05)
 
@@ -381,7 +386,7 @@ def test_compacter_files_hold_the_rule_once(tmp_path) -> None:
 def test_where_lite_and_compacter_start() -> None:
     """LiST's released `init_adapter` overwrites its layer's 0.02; Compacter's factors have a gain of sqrt(2)."""
     torch.manual_seed(0)
-    lite = build_tuner(schema.LiteConfig(name="lite")).build(tiny_backbone("bert"), CONTEXT)
+    lite = build_tuner(LiteOptions(name="lite")).build(tiny_backbone("bert"), CONTEXT)
     assert torch.cat([p.flatten() for p in trained(lite).values()]).std().item() == pytest.approx(2e-4, rel=0.05)
     factors = PhmFactors(768, 24, n=4, rank=1)
     for values, fans in ((factors.s, 192 + 1), (factors.t, 1 + 6)):
@@ -424,7 +429,7 @@ def test_bottleneck_by_hand() -> None:
 @pytest.mark.parametrize("residual", [True, False])
 def test_placement_by_hand(mode: str, residual: bool) -> None:
     """At the feed-forward of BERT, with a block that is known."""
-    cfg = schema.ConvAdapterConfig(
+    cfg = ConvAdapterOptions(
         name="conv_adapter", block="bottleneck", bottleneck=3, mode=mode, residual=residual, kernel=1
     )
     tuner = build_tuner(cfg)
@@ -450,10 +455,10 @@ def test_placement_by_hand(mode: str, residual: bool) -> None:
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        (schema.ConvAdapterConfig(name="conv_adapter", kernel=4), r"method\.tuner\.kernel=4: use an odd number, 5"),
-        (schema.ConvAdapterConfig(name="conv_adapter", bottleneck=1), r"method\.tuner\.bottleneck=1: .*Use 4 or more"),
-        (schema.CompacterConfig(name="compacter", phm_dim=3), r"phm_dim=3 must divide the backbone's width 16"),
-        (schema.CompacterConfig(name="compacter", bottleneck=6), r"method\.tuner\.bottleneck=6"),
+        (ConvAdapterOptions(name="conv_adapter", kernel=4), r"method\.tuner\.kernel=4: use an odd number, 5"),
+        (ConvAdapterOptions(name="conv_adapter", bottleneck=1), r"method\.tuner\.bottleneck=1: .*Use 4 or more"),
+        (CompacterOptions(name="compacter", phm_dim=3), r"phm_dim=3 must divide the backbone's width 16"),
+        (CompacterOptions(name="compacter", bottleneck=6), r"method\.tuner\.bottleneck=6"),
     ],
 )
 def test_what_does_not_fit_is_refused(cfg, message: str) -> None:
@@ -462,7 +467,7 @@ def test_what_does_not_fit_is_refused(cfg, message: str) -> None:
 
 
 def test_convolutions_are_not_for_causal_models() -> None:
-    assert build_tuner(schema.ConvAdapterConfig(name="conv_adapter")).families == {"encoder", "seq2seq"}
+    assert build_tuner(ConvAdapterOptions(name="conv_adapter")).families == {"encoder", "seq2seq"}
 
 
 def test_a_conformer_keeps_enough_channels_to_say_something() -> None:
@@ -476,9 +481,9 @@ def test_a_conformer_keeps_enough_channels_to_say_something() -> None:
 
     assert (answers(1), answers(4)) == (1, 64 * 7)
     for block, channels in (("conformer", 4), ("convpass", 2)):
-        tuner = build_tuner(schema.ConvAdapterConfig(name="conv_adapter", block=block, reduction_factor=32))
-        assert tuner.bottleneck(64) == channels
-        assert tuner.bottleneck(384) == 12
+        tuner = build_tuner(ConvAdapterOptions(name="conv_adapter", block=block, reduction_factor=32))
+        assert tuner.cfg.bottleneck_at(64) == channels
+        assert tuner.cfg.bottleneck_at(384) == 12
 
 
 def test_convolutions_stay_out_of_a_decoder() -> None:

@@ -10,20 +10,20 @@ from torch import nn
 from transformers import AutoModel, AutoModelForSeq2SeqLM, BertConfig, RobertaConfig, T5Config
 
 from peftbench.config import compose
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tables import commands, spec
 from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.bitfit import BitfitOptions
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
-PLAIN = schema.BitfitConfig(name="bitfit")
-ADDED = schema.BitfitConfig(name="bitfit", add_missing=True)
-SMALL = schema.BitfitConfig(name="bitfit", biases="query_mlp", add_missing=True)
+PLAIN = BitfitOptions(name="bitfit")
+ADDED = BitfitOptions(name="bitfit", add_missing=True)
+SMALL = BitfitOptions(name="bitfit", biases="query_mlp", add_missing=True)
 
 
-def make(kind: str, cfg: schema.BitfitConfig = ADDED):
+def make(kind: str, cfg: BitfitOptions = ADDED):
     tuner = build_tuner(cfg)
     return tuner, tuner.build(tiny_backbone(kind), CONTEXT).eval()
 
@@ -43,7 +43,7 @@ def train(model: nn.Module, kind: str, steps: int = 3) -> None:
 
 @pytest.mark.parametrize("cfg", [ADDED, SMALL], ids=["all", "query_mlp"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_biases_move_and_the_start_is_the_backbone(kind: str, cfg: schema.BitfitConfig) -> None:
+def test_only_biases_move_and_the_start_is_the_backbone(kind: str, cfg: BitfitOptions) -> None:
     tuner, model = make(kind, cfg)
     expected = tuner.expected_parameters(tiny_backbone(kind), CONTEXT)
     assert sum(p.numel() for p in trained(model).values()) == expected
@@ -105,7 +105,7 @@ def full_size(config, auto=AutoModel, **kwargs) -> Backbone:
     [
         (PLAIN, BertConfig(), AutoModel, {}, 102_912),
         (PLAIN, RobertaConfig(vocab_size=50265), AutoModel, {"add_pooling_layer": False}, 102_144),
-        (schema.BitfitConfig(name="bitfit", biases="query_mlp"), BertConfig(), AutoModel, {}, 12 * (768 + 3072)),
+        (BitfitOptions(name="bitfit", biases="query_mlp"), BertConfig(), AutoModel, {}, 12 * (768 + 3072)),
         # 250,368 of the stacks and 32,128 of the head: the literature's 280K
         (ADDED, T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12), AutoModelForSeq2SeqLM, {}, 282_496),
     ],

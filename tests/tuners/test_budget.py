@@ -10,29 +10,44 @@ from hypothesis import strategies as st
 from tiny_models import WORDS, tiny_backbone
 
 from peftbench.cli import main
-from peftbench.config import compose
-from peftbench.config import tuners as schema
+from peftbench.config import compose, registry
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
-from peftbench.tuners import TUNERS, Tuner, TunerContext, build_tuner
+from peftbench.tuners import Tuner, TunerContext, build_tuner, get_tuner
+from peftbench.tuners.bayesprompt import BayesPromptOptions
 from peftbench.tuners.budget import fit_budget, nearest
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.ept import EptOptions
+from peftbench.tuners.full import FullOptions
+from peftbench.tuners.iapt import IaptOptions
+from peftbench.tuners.lora import LoraOptions
+from peftbench.tuners.p_tuning import PTuningOptions
+from peftbench.tuners.prefix_tuning import PrefixTuningOptions
+from peftbench.tuners.prompt_tuning import PromptTuningOptions
 
 TEXTS = [Row(f"train:{i}", f"sport news {word}", str(i % 2)) for i, word in enumerate(WORDS[:8])]
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=0, pool=TEXTS, shots=TEXTS)
 BIG = TunerContext(max_length=256, label_words=(), seed=0)
+
+
+def with_defaults(name: str) -> Tuner:
+    return build_tuner(get_tuner(name).options(name=name))
+
+
 CONFIGS = {
-    "prompt_tuning": schema.PromptTuningConfig(name="prompt_tuning"),
-    "bayesprompt": schema.BayesPromptConfig(name="bayesprompt"),
-    "dept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab"),
-    "adept": schema.DeptConfig(name="dept", num_virtual_tokens=5, init="vocab", offset="token"),
-    "ept": schema.EptConfig(name="ept", num_virtual_tokens=5, init="vocab"),
-    "lora": schema.LoraConfig(name="lora"),
-    "p_tuning": schema.PTuningConfig(name="p_tuning", num_virtual_tokens=5),
-    "p_tuning_lstm": schema.PTuningConfig(name="p_tuning", num_virtual_tokens=5, encoder="LSTM"),
-    "prefix_tuning": schema.PrefixTuningConfig(name="prefix_tuning", init="random"),
-    "iapt": schema.IaptConfig(name="iapt"),
+    "prompt_tuning": PromptTuningOptions(name="prompt_tuning"),
+    "bayesprompt": BayesPromptOptions(name="bayesprompt"),
+    "dept": DeptOptions(name="dept", num_virtual_tokens=5, init="vocab"),
+    "adept": DeptOptions(name="dept", num_virtual_tokens=5, init="vocab", offset="token"),
+    "ept": EptOptions(name="ept", num_virtual_tokens=5, init="vocab"),
+    "lora": LoraOptions(name="lora"),
+    "p_tuning": PTuningOptions(name="p_tuning", num_virtual_tokens=5),
+    "p_tuning_lstm": PTuningOptions(name="p_tuning", num_virtual_tokens=5, encoder="LSTM"),
+    "prefix_tuning": PrefixTuningOptions(name="prefix_tuning", init="random"),
+    "iapt": IaptOptions(name="iapt"),
 }
-OTHERS = [name for name, tuner in TUNERS.items() if getattr(tuner, "budget_knob", None) and name not in CONFIGS]
+NAMES = sorted(registry.built_in("tuner") - {"file", "peft"})  # what they train has no name yet
+OTHERS = [name for name in NAMES if name not in CONFIGS and with_defaults(name).budget_knob]
 CONFIGS |= {name: compose([f"method={name}"]).method.tuner for name in OTHERS}
 
 
@@ -57,12 +72,12 @@ def test_what_is_built_has_the_size_that_was_promised(name: str, budget: int) ->
 
 def test_the_papers_budget_gives_the_papers_sizes() -> None:
     backbone = tiny_backbone("bert")
-    backbone.hidden_size = 768
+    backbone.hidden_size = backbone.embedding_size = 768
     for cfg, value in (
         (CONFIGS["prompt_tuning"], 100),
-        (schema.DeptConfig(name="dept", num_virtual_tokens=40, rank=1), 45),
-        (schema.DeptConfig(name="dept", num_virtual_tokens=60, rank=1), 30),
-        (schema.DeptConfig(name="dept", num_virtual_tokens=60, rank=1, offset="token"), 19),
+        (DeptOptions(name="dept", num_virtual_tokens=40, rank=1), 45),
+        (DeptOptions(name="dept", num_virtual_tokens=60, rank=1), 30),
+        (DeptOptions(name="dept", num_virtual_tokens=60, rank=1, offset="token"), 19),
     ):
         tuner = build_tuner(cfg)
         fit_budget(tuner, 76_800, backbone, BIG)
@@ -76,15 +91,15 @@ def test_what_cannot_be_met_is_refused_with_the_nearest() -> None:
     assert tuner.cfg == CONFIGS["prompt_tuning"]
     assert tuner.notes == []
     with pytest.raises(UsageError, match=r"method\.budget=100: .*full cannot be derived"):
-        fit_budget(build_tuner(schema.FullConfig(name="full")), 100, tiny_backbone("bert"), CONTEXT)
+        fit_budget(build_tuner(FullOptions(name="full")), 100, tiny_backbone("bert"), CONTEXT)
 
 
 def test_every_knob_is_a_key_and_has_a_formula() -> None:
-    for name, tuner in TUNERS.items():
-        knob = getattr(tuner, "budget_knob", None)
-        if knob is not None:
-            assert knob in schema.TUNER_SCHEMAS[name].__dataclass_fields__, name
-            assert tuner.expected_parameters is not Tuner.expected_parameters, name
+    for name in NAMES:
+        tuner = with_defaults(name)
+        if tuner.budget_knob is not None:
+            assert tuner.budget_knob in tuner.cfg.__dataclass_fields__, name
+            assert type(tuner).expected_parameters is not Tuner.expected_parameters, name
 
 
 @given(slope=st.integers(1, 50), offset=st.integers(0, 100), budget=st.integers(1, 10_000), square=st.booleans())

@@ -16,14 +16,14 @@ import yaml
 from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.config.catalogue import names
-from peftbench.config.tuners import BitfitConfig
 from peftbench.conformance.bench import CASES, Bench, Case
 from peftbench.conformance.checks import fitting
 from peftbench.conformance.processes import two_processes
 from peftbench.conformance.subject import find_subject, without_dropout
 from peftbench.conformance.suite import FITS, Finding, cases_of, fits, judge
 from peftbench.errors import UsageError
-from peftbench.tuners.bitfit import BitfitTuner
+from peftbench.tuners.bitfit import BitfitOptions
+from peftbench.tuners.bitfit.tuner import BitfitTuner
 
 DOCS = Path(__file__).parents[2] / "docs" / "adding-a-method.md"
 BERT, LLAMA = (next(c for c in CASES if c.name == name) for name in ("bert", "llama"))
@@ -195,7 +195,7 @@ def test_a_tuner_that_does_not_see_the_text_fits_nothing() -> None:
         output.last_hidden_state = output.last_hidden_state.mean((0, 1)).expand_as(output.last_hidden_state)
         return output
 
-    cfg = BitfitConfig(name="bitfit")
+    cfg = BitfitOptions(name="bitfit")
     verdict = fitting(Bench(lambda: Blind(cfg), {"bias": 1e-2}, BERT))
     assert verdict.status == "fail", verdict.detail
 

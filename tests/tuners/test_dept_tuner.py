@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 
 import peft
@@ -13,19 +12,21 @@ from hypothesis import strategies as st
 from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 
-from peftbench.config.tuners import DeptConfig as DeptSettings
+import peftbench
 from peftbench.errors import UsageError
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.dept_layer import DeptConfig, DeptEmbedding, parameter_count, rank_for_budget
-from peftbench.tuners.dept_model import adapter_of, answer_starts, register_dept
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.peft_types import register_type
+from peftbench.tuners.soft_prompt_layer import DeptConfig, SoftPromptEmbedding, parameter_count, rank_for_budget
+from peftbench.tuners.soft_prompt_model import SoftPromptModel, adapter_of, answer_starts
 
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 S = 24
 
 
-def settings_of(**changes: object) -> DeptSettings:
+def settings_of(**changes: object) -> DeptOptions:
     values = {"name": "dept", "num_virtual_tokens": 5, "rank": 3, "budget_tokens": None, "init": "vocab"}
-    return DeptSettings(**{**values, **changes})
+    return DeptOptions(**{**values, **changes})
 
 
 def build(kind: str, purpose: str | None = None, seed: int = 3, max_length: int = S, **changes: object):
@@ -75,14 +76,14 @@ def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def test_the_ten_cells_of_the_paper_have_the_size_of_a_prompt_of_100_tokens(s: int, m: int, rank_at_256: int) -> None:
     rank = rank_at_256 if s == 256 else rank_at_256 * 4 // 5
     config = DeptConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=m, rank=rank, max_length=s)
-    layer = DeptEmbedding(nn.Embedding(10, 768).requires_grad_(False), "default", config)
+    layer = SoftPromptEmbedding(nn.Embedding(10, 768).requires_grad_(False), "default", config)
     assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 100 * 768
     assert rank_for_budget(100, m, s, 768, "position") == rank
 
 
 def test_adept_has_its_published_size() -> None:
     config = DeptConfig(task_type="CAUSAL_LM", num_virtual_tokens=60, rank=19, offset="token")
-    layer = DeptEmbedding(nn.Embedding(10, 768).requires_grad_(False), "default", config)
+    layer = SoftPromptEmbedding(nn.Embedding(10, 768).requires_grad_(False), "default", config)
     assert sum(p.numel() for p in layer.parameters() if p.requires_grad) == 76_051
     assert parameter_count(60, 19, 256, 768, "token") == 76_051
 
@@ -418,14 +419,14 @@ def test_without_a_task_type_it_is_refused() -> None:
         DeptConfig(task_type="TOKEN_CLS")
 
 
-def test_registering_again_and_reloading_is_harmless() -> None:
+def test_registering_again_is_harmless() -> None:
+    peftbench.register()
     before = len(peft.PeftType.__members__)
-    register_dept()
-    register_dept()
+    peftbench.register()
+    register_type(DeptConfig, SoftPromptModel)
     assert len(peft.PeftType.__members__) == before
     assert peft.PeftType("DEPT") is peft.PeftType.DEPT
-    importlib.reload(importlib.import_module("peftbench.tuners"))
-    assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[peft.PeftType.DEPT].__name__ == "DeptModel"
+    assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[peft.PeftType.DEPT].__name__ == "SoftPromptModel"
 
 
 def test_peft_names_the_type_when_it_is_not_registered(tmp_path, monkeypatch) -> None:

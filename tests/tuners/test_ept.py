@@ -12,12 +12,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftbench.config import compose
-from peftbench.config.tuners import DeptConfig as DeptSettings
-from peftbench.config.tuners import EptConfig as EptSettings
-from peftbench.config.tuners import PromptTuningConfig
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.dept_model import adapter_of
-from peftbench.tuners.ept import EptConfig, export_static, factors, gate_weights
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.ept import EptOptions
+from peftbench.tuners.ept.tuner import EptConfig, export_static, factors, gate_weights
+from peftbench.tuners.prompt_tuning import PromptTuningOptions
+from peftbench.tuners.soft_prompt_model import adapter_of
 
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 S = 24
@@ -34,7 +34,7 @@ SWITCHES = [
 
 def build(kind: str, seed: int = 3, **changes: object):
     values = {"name": "ept", "num_virtual_tokens": 5, "rank": 3, "spaces": 4, "bottleneck": 2, "init": "vocab"}
-    tuner = build_tuner(EptSettings(**{**values, **changes}))
+    tuner = build_tuner(EptOptions(**{**values, **changes}))
     context = TunerContext(max_length=S, label_words=("sport", "health"), seed=seed)
     return tuner, tuner.build(tiny_backbone(kind), context).eval()
 
@@ -60,7 +60,7 @@ def train(model: nn.Module, kind: str, steps: int = 4, rate: float = 0.05) -> No
 @pytest.mark.parametrize("changes", SWITCHES)
 def test_step_0_equals_prompt_tuning(kind: str, changes: dict[str, object]) -> None:
     _, model = build(kind, **changes)
-    reference = of(PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=5, init="vocab"), kind)
+    reference = of(PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=5, init="vocab"), kind)
     batch = make_batch(kind)
     assert torch.equal(adapter_of(model)[1]["P"], adapter_of(reference)[1]["P"])
     ours, theirs = read_out(model(**batch)), read_out(reference(**batch))
@@ -70,7 +70,7 @@ def test_step_0_equals_prompt_tuning(kind: str, changes: dict[str, object]) -> N
 @pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
 def test_with_everything_off_it_trains_as_dept_bit_for_bit(kind: str) -> None:
     _, model = build(kind, fusion=False, spaces=0)
-    reference = of(DeptSettings(name="dept", num_virtual_tokens=5, rank=3, init="vocab"), kind)
+    reference = of(DeptOptions(name="dept", num_virtual_tokens=5, rank=3, init="vocab"), kind)
     for m in (model, reference):
         train(m, kind)
     assert torch.equal(read_out(model(**make_batch(kind))), read_out(reference(**make_batch(kind))))
@@ -78,7 +78,7 @@ def test_with_everything_off_it_trains_as_dept_bit_for_bit(kind: str) -> None:
 
 def test_with_rank_0_too_it_is_prompt_tuning() -> None:
     _, model = build("bert", spaces=0, rank=0)
-    reference = of(PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=5, init="vocab"), "bert")
+    reference = of(PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=5, init="vocab"), "bert")
     for m in (model, reference):
         train(m, "bert")
     assert torch.equal(read_out(model(**make_batch("bert"))), read_out(reference(**make_batch("bert"))))
@@ -104,7 +104,7 @@ def test_the_static_export_is_an_equal_dept_adapter(kind: str, changes: dict[str
     train(model, kind)
     export_static(model, tmp_path)
     static = peft.PeftModel.from_pretrained(tiny_backbone(kind).model, tmp_path).eval()
-    assert type(static.base_model).__name__ == "DeptModel"
+    assert type(static.base_model).__name__ == "SoftPromptModel"
     for width in (9, 15):
         batch = make_batch(kind, width=width)
         torch.testing.assert_close(read_out(static(**batch)), read_out(model(**batch)), atol=2e-5, rtol=1e-5)
@@ -138,7 +138,7 @@ def test_gradients_reach_p_by_three_paths_and_a_and_b_by_two() -> None:
 
 def test_without_fusion_a_and_b_get_depts_gradient() -> None:
     _, model = build("bert", fusion=False)
-    reference = of(DeptSettings(name="dept", num_virtual_tokens=5, rank=3, init="vocab"), "bert")
+    reference = of(DeptOptions(name="dept", num_virtual_tokens=5, rank=3, init="vocab"), "bert")
     assert torch.equal(gradients(model)["B"], gradients(reference)["B"])
 
 
@@ -182,7 +182,7 @@ def test_counts_groups_and_files(kind: str, changes: dict[str, object], tmp_path
 def test_the_count_of_the_specification() -> None:
     backbone = tiny_backbone("bert")
     backbone.hidden_size = 768
-    cfg = EptSettings(name="ept", num_virtual_tokens=40, rank=15, spaces=4, bottleneck=8)
+    cfg = EptOptions(name="ept", num_virtual_tokens=40, rank=15, spaces=4, bottleneck=8)
     context = TunerContext(256, (), 0)
     assert build_tuner(cfg).expected_parameters(backbone, context) == 98_304
     cfg.bottleneck = 4
@@ -223,7 +223,7 @@ def test_generation_and_switching_off(kind: str) -> None:
 def test_a_bf16_base_keeps_fp32_adapters_that_learn() -> None:
     backbone = tiny_backbone("bert")
     backbone.model.to(torch.bfloat16)
-    cfg = EptSettings(name="ept", num_virtual_tokens=5, rank=3, init="vocab")
+    cfg = EptOptions(name="ept", num_virtual_tokens=5, rank=3, init="vocab")
     model = build_tuner(cfg).build(backbone, TunerContext(S, (), 3)).eval()
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     before = adapter_of(model)[1]["P"].clone()
@@ -240,7 +240,7 @@ def test_bad_configs_are_refused() -> None:
 
 def test_a_step_takes_fewer_flops_than_prompt_tuning_of_100_tokens() -> None:
     flops = {}
-    prompt = of(PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=100, init="vocab"), "t5")
+    prompt = of(PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=100, init="vocab"), "t5")
     for name, model in (("ept", build("t5")[1]), ("prompt", prompt)):
         with FlopCounterMode(display=False) as counter:
             read_out(model(**make_batch("t5", (S, S)))).square().mean().backward()

@@ -13,20 +13,21 @@ from tiny_models import make_batch, read_out, tiny_backbone
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, RobertaConfig
 
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.training.optim import build_optimizer
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.hft import category_of, draw_frozen
+from peftbench.tuners.full import FullOptions
+from peftbench.tuners.hft import HftOptions
+from peftbench.tuners.hft.tuner import category_of, draw_frozen
 from peftbench.tuners.sublayers import find_blocks
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 
 
-def config(**changes) -> schema.HftConfig:
-    return schema.HftConfig(name="hft", **changes)
+def config(**changes) -> HftOptions:
+    return HftOptions(name="hft", **changes)
 
 
 def make(kind: str, seed: int = 3, **changes):
@@ -124,7 +125,7 @@ def test_any_ratio_at_any_level_freezes_that_share_of_the_matrices(kind, level, 
 
 def test_ratio_0_is_full_fine_tuning_and_ratio_1_leaves_what_is_outside_the_blocks() -> None:
     results = []
-    for tuner in (build_tuner(config(freeze_ratio=0)), build_tuner(schema.FullConfig(name="full"))):
+    for tuner in (build_tuner(config(freeze_ratio=0)), build_tuner(FullOptions(name="full"))):
         model = tuner.build(tiny_backbone("bert"), CONTEXT).eval()
         train(model, tuner.param_groups(model), "bert")
         results.append(dict(model.named_parameters()))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tiny_models import VOCAB, D, make_batch, read_out, real_positions, tiny_backbone
 from torch import Tensor, nn
 
-from peftbench.config.tuners import IaptConfig as IaptSettings
 from peftbench.errors import UsageError
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.iapt import (
+from peftbench.tuners.iapt import IaptOptions
+from peftbench.tuners.iapt.tuner import (
     DENOMINATOR,
     NUMERATOR,
     IaptConfig,
@@ -31,7 +31,7 @@ CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 
 
 def build(kind: str, purpose: str | None = None, attention: str = "sdpa", seed: int = 3, **changes: int):
-    tuner = build_tuner(IaptSettings(**{"name": "iapt", "bottleneck": 5, **changes}))
+    tuner = build_tuner(IaptOptions(**{"name": "iapt", "bottleneck": 5, **changes}))
     backbone = tiny_backbone(kind, purpose)
     backbone.model.set_attn_implementation(attention)
     model = tuner.build(backbone, TunerContext(24, (), seed)).eval()
@@ -360,7 +360,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 def test_a_bf16_base_keeps_fp32_generators(kind: str, attention: str) -> None:
     backbone = tiny_backbone(kind)
     backbone.model.to(torch.bfloat16).set_attn_implementation(attention)
-    model = build_tuner(IaptSettings(name="iapt")).build(backbone, CONTEXT).eval()
+    model = build_tuner(IaptOptions(name="iapt")).build(backbone, CONTEXT).eval()
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     train(model, kind)
     with torch.autocast("cpu", torch.bfloat16):
@@ -383,9 +383,9 @@ def test_what_does_not_fit_is_refused() -> None:
     backbone = tiny_backbone("bert")
     backbone.model.config.model_type = "deberta-v2"
     with pytest.raises(UsageError, match=r"blocks of the architecture `deberta-v2`.*bert.*llama"):
-        build_tuner(IaptSettings(name="iapt")).build(backbone, CONTEXT)
+        build_tuner(IaptOptions(name="iapt")).build(backbone, CONTEXT)
     with pytest.raises(UsageError, match=r"131 positions.*has 128.*max_length=124"):
-        build_tuner(IaptSettings(name="iapt")).build(tiny_backbone("llama"), TunerContext(127, (), 0))
-    assert "seq2seq" not in build_tuner(IaptSettings(name="iapt")).families
+        build_tuner(IaptOptions(name="iapt")).build(tiny_backbone("llama"), TunerContext(127, (), 0))
+    assert "seq2seq" not in build_tuner(IaptOptions(name="iapt")).families
     with pytest.raises(ValueError, match="task_type"):
         IaptConfig(task_type="SEQ_2_SEQ_LM")

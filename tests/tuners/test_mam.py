@@ -7,16 +7,18 @@ import torch
 from tiny_models import make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 
-from peftbench.config import tuners as schema
 from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.mam import MamOptions
+from peftbench.tuners.parallel import ParallelOptions
+from peftbench.tuners.prefix_tuning import PrefixTuningOptions
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "t5", "llama", "gpt2")
 KNOBS = {"num_virtual_tokens": 4, "init": "random"}
-MAM = schema.MamConfig(name="mam", bottleneck=3, **KNOBS)
+MAM = MamOptions(name="mam", bottleneck=3, **KNOBS)
 
 
-def make(kind: str, cfg: schema.MamConfig = MAM):
+def make(kind: str, cfg: MamOptions = MAM):
     tuner = build_tuner(cfg)
     return tuner, tuner.build(tiny_backbone(kind), CONTEXT).eval()
 
@@ -55,11 +57,11 @@ def test_both_parts_are_trained_and_the_backbone_is_not(kind: str, tmp_path) -> 
 def test_with_the_adapters_at_their_start_it_is_prefix_tuning_and_without_the_prefix_parallel(kind: str) -> None:
     batch = make_batch(kind)
     tuner, model = make(kind)
-    prefix = build_tuner(schema.PrefixTuningConfig(name="prefix_tuning", **KNOBS))
+    prefix = build_tuner(PrefixTuningOptions(name="prefix_tuning", **KNOBS))
     expected = read_out(prefix.build(tiny_backbone(kind), CONTEXT).eval()(**batch))
     torch.testing.assert_close(read_out(model(**batch)), expected)
     stir(tuner.param_groups(model)["adapter"])
-    parallel = build_tuner(schema.ParallelConfig(name="parallel", bottleneck=3))
+    parallel = build_tuner(ParallelOptions(name="parallel", bottleneck=3))
     alone = parallel.build(tiny_backbone(kind), CONTEXT).eval()
     stir(parallel.param_groups(alone)["adapter"])
     with tuner.prefix.disabled(model.prefixed):

@@ -9,16 +9,17 @@ from tiny_models import SMALL, VOCAB, D, make_batch, read_out, real_positions, t
 from torch import nn
 from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, RobertaConfig
 
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.embed_head import EmbedHeadOptions
+from peftbench.tuners.last_layer import LastLayerOptions
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 CONFIGS = {
-    "embed_head": schema.EmbedHeadConfig(name="embed_head"),
-    "last_layer": schema.LastLayerConfig(name="last_layer"),
+    "embed_head": EmbedHeadOptions(name="embed_head"),
+    "last_layer": LastLayerOptions(name="last_layer"),
 }
 GROUPS = {"embed_head": "embedding", "last_layer": "last_layer"}
 TRAINED = {
@@ -116,9 +117,9 @@ def test_an_untied_head_is_trained_with_the_embeddings() -> None:
 
 
 def test_more_blocks_than_there_are() -> None:
-    tuner = build_tuner(schema.LastLayerConfig(name="last_layer", layers=2))
+    tuner = build_tuner(LastLayerOptions(name="last_layer", layers=2))
     model = tuner.build(tiny_backbone("t5"), CONTEXT)
     assert {n.split(".")[2] for n, p in model.named_parameters() if p.requires_grad} == {"0", "1"}
     assert not any(p.requires_grad for p in model.encoder.parameters())
     with pytest.raises(UsageError, match=r"method\.tuner\.layers=3: model=tiny-bert has 2 in `encoder\.layer`"):
-        build_tuner(schema.LastLayerConfig(name="last_layer", layers=3)).build(tiny_backbone("bert"), CONTEXT)
+        build_tuner(LastLayerOptions(name="last_layer", layers=3)).build(tiny_backbone("bert"), CONTEXT)

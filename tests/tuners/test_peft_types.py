@@ -11,12 +11,13 @@ from tiny_models import make_batch, read_out, tiny_backbone
 from torch import nn
 
 from peftbench.config import compose
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.records.ids import run_id
 from peftbench.tuners import Tuner, TunerContext, build_tuner
-from peftbench.tuners.adalora import distance_from_orthogonality
+from peftbench.tuners.adalora import AdaLoraOptions
+from peftbench.tuners.adalora.tuner import distance_from_orthogonality
 from peftbench.tuners.budget import fit_budget
+from peftbench.tuners.peft import PeftTypeOptions
 
 CONTEXT = TunerContext(max_length=24, label_words=("sport", "health"), seed=3)
 SMALL = {
@@ -43,7 +44,7 @@ SMALL = {
 
 
 def tuner_of(kind: str, **options: object) -> Tuner:
-    return build_tuner(schema.PeftTypeConfig(name="peft", type=kind, options=options))
+    return build_tuner(PeftTypeOptions(name="peft", type=kind, options=options))
 
 
 def trainable(model: nn.Module) -> int:
@@ -186,7 +187,7 @@ def test_a_budget_sets_the_option_that_decides_the_size(method: str, knob: str) 
 
 
 def adalora(**changes: object) -> Tuner:
-    return build_tuner(schema.AdaLoraConfig(name="adalora", **{"init_rank": 4, "target_rank": 2, **changes}))
+    return build_tuner(AdaLoraOptions(name="adalora", **{"init_rank": 4, "target_rank": 2, **changes}))
 
 
 def train(tuner: Tuner, model: nn.Module, steps: int, start: int = 0) -> None:

@@ -11,11 +11,12 @@ from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 
 from peftbench.config import compose
-from peftbench.config.tuners import PrefixTuningConfig, PTuningConfig
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.prefix_tuning import Shape, join_layers, prefix_of_tokens, shape_of, split_layers
+from peftbench.tuners.p_tuning import PTuningOptions
+from peftbench.tuners.prefix_tuning import PrefixTuningOptions
+from peftbench.tuners.prefix_tuning.tuner import Shape, join_layers, prefix_of_tokens, shape_of, split_layers
 
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
 CONTEXT = TunerContext(max_length=24, label_words=("sport", "health"), seed=3)
@@ -24,7 +25,7 @@ PROMPT = {"name": "p_tuning", "num_virtual_tokens": 5, "hidden": 7}
 
 
 def build(settings: dict, kind: str, purpose: str | None = None, attention: str = "sdpa", seed: int = 3):
-    schema = PrefixTuningConfig if settings["name"] == "prefix_tuning" else PTuningConfig
+    schema = PrefixTuningOptions if settings["name"] == "prefix_tuning" else PTuningOptions
     tuner, backbone = build_tuner(schema(**settings)), tiny_backbone(kind, purpose)
     backbone.model.set_attn_implementation(attention)
     return tuner, tuner.build(backbone, TunerContext(24, ("sport", "health"), seed)).eval()
@@ -74,7 +75,7 @@ def test_counts_of_the_specification() -> None:
     backbone.hidden_size = backbone.embedding_size = 768
 
     def count(settings: dict) -> int | None:
-        schema = PrefixTuningConfig if settings["name"] == "prefix_tuning" else PTuningConfig
+        schema = PrefixTuningOptions if settings["name"] == "prefix_tuning" else PTuningOptions
         return build_tuner(schema(**settings)).expected_parameters(backbone, CONTEXT)
 
     assert count({**PREFIX, "num_virtual_tokens": 20}) == 368_640
@@ -275,7 +276,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"init=text.*projection=true.*init=random"):
         build({**PREFIX, "projection": True, "init": "text"}, "bert")
     with pytest.raises(UsageError, match=r"65 positions.*has 64.*max_length=59"):
-        build_tuner(PrefixTuningConfig(**PREFIX)).build(tiny_backbone("bert"), TunerContext(60, (), 0))
+        build_tuner(PrefixTuningOptions(**PREFIX)).build(tiny_backbone("bert"), TunerContext(60, (), 0))
     _, model = build(PREFIX, "llama")
     model.model.gradient_checkpointing_enable()
     model.train()
@@ -296,7 +297,7 @@ def test_a_backbone_without_a_cache_is_refused() -> None:
 
     backbone.model = NoCache()
     with pytest.raises(UsageError, match=r"tiny-bert \(bert\) has no key/value cache.*Llama"):
-        build_tuner(PrefixTuningConfig(**PREFIX)).build(backbone, CONTEXT)
+        build_tuner(PrefixTuningOptions(**PREFIX)).build(backbone, CONTEXT)
 
 
 @pytest.mark.parametrize("name", ["prefix", "p_tuning"])
@@ -304,7 +305,7 @@ def test_a_backbone_without_a_cache_is_refused() -> None:
 def test_a_bf16_base_keeps_fp32_adapters(name: str, kind: str) -> None:
     backbone = tiny_backbone(kind)
     backbone.model.to(torch.bfloat16)
-    schema = PrefixTuningConfig if name == "prefix" else PTuningConfig
+    schema = PrefixTuningOptions if name == "prefix" else PTuningOptions
     model = build_tuner(schema(**ALL[name])).build(backbone, CONTEXT)
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     train(model, kind)

@@ -10,14 +10,25 @@ import torch
 from tiny_models import WORDS, D, make_batch, read_out, tiny_backbone
 
 from peftbench.cli import main
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.bayesprompt import Mixture, domain_prompt, features, fit_mixture, principal_components, rbf, svgd
+from peftbench.tuners.bayesprompt import BayesPromptOptions
+from peftbench.tuners.bayesprompt.particles import (
+    Mixture,
+    domain_prompt,
+    features,
+    fit_mixture,
+    principal_components,
+    rbf,
+    svgd,
+)
 from peftbench.tuners.cones import concept_prompt, concept_scores, learn_concepts
-from peftbench.tuners.dept_model import adapter_of
+from peftbench.tuners.dept import DeptOptions
+from peftbench.tuners.lora import LoraOptions
 from peftbench.tuners.prompt_init import stored_prompt
+from peftbench.tuners.prompt_tuning import PromptTuningOptions
+from peftbench.tuners.soft_prompt_model import adapter_of
 
 # the mixture and the particles
 
@@ -112,7 +123,7 @@ def test_a_texts_vector_does_not_depend_on_padding() -> None:
 
 @pytest.mark.parametrize("init", ["bayesprompt", "bayesprompt_shots"])
 def test_the_prompt_has_the_shape_and_norm_of_embeddings(init: str) -> None:
-    cfg = schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=6, init=init)
+    cfg = PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=6, init=init)
     context = TunerContext(24, (), 3, pool=rows(60), shots=rows(60)[:8])
 
     def built(context: TunerContext):
@@ -133,14 +144,14 @@ def test_the_prompt_has_the_shape_and_norm_of_embeddings(init: str) -> None:
 
 def held(**changes: object):
     """A tuner on tiny BERT, its model, and the prompt as it is at the start."""
-    tuner = build_tuner(schema.BayesPromptConfig(name="bayesprompt", num_virtual_tokens=6, **changes))
+    tuner = build_tuner(BayesPromptOptions(name="bayesprompt", num_virtual_tokens=6, **changes))
     model = tuner.build(tiny_backbone("bert"), TunerContext(24, (), 3, pool=rows(60), shots=rows(60)[:8]))
     prompt = adapter_of(model)[1]["P"]
     return tuner, model, prompt, prompt.detach().clone()
 
 
 def test_the_tuner_starts_where_prompt_tuning_from_the_same_samples_does() -> None:
-    cfg = schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=6, init="bayesprompt")
+    cfg = PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=6, init="bayesprompt")
     context = TunerContext(24, (), 3, pool=rows(60), shots=rows(60)[:8])
     other = build_tuner(cfg).build(tiny_backbone("bert"), context)
     tuner, model, prompt, start = held()
@@ -236,7 +247,7 @@ def test_the_prompt_starts_from_class_embeddings(kind: str) -> None:
     lengths = backbone.model.get_input_embeddings().weight.norm(dim=1).mean().expand(5)
     torch.testing.assert_close(prompt.norm(dim=1), lengths)
     assert torch.equal(prompt, concept_prompt(backbone, context, 5))
-    tuner = build_tuner(schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=5, init="cones"))
+    tuner = build_tuner(PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=5, init="cones"))
     model = tuner.build(tiny_backbone(kind), context)
     assert torch.allclose(adapter_of(model)[1]["P"], concept_prompt(tiny_backbone(kind), context, 5))
 
@@ -251,8 +262,8 @@ def test_class_embeddings_need_classes() -> None:
 # another run's adapter
 
 CONTEXT = TunerContext(24, (), 3)
-PROMPT = schema.PromptTuningConfig(name="prompt_tuning", num_virtual_tokens=3)
-DEPT = schema.DeptConfig(name="dept", num_virtual_tokens=5, rank=2, init="vocab")
+PROMPT = PromptTuningOptions(name="prompt_tuning", num_virtual_tokens=3)
+DEPT = DeptOptions(name="dept", num_virtual_tokens=5, rank=2, init="vocab")
 
 
 def trained(cfg: object, folder) -> torch.nn.Module:
@@ -287,7 +298,7 @@ def test_another_soft_prompt_gives_its_rows(source: object, target: object, tmp_
 
 
 def test_an_adapter_without_a_prompt_is_refused(tmp_path) -> None:
-    lora = build_tuner(schema.LoraConfig(name="lora"))
+    lora = build_tuner(LoraOptions(name="lora"))
     lora.save(lora.build(tiny_backbone("bert"), CONTEXT), tmp_path)
     tuner = build_tuner(PROMPT)
     with pytest.raises(UsageError, match="other settings"):

@@ -8,10 +8,10 @@ from tiny_models import D, make_batch, tiny_backbone
 from torch import Tensor, nn
 
 from peftbench.config import compose
-from peftbench.config.tuners import RecurrenceConfig
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.recurrence import RecurrenceOptions
 
 KINDS = ("bert", "roberta")
 LONG = 150
@@ -19,7 +19,7 @@ LONG = 150
 
 
 def build(kind: str, attention: str = "sdpa", seed: int = 3, max_length: int = LONG, trained: bool = True, **changes):
-    tuner = build_tuner(RecurrenceConfig(**{"name": "recurrence", "window": 40, **changes}))
+    tuner = build_tuner(RecurrenceOptions(**{"name": "recurrence", "window": 40, **changes}))
     backbone = tiny_backbone(kind)
     backbone.model.set_attn_implementation(attention)
     model = tuner.build(backbone, TunerContext(max_length, (), seed)).eval()
@@ -169,7 +169,7 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
 def test_a_bf16_base_keeps_an_fp32_memory() -> None:
     backbone = tiny_backbone("bert")
     backbone.model.to(torch.bfloat16)
-    tuner = build_tuner(RecurrenceConfig(name="recurrence", window=40))
+    tuner = build_tuner(RecurrenceOptions(name="recurrence", window=40))
     model = tuner.build(backbone, TunerContext(LONG, (), 0))
     out = states(model, make_batch("bert", (90,)))
     out[..., ::2].float().square().mean().backward()

@@ -78,7 +78,7 @@ def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
         yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
         tuner = method.get("tuner") or {}
         own = ("method.tuner", "method.budget", "method.init_from")
-        yield _versioned(_part("tuner", tuner.get("name"), own))
+        yield _tuner(str(tuner.get("name")), own)
         yield _formulation(str((method.get("formulation") or {}).get("name")))
     stages = [stage_component(str(name)) for name in method.get("stages") or ()]
     yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
@@ -94,11 +94,8 @@ def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
 
 ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")
 
-RESULTS_VERSIONS = {
-    ("tuner", "lite"): 2,  # LiST's released start
-    ("tuner", "compacter"): 2,  # the released gain, one rule, gelu_new
-}
-"""Of components that do not declare their own, as stages and formulations do, whose results have changed: tuners, the
+RESULTS_VERSIONS: dict[tuple[str, str], int] = {}
+"""Of components that do not declare their own, as stages, tuners and formulations do, whose results have changed: the
 `loop`, protocols (whose YAML has a version besides), adapters and metrics."""
 
 
@@ -110,6 +107,14 @@ def _metric(name: str) -> Component:
     """One that is named by its code has the hash in its name."""
     uses = ("task.main_metric", "task.metrics")
     return Component("metric", name, uses) if ":" in name else _part("metric", name, uses)
+
+
+def _tuner(name: str, own: tuple[str, ...]) -> Component:
+    """The component that a built-in tuner declares itself to be; of one from outside, where it comes from."""
+    if name not in registry.built_in("tuner"):
+        return _part("tuner", name, own)
+    declared = registry.get("tuner", name)
+    return Component("tuner", name, (*own, *declared.uses), declared.results_version)
 
 
 def _formulation(name: str) -> Component:

@@ -54,7 +54,13 @@ class Kind:
 KINDS = {
     "stage": Kind("peftbench.stages", "peftbench.stages.base:Stage", "STAGE", "method.stages"),
     "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
-    "tuner": Kind("peftbench.tuners", "peftbench.tuners.base:Tuner", "TUNER", "method.tuner.name"),
+    "tuner": Kind(
+        "peftbench.tuners",
+        "peftbench.tuners.base:TunerDeclaration",
+        "TUNER",
+        "method.tuner.name",
+        bare="peftbench.tuners.base:Tuner",
+    ),
     "formulation": Kind(
         "peftbench.formulations",
         "peftbench.formulations.declared:Declared",
@@ -65,8 +71,8 @@ KINDS = {
     "adapter": Kind("peftbench.tasks", "types:FunctionType", "load", "task.adapter"),
     "metric": Kind("peftbench.tasks", "collections.abc:Callable", "METRIC", "task.metrics"),
 }
-"""What the built-in tuners are called stands in their room, and the built-in metrics are a table
-(`peftbench.tasks.metrics.BY_PROBLEM`); what is said here of them is where a plug-in comes in."""
+"""The built-in metrics are a table (`peftbench.tasks.metrics.BY_PROBLEM`); what is said here of them is where a plug-in
+comes in."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +167,8 @@ def _load(kind: str, found: Address) -> Any:
         raise UsageError(f"{what}: has no `{attribute or KINDS[kind].constant}`, so there is no {kind} in it.")
     if not _is_one(kind, made):
         shown = made.__name__ if inspect.isclass(made) else type(made).__name__
-        raise UsageError(f"{what}: is no {kind}: a `{_base(kind).__name__}` is wanted, and this is a `{shown}`.")
+        wanted = (KINDS[kind].bare or KINDS[kind].base).rpartition(":")[2]
+        raise UsageError(f"{what}: is no {kind}: a `{wanted}` is wanted, and this is a `{shown}`.")
     return made
 
 
@@ -176,18 +183,19 @@ def _declared(kind: str, module: ModuleType) -> Any:
 def _is_one(kind: str, made: Any) -> bool:
     """Whether it is of the kind; what a plug-in gives may also be the bare thing, undeclared."""
     bare = KINDS[kind].bare
-    return _is_a(made, _base(kind)) or bool(bare and inspect.isclass(made) and _is_a(made, _object(bare)))
+    return _is_a(made, imported(KINDS[kind].base)) or bool(
+        bare and inspect.isclass(made) and _is_a(made, imported(bare))
+    )
 
 
 def _is_a(made: Any, base: type) -> bool:
     return isinstance(made, base) or (inspect.isclass(made) and issubclass(made, base) and made is not base)
 
 
-def _base(kind: str) -> type:
-    return _object(KINDS[kind].base)
-
-
-def _object(target: str) -> Any:
+def imported(target: Any) -> Any:
+    """What "module:NAME" stands for; anything but a text stands for itself."""
+    if not isinstance(target, str):
+        return target
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 

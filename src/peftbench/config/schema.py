@@ -108,7 +108,7 @@ class ModelConfig:
 
 @dataclass
 class TunerConfig:
-    """Base of the tuner configs in `peftbench.config.tuners`."""
+    """Base of the options of tuners, which stand beside their code."""
 
     name: str = MISSING
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -18,7 +16,6 @@ from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
 from peftbench.config.metric_files import fingerprint as fingerprint_metric
 from peftbench.config.tasks import adapter_of, check_task
-from peftbench.config.tuners import TUNER_SCHEMAS, FileConfig
 from peftbench.errors import UsageError, did_you_mean
 
 CHOSEN_METRIC = "main_metric_chosen"
@@ -42,7 +39,7 @@ def dataclass_of(sort: str) -> type | None:
     if path == "task":
         return adapter_of(choice).config if choice in registry.names("adapter") else schema.TaskConfig
     if path == "method.tuner":
-        return TUNER_SCHEMAS.get(choice)
+        return tuner_options(choice) if choice in registry.built_in("tuner") else None
     if path == "method.formulation":
         return formulation_options(choice) if choice in registry.names("formulation") else schema.FormulationConfig
     if path in GROUPS:
@@ -118,9 +115,9 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     method.formulation = build_formulation(method, {"name": "auto", **formulation})
     tuner_plain = mapping(plain.get("tuner"), "method.tuner")
     name = str(tuner_plain.get("name"))
-    method.tuner = tuner = build(tuner_schema(name), tuner_plain, "method.tuner")
-    if isinstance(tuner, FileConfig):
-        tuner.file, tuner.sha256 = fingerprint(tuner)
+    method.tuner = build(tuner_options(name), tuner_plain, "method.tuner")
+    if name in registry.built_in("tuner") and (settle := registry.get("tuner", name).settle):
+        settle(method.tuner)
     return method
 
 
@@ -146,14 +143,11 @@ def formulation_options(name: str) -> type[schema.FormulationConfig]:
     return registry.get("formulation", name).options
 
 
-def tuner_schema(name: str) -> type[schema.TunerConfig]:
+def tuner_options(name: str) -> type[schema.TunerConfig]:
     """The dataclass of the tuner of that name. Raises UsageError if there is none."""
     if registry.is_plugin("tuner", name):
         return schema.PluginTunerConfig
-    if name not in TUNER_SCHEMAS:
-        choices = [*TUNER_SCHEMAS, *registry.names("tuner")]
-        raise UsageError(f"method.tuner.name={name}: no such tuner. {did_you_mean(name, choices)}")
-    return TUNER_SCHEMAS[name]
+    return registry.get("tuner", name).options
 
 
 @functools.cache
@@ -212,21 +206,6 @@ def check_keys_of_other_formulations(
                 f"method/formulation={name}, or take out what method={method.name} sets: "
                 + " ".join(f"'~{key}'" for key in keys)
             )
-
-
-def fingerprint(tuner: FileConfig) -> tuple[str, str]:
-    """Absolute path and SHA-256 of a user's tuner file.
-
-    Raises:
-        UsageError: there is no such file, or it is not the one that the run began with.
-    """
-    path = Path(tuner.file).expanduser().resolve()
-    if not path.is_file():
-        raise UsageError(f"method.tuner.file={tuner.file}: no such file.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if tuner.sha256 not in (None, digest):
-        raise UsageError(f"method.tuner.file={tuner.file}: was edited since this run began. Start it again.")
-    return str(path), digest
 
 
 def build(schema_class: type, section: dict[str, Any], where: str) -> Any:

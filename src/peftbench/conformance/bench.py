@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from peftbench.config.load import compose
 from peftbench.config.schema import FormulationConfig, TrainerConfig
-from peftbench.config.tuners import FullConfig, HeadOnlyConfig
 from peftbench.formulations import formulation_class
 from peftbench.formulations.base import Encoded, Formulation
 from peftbench.formulations.generate.formulation import IGNORE, TextFormulation
@@ -28,6 +27,8 @@ from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.full import FullOptions
+from peftbench.tuners.head_only import HeadOnlyOptions
 from peftbench.tuners.plain import FrozenTuner, FullTuner
 
 MAX_LENGTH = 32
@@ -142,11 +143,11 @@ class Bench:
 
     def bare(self) -> Learner:
         """The frozen backbone under the same head."""
-        return self.learner(FrozenTuner(HeadOnlyConfig(name="head_only")))
+        return self.learner(FrozenTuner(HeadOnlyOptions(name="head_only")))
 
     def full(self) -> Learner:
         """Full fine-tuning of the same backbone."""
-        return self.learner(FullTuner(FullConfig(name="full")))
+        return self.learner(FullTuner(FullOptions(name="full")))
 
     def under_fixed_head(self, dtype: torch.dtype = torch.float32) -> Learner:
         """A fresh learner in which nothing but the tuner is trained."""

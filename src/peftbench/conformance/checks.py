@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from peftbench.config.tuners import PromptTuningConfig
 from peftbench.conformance.bench import (
     BATCH,
     STEPS,
@@ -31,7 +30,8 @@ from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulat
 from peftbench.learner import Learner
 from peftbench.measure.probe import Probe, probe_step
 from peftbench.training.precision import autocast
-from peftbench.tuners.prompt_tuning import PromptTuningTuner
+from peftbench.tuners.prompt_tuning import PromptTuningOptions
+from peftbench.tuners.prompt_tuning.tuner import PromptTuningTuner
 
 EQUAL = 1e-6
 """Relative difference of logits that come from the same numbers by the same operations."""
@@ -151,8 +151,8 @@ def identity(bench: Bench) -> Verdict:
 
 def prompt_tuning_like(cfg: Any) -> PromptTuningTuner:
     """Prompt tuning whose keys have the values that `cfg` has under the same names."""
-    names = {f.name for f in fields(PromptTuningConfig)} & {f.name for f in fields(cfg)} - {"name"}
-    return PromptTuningTuner(PromptTuningConfig(name="prompt_tuning", **{n: getattr(cfg, n) for n in names}))
+    names = {f.name for f in fields(PromptTuningOptions)} & {f.name for f in fields(cfg)} - {"name"}
+    return PromptTuningTuner(PromptTuningOptions(name="prompt_tuning", **{n: getattr(cfg, n) for n in names}))
 
 
 def padding(bench: Bench) -> Verdict:

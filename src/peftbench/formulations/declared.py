@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from peftbench.config import registry
@@ -51,10 +50,7 @@ class Declared:
         made: Any = self.implementation
         if callable(made) and not inspect.isclass(made):
             made = made(cfg, family)
-        if isinstance(made, str):
-            module, _, name = made.partition(":")
-            made = getattr(import_module(module), name)
-        return made
+        return registry.imported(made)
 
 
 def declaration(name: str) -> Declared:

@@ -122,8 +122,10 @@ def _base(manifest: Manifest) -> str:
 
 def _check_plain(record: Record, adapter: Path) -> None:
     """Raises UsageError unless plain peft knows the type of the adapter."""
+    from peftbench import tuners
     from peftbench.tuners.peft_types import OWN
 
+    tuners.register()
     path = adapter / "adapter_config.json"
     if not path.is_file():
         raise UsageError(

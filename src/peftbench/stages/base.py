@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.attempt import Attempt
+from peftbench.config.registry import imported
 from peftbench.records.stage_report import StageReport
 
 __all__ = ["Context", "Predictor", "Stage", "StageReport"]
@@ -66,23 +66,16 @@ class Stage:
 
     def __call__(self, context: Context, incoming: Predictor | None) -> Predictor:
         """Do the stage."""
-        return _function(self.run)(context, incoming)
+        return imported(self.run)(context, incoming)
 
     def check_run(self, context: Context) -> None:
         """Ask whether it can do its part; see `check`."""
         if self.check is not None:
-            _function(self.check)(context)
+            imported(self.check)(context)
 
     def needed_modules(self) -> list[str]:
         """What it imports sooner or later."""
         return [*self.modules, *([self.run.partition(":")[0]] if isinstance(self.run, str) else [])]
-
-
-def _function(target: Callable[..., Any] | str) -> Callable[..., Any]:
-    if not isinstance(target, str):
-        return target
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)
 
 
 class Predictor(ABC):

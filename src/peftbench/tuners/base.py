@@ -1,21 +1,25 @@
-"""What is trained: the contract that every tuner fulfils, so that the rest of the program never asks for its name."""
+"""What is trained: the contract that every tuner fulfils, so that the rest of the program never asks for its name.
+Free of torch, as what declares a tuner is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from torch import Tensor, nn
+from peftbench.config.registry import imported
+from peftbench.config.schema import TunerConfig
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from peftbench.models.base import Backbone
     from peftbench.tasks.base import Row
 
-ParamGroups = dict[str, list[nn.Parameter]]
+ParamGroups = dict[str, "list[nn.Parameter]"]
 """Group name -> parameters. The method's `lr` mapping gives each group its own learning rate by this name."""
 
 
@@ -34,6 +38,41 @@ class TunerContext:
     """The drawn training rows."""
     restoring: bool = False
     """Whether all that is trained will be read from a file, so that initial values need no texts to look at."""
+
+
+@dataclass(frozen=True)
+class TunerDeclaration:
+    """What a built-in tuner declares of itself, as the constant `TUNER` of a module that imports nothing heavy. A tuner
+    from outside the package may be a bare subclass of `Tuner`.
+
+    Attributes:
+        build: the subclass of `Tuner`, or another function from options to tuner; or where it is, "module:Class",
+            imported when a tuner is built.
+        options: dataclass of the tuner's options.
+        results_version: raised when the same keys would give other numbers; renames the runs that have the tuner.
+        uses: dotted keys and sections of the config, besides its own, the budget and `init_from`, that decide what it
+            does.
+        settle: completes the options when the config is composed, as by the hash of a file that they name; raises
+            UsageError.
+    """
+
+    build: Callable[[Any], Tuner] | str
+    options: type[TunerConfig] = TunerConfig
+    results_version: int = 1
+    uses: tuple[str, ...] = ()
+    settle: Callable[[Any], None] | None = None
+
+    def __call__(self, cfg: Any) -> Tuner:
+        """The tuner with these options."""
+        return self.build_function()(cfg)
+
+    def build_function(self) -> Callable[[Any], Tuner]:
+        """What builds it, imported."""
+        return imported(self.build)
+
+    def needed_modules(self) -> list[str]:
+        """What it imports sooner or later."""
+        return [self.build.partition(":")[0]] if isinstance(self.build, str) else []
 
 
 class Tuner(ABC):
@@ -60,7 +99,7 @@ class Tuner(ABC):
     first prompt (the config's keys of the same names), or None: neither, by design. `check-method` holds you to it."""
 
     def __init__(self, cfg: Any) -> None:
-        """`cfg` is the tuner's own dataclass from `peftbench.config.tuners`."""
+        """`cfg` is the tuner's own dataclass, see `TunerDeclaration`."""
         self.cfg = cfg
         self.notes: list[str] = []
         """What a reader of the result must know; it goes into the record."""

@@ -66,7 +66,7 @@ def initial_rows(cfg: Any, backbone: Backbone, context: TunerContext) -> Tensor 
         from peftbench.tuners.cones import concept_prompt
 
         return concept_prompt(backbone, context, cfg.num_virtual_tokens)
-    from peftbench.tuners.bayesprompt import domain_prompt
+    from peftbench.tuners.bayesprompt.particles import domain_prompt
 
     return domain_prompt(backbone, context, cfg.num_virtual_tokens, whole_pool=cfg.init == "bayesprompt")
 

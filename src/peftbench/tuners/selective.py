@@ -13,12 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from peftbench.config import tuners as schema
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.positions import count_real_positions
-from peftbench.tuners.sublayers import find_blocks
 
 WEIGHTS = "backbone_part.safetensors"
 
@@ -83,41 +81,3 @@ def load_part(parameters: dict[str, nn.Parameter], folder: Path, subset: bool = 
     for name, tensor in found.items():
         parameters[name].copy_(tensor)
     return set(found)
-
-
-class EmbedHeadTuner(SelectiveTuner):
-    """Word embeddings and, where the backbone was loaded with it, its language-model head (Zlotchevski et al.,
-    ESEC/FSE 2022, arXiv 2208.13928: the lightweight variant "embeddings and output"). Group `embedding`.
-
-    A head that is tied to the embeddings is the same matrix, counted once. Position and type embeddings stay frozen.
-    Train it without weight decay, which would move the rows of words that never occur.
-    """
-
-    group = "embedding"
-
-    def select(self, backbone: Backbone) -> list[nn.Parameter]:
-        ends = (backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings())
-        parameters = [p for module in ends if module is not None for p in module.parameters()]
-        return list(dict.fromkeys(parameters))
-
-
-class LastLayerTuner(SelectiveTuner):
-    """The last block, or `layers` of them; of an encoder-decoder the decoder's (Zlotchevski et al., ESEC/FSE 2022,
-    arXiv 2208.13928: the lightweight variant "last decoder block"). Group `last_layer`.
-
-    The backward pass ends at the first trained block.
-    """
-
-    group = "last_layer"
-    cfg: schema.LastLayerConfig
-
-    def select(self, backbone: Backbone) -> list[nn.Parameter]:
-        blocks = find_blocks(backbone.model)
-        stack = next(reversed(blocks)).rpartition(".")[0]
-        candidates = [block for name, block in blocks.items() if name.rpartition(".")[0] == stack]
-        if self.cfg.layers > len(candidates):
-            raise UsageError(
-                f"method.tuner.layers={self.cfg.layers}: model={backbone.name} has {len(candidates)} in `{stack}`. "
-                f"Use method.tuner.layers={len(candidates)} or less."
-            )
-        return [p for block in candidates[-self.cfg.layers :] for p in block.parameters()]

@@ -14,12 +14,13 @@ from peftbench.config import registry
 from peftbench.config.registry import run_file
 from peftbench.config.schema import TunerConfig
 from peftbench.config.sections import build
-from peftbench.config.tuners import FileConfig
 from peftbench.errors import UsageError
+from peftbench.tuners import get_tuner
 from peftbench.tuners.base import Tuner
+from peftbench.tuners.file import FileOptions
 
 
-def tuner_from_config(cfg: FileConfig) -> Tuner:
+def tuner_from_config(cfg: FileOptions) -> Tuner:
     """The tuner of `method=file`: its config is made from `options`.
 
     Raises:
@@ -30,15 +31,14 @@ def tuner_from_config(cfg: FileConfig) -> Tuner:
     return tuner_from_file(cfg.file, build(config_class, options, "method.tuner.options"))
 
 
-def plugin_tuner(cfg: Any) -> Tuner:
-    """The tuner of a `PluginTunerConfig`, its options checked by the dataclass that it names as `options`.
+def plugin_options(cfg: Any) -> TunerConfig:
+    """The options of a `PluginTunerConfig`, checked by the dataclass that the tuner declares.
 
     Raises:
-        UsageError: it is not there or no tuner, or an option is not a field of its dataclass.
+        UsageError: there is no such tuner, or an option is not a field of its dataclass.
     """
-    tuner_class = registry.get("tuner", cfg.name)
     checked = {"name": registry.title(cfg.name), **cfg.options}
-    return tuner_class(build(tuner_class.options or TunerConfig, checked, "method.tuner.options"))
+    return build(get_tuner(cfg.name).options, checked, "method.tuner.options")
 
 
 def tuner_from_file(path: str, cfg: Any = None) -> Tuner:

@@ -1,0 +1,285 @@
+"""Any tuner that the installed peft offers, by the name of its type: a new release of peft needs no code here.
+
+What a type trains and how is peft's business. Ours is to say early what cannot work, to choose target modules where
+peft knows none for the architecture, and to know the formula of the trainable numbers where there is a short one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import peft
+from peft import PeftConfig, PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.lokr.layer import factorization
+from peft.utils import constants
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from peftbench.config import registry
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.models.base import Backbone
+from peftbench.tuners.base import TunerContext
+from peftbench.tuners.matrices import is_matrix, is_target
+from peftbench.tuners.peft import PeftTypeOptions
+from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
+from peftbench.tuners.positions import count_real_positions
+
+ELSEWHERE = {
+    "ADALORA": "it needs a hand in every training step: use method=adalora",
+    "PROMPT_TUNING": "use method=prompt_tuning, whose positions do not count padding and whose prompt can be reloaded",
+    "POLY": "it needs the number of a task with every batch, and a run here has one task",
+    "XLORA": "it mixes adapters that were trained before",
+    "SHADOW": "its second network adds a loss of its own to the model's, which no formulation here reads",
+}
+"""Types that do not fit a run of ours, and why. Others may still be refused by peft, in its own words."""
+
+OURS = {field.name for field in dataclasses.fields(PeftConfig)} | {"modules_to_save"}
+"""Keys of peft's configs that this program sets; the rest are a user's `options`."""
+
+SIZE = {"FOURIERFT": "n_frequency", **dict.fromkeys(("DELORA", "HIRA", "LOHA", "LORA", "VERA"), "r")}
+"""The option that `method.budget` sets, where any whole number will do and the size grows with it."""
+
+MOVES_WEIGHTS = {"pissa", "olora", "corda", "lora_ga"}
+"""LoRA initialisations that move a part of the frozen matrix into the adapter: with the adapter switched off, the rest
+of the matrix is left and not the base model."""
+
+Formula = Callable[[Any, int, int], float]
+BY_MATRIX: dict[str, Formula] = {
+    "LORA": lambda c, out, inner: c.r * (out + inner) + (out if c.use_dora else 0) + (out if c.lora_bias else 0),
+    "BEFT": lambda c, out, inner: out,
+    "BOFT": lambda c, out, inner: (
+        c.boft_n_butterfly_factor * inner * (c.boft_block_size or inner // c.boft_block_num) + out
+    ),
+    "C3A": lambda c, out, inner: out * inner / c.block_size,
+    "DELORA": lambda c, out, inner: c.r * (out + inner) + 1,
+    "FOURIERFT": lambda c, out, inner: c.n_frequency,
+    "HIRA": lambda c, out, inner: c.r * (out + inner),
+    "HRA": lambda c, out, inner: c.r * inner,
+    "LOHA": lambda c, out, inner: 2 * c.r * (out + inner),
+    "LOKR": lambda c, out, inner: kronecker_count(c, out, inner),
+    "MISS": lambda c, out, inner: c.r * out,
+    "OFT": lambda c, out, inner: rotation_count(inner, c.oft_block_size or inner // c.r, c.block_share),
+    "RANDLORA": lambda c, out, inner: math.ceil(min(out, inner) / c.r) * (c.r + min(out, inner)),
+    "ROAD": lambda c, out, inner: out * {"road_1": 1, "road_2": 2, "road_4": 4}[c.variant],
+    "VERA": lambda c, out, inner: c.r + out,
+}
+"""Trainable numbers of one adapted matrix of shape (out, inner), from peft's config."""
+
+
+class PeftTypeTuner(PeftTuner):
+    """The adapter of `method.tuner.type`, made by peft from `method.tuner.options`. Group `adapter`."""
+
+    group = "adapter"
+    cfg: PeftTypeOptions
+
+    def __init__(self, cfg: PeftTypeOptions) -> None:
+        """Raises UsageError for a type or an option that peft does not have, or that does not fit here."""
+        super().__init__(cfg)
+        self.kind, self.config_class = config_class(cfg.type)
+        check_options(self.kind, self.config_class, cfg.options)
+        defaults = {field.name: field.default for field in dataclasses.fields(self.config_class)}
+        first = {**defaults, **cfg.options}
+        random = first.get("init_weights") is False or first.get("init_lora_weights") is False
+        self.budget_knob = f"options.{SIZE[self.kind]}" if self.kind in SIZE else None
+        self.identity_at_start = "base" if self.kind in STARTS_AT_BASE and not random else None
+        self.restores_base = str(first.get("init_lora_weights")).split("_niter")[0] not in MOVES_WEIGHTS
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        config = self.peft_config(backbone, context)
+        if backbone.family == "causal":
+            count_real_positions(backbone.model)
+        try:
+            return wrap(backbone, config, context.seed)
+        except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError) as error:
+            raise UsageError(
+                f"method.tuner.type={self.kind} on model={backbone.name}: peft {peft.__version__} refuses it: "
+                f"{str(error).rstrip('. ')}. Change method.tuner.options, or choose another type or model."
+            ) from error
+
+    def peft_config(self, backbone: Backbone, context: TunerContext) -> PeftConfig:
+        """peft's own config: the options, and what is left to us where they do not say.
+
+        Raises:
+            UsageError: peft does not accept a value.
+        """
+        fields = {field.name for field in dataclasses.fields(self.config_class)}
+        options = dict(self.cfg.options)
+        if options.get("target_modules") is None and "target_modules" in fields:
+            options |= default_targets(self.kind, backbone)
+        if self.kind == "TRAINABLE_TOKENS" and not options.get("token_indices"):
+            options["token_indices"] = default_tokens(backbone, context)
+        if "fan_in_fan_out" in fields and any(isinstance(m, Conv1D) for m in backbone.model.modules()):
+            options.setdefault("fan_in_fan_out", True)
+        try:
+            return self.config_class(task_type=task_type(backbone), **options)
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f"method.tuner.options: peft's {self.config_class.__name__} does not accept them: {error}"
+            ) from error
+
+    def with_knob(self, cfg: PeftTypeOptions, value: int) -> PeftTypeOptions:
+        return dataclasses.replace(cfg, options={**cfg.options, SIZE[self.kind]: value})
+
+    def disabled(self, model: nn.Module) -> Any:
+        return super().disabled(model) if self.restores_base else None
+
+    def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        config = self.peft_config(backbone, context)
+        if self.kind == "TRAINABLE_TOKENS":
+            return len(config.token_indices) * backbone.embedding_size  # type: ignore[attr-defined]
+        targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(architecture(backbone))
+        if targets is None or getattr(config, "bias", "none") != "none" or partial(config):
+            return None
+        if self.kind == "LN_TUNING":
+            norms = [m for name, m in norm_modules(backbone.model).items() if matches(name, targets)]
+            return sum(p.numel() for m in norms for p in m.parameters())
+        if self.kind == "IA3":
+            inward = config.feedforward_modules or usual_feedforward().get(architecture(backbone), [])  # type: ignore[attr-defined]
+            return sum(i if matches(n, inward) else o for n, (o, i) in matrices(backbone, targets).items())
+        if self.kind not in BY_MATRIX:
+            return None
+        formula, shapes = BY_MATRIX[self.kind], matrices(backbone, targets).values()
+        return round(sum(formula(config, out, inner) for out, inner in shapes))
+
+
+STARTS_AT_BASE = {*BY_MATRIX, "IA3", "LN_TUNING", "TRAINABLE_TOKENS"}
+"""Types that change nothing before the first step, unless `init_weights` says otherwise."""
+
+
+def config_class(name: str) -> tuple[str, type[PeftConfig]]:
+    """peft's spelling of a type and its config class.
+
+    Raises:
+        UsageError: peft has no such type, or it does not fit a run of ours.
+    """
+    kind = name.upper()
+    theirs = {t.value.upper(): c for t, c in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    known = {k: c for k, c in theirs.items() if c.__module__.startswith("peft.")}
+    if kind in known.keys() - ELSEWHERE.keys() and not issubclass(known[kind], PromptLearningConfig):
+        return kind, known[kind]
+    if kind in ELSEWHERE:
+        reason = ELSEWHERE[kind]
+    elif kind in known:
+        reason = "soft prompts have methods of their own (`peftbench ls methods`), with reloading and padding in order"
+    elif kind.lower() in registry.built_in("tuner"):
+        reason = f"it is ours: use method={kind.lower()}"
+    else:
+        usable = [k for k, c in known.items() if k not in ELSEWHERE and not issubclass(c, PromptLearningConfig)]
+        raise UsageError(
+            f"method.tuner.type={name}: peft {peft.__version__} has no such type. {did_you_mean(kind, usable, 60)}"
+        )
+    raise UsageError(f"method.tuner.type={name}: {reason}.")
+
+
+def check_options(kind: str, cls: type[PeftConfig], options: Mapping[str, Any]) -> None:
+    """Raises UsageError for an option that is not a field of peft's config class, or that is not for a user to set."""
+    fields = {field.name for field in dataclasses.fields(cls)} - OURS
+    for name in options:
+        if name not in fields:
+            raise UsageError(
+                f"method.tuner.options.{name}: peft's {cls.__name__} has no such option to set. "
+                f"{did_you_mean(name, fields, 60)}"
+            )
+
+
+def architecture(backbone: Backbone) -> str:
+    """transformers' name of the network: bert, t5, llama ..."""
+    return str(backbone.model.config.model_type)
+
+
+def usual_targets(kind: str) -> Mapping[str, Any]:
+    """Architecture -> the modules that peft adapts unless it is told."""
+    name = kind.replace("_", "")
+    return getattr(constants, f"TRANSFORMERS_MODELS_TO_{name}_TARGET_MODULES_MAPPING", {})
+
+
+def usual_feedforward() -> Mapping[str, Any]:
+    """Architecture -> the targets of (IA)3 whose input is scaled instead of the output."""
+    return constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+
+
+def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
+    """`target_modules` (and what goes with them) where peft has no default for the architecture; else nothing.
+
+    Taken from an architecture whose modules have the same names (roberta's for xlm-roberta); failing that, the norms
+    for LN_TUNING, none for types that find their place themselves, and all linear maps for the rest.
+    """
+    usual = usual_targets(kind)
+    if architecture(backbone) in usual or kind in ("TRAINABLE_TOKENS", "ADAPTION_PROMPT"):
+        return {}
+    names = [name for name, _ in backbone.model.named_modules()]
+    for relative, targets in usual.items():
+        if isinstance(targets, list) and all(any(is_target(n, t) for n in names) for t in targets):
+            extra = {"feedforward_modules": usual_feedforward()[relative]} if kind == "IA3" else {}
+            return {"target_modules": list(targets), **extra}
+    if kind == "LN_TUNING":
+        return {"target_modules": sorted({name.rpartition(".")[2] for name in norm_modules(backbone.model)})}
+    if kind == "IA3":
+        raise UsageError(
+            f"method.tuner.options.target_modules: (IA)3 scales keys, values and feed-forward activations, and peft "
+            f"does not know their names in the architecture `{architecture(backbone)}` (model={backbone.name}). Set "
+            "method.tuner.options.target_modules and feedforward_modules."
+        )
+    return {"target_modules": "all-linear"}
+
+
+def default_tokens(backbone: Backbone, context: TunerContext) -> list[int]:
+    """Token ids whose embeddings are trained: those that frame every text, and those of the label words."""
+    tokenizer = backbone.tokenizer
+    framed = {tokenizer.bos_token_id, tokenizer.eos_token_id, *tokenizer("")["input_ids"]} - {None}
+    spelt = [text for word in context.label_words for text in (word, f" {word}")]
+    words = {i for text in spelt for i in tokenizer(text, add_special_tokens=False)["input_ids"]}
+    return sorted(framed | words)
+
+
+def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module of every normalisation layer, known by its class's name; the copies that peft makes left out."""
+    found = ((name.removesuffix(".base_layer"), module) for name, module in model.named_modules())
+    return {n: m for n, m in found if type(m).__name__.endswith("Norm") and ".ln_tuning_layers" not in n}
+
+
+def matrices(backbone: Backbone, targets: Any) -> dict[str, tuple[int, int]]:
+    """Name -> (out, in) of every weight matrix among `targets`. Peft's wrapper of one may be a matrix itself."""
+    head = backbone.model.get_output_embeddings()
+    found = {}
+    for name, module in backbone.model.named_modules():
+        name = name.removesuffix(".base_layer")
+        if is_matrix(module) and matches(name, targets) and not (targets == "all-linear" and module is head):
+            out, inner = module.weight.shape
+            found[name] = (inner, out) if isinstance(module, Conv1D) else (out, inner)
+    return found
+
+
+def matches(name: str, targets: Any) -> bool:
+    """peft's rule: a string is a regular expression for the whole name, a list holds names or ends of names."""
+    if isinstance(targets, str):
+        return targets == "all-linear" or re.fullmatch(targets, name) is not None
+    return any(is_target(name, target) for target in targets)
+
+
+def partial(config: PeftConfig) -> bool:
+    """Whether options restrict or vary the adapter by module, so that no formula by matrix holds."""
+    keys = ("layers_to_transform", "exclude_modules", "rank_pattern", "n_frequency_pattern", "block_size_pattern")
+    extra = ("trainable_token_indices", "target_parameters", "layer_replication", "kasa_config", "use_bdlora")
+    return any(getattr(config, key, None) for key in (*keys, *extra))
+
+
+def kronecker_count(config: Any, out: int, inner: int) -> int:
+    """Two Kronecker factors of a matrix; the larger is itself of rank r where that is smaller."""
+    (out_1, out_2), (in_1, in_2) = (factorization(n, config.decompose_factor) for n in (out, inner))
+    first, second = out_1 * in_1, out_2 * in_2
+    if config.decompose_both and config.r < max(out_1, in_1) / 2:
+        first = config.r * (out_1 + in_1)
+    if config.r < max(out_2, in_2) / 2:
+        second = config.r * (out_2 + in_2)
+    return first + second
+
+
+def rotation_count(inner: int, block: int, shared: bool) -> float:
+    """Skew-symmetric blocks, each with one number for every pair of rows."""
+    return (1 if shared else inner / block) * block * (block - 1) / 2

@@ -1,0 +1,270 @@
+"""Prefix tuning (Li and Liang, ACL 2021, arXiv 2101.00190); without its projection and with a head on an encoder it is
+P-tuning v2 (Liu et al., ACL 2022, arXiv 2110.07602).
+
+Parameters and files are peft's; the forward pass is ours. peft's drops position ids, so that a left-padded text gets
+other answers the more padding its batch has, and it cannot go on training what it has saved. On unpadded and
+right-padded texts the two give the same logits (a test compares them).
+
+In an encoder-decoder the prefix stands in the decoder's self-attention only; the library `adapters` also puts prefixes
+into the encoder and the cross-attention, which is another method of the same name. peft 0.21 does the former, but deals
+the numbers out wrongly there: layers i and i + L/2 get the same ones and half of them reach no layer. Here every layer
+has its own, and the prefix is saved without peft's config, since peft would read it without a word and otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import torch.nn.functional as F
+from peft.tuners.prefix_tuning import PrefixEncoder
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
+
+from peftbench.errors import UsageError
+from peftbench.models.base import Backbone
+from peftbench.models.checks import check_length
+from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
+from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.extra_rows import stack_of
+from peftbench.tuners.peft_adapter import task_type
+from peftbench.tuners.positions import accepts, accepts_position_ids, positions_from_mask
+from peftbench.tuners.prefix_tuning import PrefixTuningOptions
+from peftbench.tuners.prompt_init import initial_token_ids
+
+ENCODER_FILE = "prefix_encoder.safetensors"
+"""What the prefix is computed from, where that is more than the prefix itself: needed to train on."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the keys and values of one layer: `heads` x `width` numbers a position (key/value heads, if grouped)."""
+
+    layers: int
+    heads: int
+    width: int
+
+
+class PrefixedModel(nn.Module):
+    """A backbone whose key/value cache starts with l trained positions in every layer.
+
+    The outputs have the positions of the input. Masks and position ids are given without the prefix; here they are
+    extended by it, in each call of the stack, so that `generate` needs nothing of its own.
+    """
+
+    def __init__(self, model: PreTrainedModel, peft_config: peft.PrefixTuningConfig, shape: Shape) -> None:
+        super().__init__()
+        self.model = model
+        self.encoder = encoder = PrefixEncoder(peft_config)
+        self.peft_config = peft_config
+        self.shape = shape
+        self.enabled = True
+        self.length = encoder.embedding.num_embeddings
+        stack = attended_stack(model)
+        self.numbered = accepts_position_ids(stack) and not has_own_numbering(stack)
+        stack.register_forward_pre_hook(self._put_prefix, with_kwargs=True)
+
+    @property
+    def config(self) -> Any:
+        """The backbone's."""
+        return self.model.config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The backbone's generate."""
+        return self.model.generate(*args, **kwargs)  # type: ignore[operator]
+
+    def prefix(self) -> Tensor:
+        """(l, 2 x layers x heads x width), the keys and values of one layer after those of the other."""
+        indices = torch.arange(self.length, device=self.encoder.embedding.weight.device)
+        return self.encoder(indices.unsqueeze(0))[0]
+
+    def _put_prefix(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Before the stack runs: fill an empty cache with the prefix, and make mask and positions know of it."""
+        if not self.enabled:
+            return None
+        if stack.training and getattr(stack, "gradient_checkpointing", False):
+            raise UsageError(
+                "trainer.gradient_checkpointing=true: with it the key/value cache is dropped in training, and a prefix "
+                "lives there. Set it to false, or use another method."
+            )
+        new, mask = dict(kwargs), kwargs.get("attention_mask")
+        given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        inputs = next(x for x in given if x is not None)
+        new["past_key_values"] = self._filled(kwargs.get("past_key_values"), len(inputs))
+        positions = kwargs.get("position_ids")
+        if mask is not None:
+            if mask.dim() != 2:
+                raise ValueError(f"prefix tuning needs an attention_mask (batch, n), found {tuple(mask.shape)}.")
+            new["attention_mask"] = F.pad(mask, (self.length, 0), value=1)
+            if positions is None and self.numbered:
+                positions = positions_from_mask(mask)[:, -inputs.shape[1] :]
+        if positions is not None:
+            new["position_ids"] = positions + self.length
+        return args, new
+
+    def _filled(self, cache: Cache | None, batch: int) -> Cache:
+        """The cache, with the prefix at its start."""
+        if cache is None:
+            cache = DynamicCache()
+            if self.model.config.is_encoder_decoder:
+                cache = EncoderDecoderCache(cache, DynamicCache())
+        own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        if own.get_seq_length() == 0:
+            for layer, (keys, values) in enumerate(split_layers(self.prefix().to(self._dtype()), self.shape)):
+                own.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+        return cache
+
+    def _dtype(self) -> torch.dtype:
+        """That of the keys and values beside which the prefix stands."""
+        device = self.encoder.embedding.weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Within, the bare backbone answers."""
+        self.enabled = False
+        try:
+            yield
+        finally:
+            self.enabled = True
+
+
+def attended_stack(model: PreTrainedModel) -> PreTrainedModel:
+    """The stack whose self-attention gets the prefix: the decoder, where there is one of its own."""
+    return model.get_decoder() if model.config.is_encoder_decoder else stack_of(model)
+
+
+def has_own_numbering(stack: nn.Module) -> bool:
+    """Whether the embeddings number the positions behind the cache themselves (BERT and RoBERTa do)."""
+    return hasattr(stack, "embeddings")
+
+
+def split_layers(prefix: Tensor, shape: Shape) -> list[tuple[Tensor, Tensor]]:
+    """(l, 2 x layers x heads x width) -> keys and values (1, heads, l, width) of each layer."""
+    parts = prefix.view(len(prefix), 2 * shape.layers, shape.heads, shape.width).permute(1, 2, 0, 3).unsqueeze(1)
+    return list(zip(parts[::2], parts[1::2], strict=True))
+
+
+def join_layers(cache: Cache) -> Tensor:
+    """The inverse of `split_layers`, of a cache of one text."""
+    pairs: list[Any] = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr]
+    parts = [part[0] for pair in pairs for part in pair]
+    return torch.stack(parts).permute(2, 0, 1, 3).flatten(1)
+
+
+def shape_of(model: PreTrainedModel) -> Shape:
+    """Read off the config: layers of the stack with the prefix, key/value heads and their width."""
+    config = model.config
+    attention_heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
+    return Shape(
+        layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
+        heads=getattr(config, "num_key_value_heads", None) or attention_heads,
+        width=width or config.hidden_size // attention_heads,
+    )
+
+
+@torch.no_grad()
+def prefix_of_tokens(model: PreTrainedModel, ids: list[int]) -> Tensor:
+    """(l, 2 x layers x heads x width): the keys and values of real tokens, as Li and Liang start from."""
+    text = torch.tensor([ids], device=model.device)
+    if model.config.is_encoder_decoder:
+        return join_layers(
+            model(input_ids=text, decoder_input_ids=text, use_cache=True).past_key_values.self_attention_cache
+        )
+    cache = DynamicCache()
+    stack_of(model)(input_ids=text, past_key_values=cache, use_cache=True)
+    return join_layers(cache)
+
+
+class PrefixTuningTuner(Tuner):
+    """l trained key/value positions in every layer: 2 x layers x l x (heads x width) numbers. Group `prefix`.
+
+    With `projection` they come out of an MLP, Linear(w, h), tanh, Linear(h, 2 x layers x w), of an (l, w) matrix, w =
+    heads x width; all of it is trained, and only the prefix is needed afterwards.
+    """
+
+    budget_knob = "num_virtual_tokens"
+    cfg: PrefixTuningOptions
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        self._check(backbone, context)
+        model, shape = backbone.model.requires_grad_(False), shape_of(backbone.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            prefixed = PrefixedModel(model, self._peft_config(backbone, shape), shape)
+        ids = initial_token_ids(self.cfg, backbone, context)
+        if ids is not None:
+            with torch.no_grad(), prefixed.disable_adapter():
+                prefixed.encoder.embedding.weight.copy_(prefix_of_tokens(model, ids))
+        return prefixed
+
+    def _check(self, backbone: Backbone, context: TunerContext) -> None:
+        """Raises UsageError if the backbone has no cache or too few positions, or the start is not defined."""
+        stack = attended_stack(backbone.model)
+        if not accepts(stack, "past_key_values"):
+            raise UsageError(
+                f"method.tuner.name={self.cfg.name}: model={backbone.name} ({backbone.model.config.model_type}) has no "
+                "key/value cache to put a prefix in. Use a backbone like BERT, T5, Llama or GPT-2, or another method."
+            )
+        if self.cfg.projection and self.cfg.init != "random":
+            raise UsageError(
+                f"method.tuner.init={self.cfg.init}: with method.tuner.projection=true the prefix comes out of an MLP, "
+                "which starts at random. Add method.tuner.init=random, or drop the projection."
+            )
+        check_length(backbone, context.max_length, self.cfg.num_virtual_tokens, "method.tuner.num_virtual_tokens")
+
+    def _peft_config(self, backbone: Backbone, shape: Shape) -> peft.PrefixTuningConfig:
+        return peft.PrefixTuningConfig(
+            task_type=task_type(backbone),
+            num_virtual_tokens=self.cfg.num_virtual_tokens,
+            prefix_projection=self.cfg.projection,
+            encoder_hidden_size=self.cfg.projection_hidden,
+            token_dim=shape.heads * shape.width,
+            num_layers=shape.layers,
+            num_attention_heads=shape.heads,
+            num_transformer_submodules=2 if backbone.family == "seq2seq" else 1,
+            base_model_name_or_path=backbone.model.config._name_or_path or None,
+        )
+
+    def param_groups(self, model: nn.Module) -> ParamGroups:
+        return {"prefix": [p for p in model.parameters() if p.requires_grad]}
+
+    def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        shape, length, h = shape_of(backbone.model), self.cfg.num_virtual_tokens, self.cfg.projection_hidden
+        w = shape.heads * shape.width
+        if not self.cfg.projection:
+            return 2 * shape.layers * length * w
+        return length * w + (w + 1) * h + (h + 1) * 2 * shape.layers * w
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
+        assert isinstance(model, PrefixedModel)
+        return model.disable_adapter()
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """A PREFIX_TUNING adapter that plain peft loads (of an encoder-decoder only its weights, see the top of this
+        file); with `projection` also the MLP, to train on."""
+        assert isinstance(model, PrefixedModel)
+        config = replace(model.peft_config, prefix_projection=False)
+        write_adapter(folder, config, {"prompt_embeddings": model.prefix()})
+        if model.config.is_encoder_decoder:
+            (folder / "adapter_config.json").unlink()
+        if self.cfg.projection:
+            write_module(model.encoder, folder / ENCODER_FILE)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        assert isinstance(model, PrefixedModel)
+        found = read_tensors(folder, {"prompt_embeddings": model.prefix().detach()})
+        if self.cfg.projection:
+            read_module(model.encoder, folder / ENCODER_FILE)
+            return
+        with torch.no_grad():
+            model.encoder.embedding.weight.copy_(found["prompt_embeddings"])

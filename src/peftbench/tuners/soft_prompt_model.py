@@ -1,0 +1,199 @@
+"""A frozen network behind a soft prompt and offsets (`soft_prompt_layer`): what peft calls in place of the base model.
+
+Ids become prompted embeddings, and mask, positions, token types and labels are made as much longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft import PeftConfig, PeftModel, TaskType
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from peftbench.tuners.peft_types import register_type
+from peftbench.tuners.positions import accepts_position_ids, positions_from_mask
+from peftbench.tuners.soft_prompt_layer import DeptConfig, SoftPromptEmbedding, check_length, rank_for_budget
+
+IGNORE = -100
+"""Label of a position that the loss skips."""
+
+
+class SoftPromptModel(BaseTuner):
+    """Turns token ids into prompted embeddings before the base model's `forward` and `generate`.
+
+    Outputs of encoders and causal models have m more positions in front, as under peft's prompt tuning; an
+    encoder-decoder's encoder has them, its decoder not. `generate` returns what the base model's would: for a causal
+    model the ids of the input followed by the new ones. Calls with `inputs_embeds` are passed through as they are.
+    """
+
+    prefix = "dept_"
+    tuner_layer_cls = SoftPromptEmbedding
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+
+    def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
+        assert isinstance(peft_config, DeptConfig)
+        embedding = self.model.get_input_embeddings()
+        self.first_position = first_position(self.model)
+        self.takes_positions = accepts_position_ids(self.model)
+        # A string is matched as a regular expression against the whole name: exactly this module, and neither the
+        # encoder's and decoder's own copies (T5) nor another embedding of the same short name.
+        peft_config.target_modules = next(name for name, m in self.model.named_modules() if m is embedding)
+        if peft_config.rank is None:
+            assert peft_config.num_virtual_tokens_budget is not None
+            peft_config.rank = rank_for_budget(
+                peft_config.num_virtual_tokens_budget,
+                peft_config.num_virtual_tokens,
+                peft_config.max_length,
+                embedding.weight.shape[1],
+                peft_config.offset,
+            )
+        return peft_config
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        peft_config: DeptConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **unused: Any,
+    ) -> None:
+        if isinstance(target, SoftPromptEmbedding):
+            target.update_layer(adapter_name, peft_config)
+        else:
+            assert isinstance(target, nn.Embedding)
+            self._replace_module(parent, target_name, self.tuner_layer_cls(target, adapter_name, peft_config), target)
+
+    def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
+        """Nothing to check: the embedding matrix itself is never changed, so a tied output head is not concerned."""
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(
+            "A DePT adapter cannot be merged into the base model: a soft prompt and input offsets are not a change of "
+            "any weight. Keep the adapter beside the model, or call unload() to drop it."
+        )
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError("DePT does not support adapter_names (several adapters in one batch). Use set_adapter.")
+        yield
+
+    @property
+    def layer(self) -> SoftPromptEmbedding:
+        """The wrapped input embedding."""
+        return self.model.get_input_embeddings()
+
+    def forward(self, input_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """The base model's forward on the prompted embeddings of `input_ids` (batch, n).
+
+        In a causal model's teacher forcing the answer begins at the columns `answer_starts` (batch, 1), else at the
+        first of `labels`: see `SoftPromptEmbedding.prompted`.
+        """
+        if input_ids is None or self.layer.disable_adapters:
+            kwargs.pop("answer_starts", None)
+            return self.model(input_ids=input_ids, **kwargs)
+        return self.model(**self.prompted_inputs(input_ids, kwargs))
+
+    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:
+        """The base model's generate, started from the prompted embeddings of `inputs` (or `input_ids`)."""
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if input_ids is None or self.layer.disable_adapters:
+            return self.model.generate(inputs=input_ids, **kwargs)
+        generated = self.model.generate(**self.prompted_inputs(input_ids, kwargs))
+        return generated if self.model.config.is_encoder_decoder else put_in_front(input_ids, generated)
+
+    def prompted_inputs(self, input_ids: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The base model's arguments: embeddings in place of ids, and everything per token made m longer."""
+        config, _ = self.layer.current()
+        m = config.num_virtual_tokens
+        new = {name: value for name, value in kwargs.items() if value is not None}
+        if "inputs_embeds" in new or "encoder_outputs" in new:
+            raise ValueError("give either input_ids or inputs_embeds / encoder_outputs, not both")
+        if new.get("past_key_values") is not None and new["past_key_values"].get_seq_length() > 0:
+            raise ValueError("DePT puts its prompt before the first token: call generate to continue from a cache.")
+        mask = new.get("attention_mask")
+        if mask is not None:
+            if mask.dim() != 2:
+                raise ValueError(f"DePT needs an attention_mask of shape (batch, n), found {tuple(mask.shape)}.")
+            new["attention_mask"] = F.pad(mask, (m, 0), value=1)
+        if "token_type_ids" in new:
+            new["token_type_ids"] = F.pad(new["token_type_ids"], (m, 0), value=0)
+        starts = new.pop("answer_starts", None)
+        if config.task_type == TaskType.CAUSAL_LM and "labels" in new:
+            starts = answer_starts(new["labels"], mask) if starts is None else starts
+            new["labels"] = F.pad(new["labels"], (m, 0), value=IGNORE)
+        bound = config.rank and config.offset == "position"
+        if starts is not None and bound and input_ids.shape[1] > config.max_length:
+            check_length(longest_text(starts, mask, input_ids.shape[1]), config.max_length)
+        positions = self._position_ids(new.get("position_ids"), new.get("attention_mask"), config)
+        if positions is not None:
+            new["position_ids"] = positions
+        new["inputs_embeds"] = self.layer.prompted(input_ids, starts)
+        return new
+
+    def _position_ids(self, given: Tensor | None, mask: Tensor | None, config: DeptConfig) -> Tensor | None:
+        """(batch, m + n): the prompt takes the first positions and moves the text's by m; None: the model's own.
+
+        Models number embeddings from left to right, which is right unless there is padding on the left.
+        """
+        m, first = config.num_virtual_tokens, self.first_position
+        if given is not None:
+            prompt = torch.arange(first, first + m, device=given.device).expand(len(given), -1)
+            return torch.cat([prompt, given + m], dim=1)
+        if config.padding_side == "left" and mask is not None and self.takes_positions:
+            return positions_from_mask(mask) + first
+        return None
+
+
+def answer_starts(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """(batch, 1): the column of each row's first label. n where there is none, or where the text itself is the
+    target (its first token has a label), as in plain language modelling."""
+    n = labels.shape[1]
+    answers = labels != IGNORE
+    starts = answers.int().argmax(1, keepdim=True)
+    first_token = torch.zeros_like(starts) if mask is None else mask.int().argmax(1, keepdim=True)
+    return torch.where((starts <= first_token) | ~answers.any(1, keepdim=True), n, starts)
+
+
+def longest_text(starts: Tensor, mask: Tensor | None, n: int) -> int:
+    """Most real tokens before the answer in any row; the answer itself takes no offset."""
+    if mask is None:
+        return int(starts.max())
+    before = torch.arange(n, device=mask.device) < starts
+    return int((mask.bool() & before).sum(1).max())
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """The position id of a first token: 0, but padding_idx + 1 in RoBERTa and its relatives."""
+    relatives = any(hasattr(m, "create_position_ids_from_inputs_embeds") for m in model.modules())
+    return int(model.config.pad_token_id) + 1 if relatives else 0
+
+
+def put_in_front(input_ids: Tensor, generated: Any) -> Any:
+    """Ids of the input before the generated ones, which a model fed with embeddings leaves out.
+
+    `generated` is a (batch x returned sequences, new) tensor or an output object that holds one in `sequences`.
+    """
+    if not isinstance(generated, Tensor):
+        generated.sequences = put_in_front(input_ids, generated.sequences)
+        return generated
+    repeated = input_ids.repeat_interleave(len(generated) // len(input_ids), dim=0)
+    return torch.cat([repeated, generated], dim=1)
+
+
+register_type(DeptConfig, SoftPromptModel)
+
+
+def adapter_of(model: nn.Module) -> tuple[DeptConfig, dict[str, Tensor]]:
+    """Config and tensors of the active adapter of what a soft-prompt tuner's `build` returned."""
+    assert isinstance(model, PeftModel)
+    assert isinstance(model.base_model, SoftPromptModel)
+    return model.base_model.layer.current()
