@@ -41,6 +41,9 @@ class AdapterOptions(TunerConfig):
         """
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Asked before an adapter is built. Raises UsageError if it could be built and would not learn."""
+
 
 @dataclass
 class BottleneckOptions(AdapterOptions):

@@ -296,6 +296,7 @@ class AdapterTuner(PeftTuner):
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         find_layout(backbone.model)
+        self.cfg.check()
         config = self.adapter(backbone.hidden_size)
         config.task_type = task_type(backbone)
         if self.cfg.train_norms:

@@ -52,7 +52,11 @@ class ConvAdapterOptions(BottleneckOptions):
         return max(LEAST_CHANNELS, b) if self.block == "conformer" and self.bottleneck is None else b
 
     def adapter(self, width: int) -> dict[str, Any]:
-        self._check()
+        if self.kernel % 2 == 0:
+            raise UsageError(
+                f"method.tuner.kernel={self.kernel}: use an odd number, {self.kernel + 1} for example, so that the "
+                "convolution has a middle token."
+            )
         return {
             "block": self.block,
             "bottleneck": self.bottleneck_at(width),
@@ -64,16 +68,11 @@ class ConvAdapterOptions(BottleneckOptions):
             "dropout": self.dropout,
         }
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self.block == "conformer" and self.bottleneck == 1:
             raise UsageError(
                 "method.tuner.bottleneck=1: with method.tuner.block=conformer a norm over one channel is a constant, "
                 f"so the adapter could not see the text. Use {LEAST_CHANNELS} or more, or block=convpass."
-            )
-        if self.kernel % 2 == 0:
-            raise UsageError(
-                f"method.tuner.kernel={self.kernel}: use an odd number, {self.kernel + 1} for example, so that the "
-                "convolution has a middle token."
             )
 
 
