@@ -64,12 +64,14 @@ def test_mistakes_are_named_with_the_nearest_choice(override, named, near):
     assert near in text
 
 
-def test_an_unknown_key_costs_one_composition(monkeypatch):
+def test_an_unknown_key_costs_one_composition_at_most(monkeypatch):
     from peftbench.config import load
 
     calls, real = [], load.hydra_compose
     monkeypatch.setattr(load, "hydra_compose", lambda *args, **keys: calls.append(1) or real(*args, **keys))
     assert "Did you mean `trainer.steps`" in message("trainer.stpes=3")
+    assert len(calls) == 0
+    assert "Did you mean `method.lr.head`" in message("method.lr.haed=3")
     assert len(calls) == 1
 
 

@@ -31,6 +31,8 @@ for plugin in (UserFiles, UserSource):
 CONFIG_MODULE = "peftbench.conf"
 OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 """Sections to which keys may be added."""
+_FIXED = re.compile(r"\+{0,2}(model|protocol|trainer|tracking)\.(\w+)")
+"""A key of a section whose keys do not depend on what is chosen."""
 _MAIN_METRIC = re.compile(r"(?:\+\+)?task\.main_metric=(\w+)")
 _SWEEP = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires --multirun)?$", re.M)
 
@@ -65,11 +67,15 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raises UsageError if an override sets what is not open to a command, or has no key."""
+    """Raises UsageError if an override sets what is not open to a command, has no key, or has one that no file can have
+    (nothing is composed to know that)."""
     for override in overrides:
         check_override(override)
         if not override.lstrip("+~").partition("=")[0]:
             raise UsageError(f"{shortened(override) or 'an empty word'}: cannot be read as key=value.")
+        if (found := _FIXED.match(override)) and found[2] not in (known := field_names(GROUPS[found[1]])):
+            key, choices = f"{found[1]}.{found[2]}", [f"{found[1]}.{name}" for name in sorted(known)]
+            raise UsageError(f"{shortened(key)}: no such key. {did_you_mean(key[:100], choices)}")
 
 
 def opened(override: str) -> str:
