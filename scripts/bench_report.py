@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "results"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "made_up"))
 
 from made_up_board import fill
 
