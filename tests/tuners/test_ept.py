@@ -181,7 +181,7 @@ def test_counts_groups_and_files(kind: str, changes: dict[str, object], tmp_path
 
 def test_the_count_of_the_specification() -> None:
     backbone = tiny_backbone("bert")
-    backbone.hidden_size = 768
+    backbone.hidden_size = backbone.embedding_size = 768
     cfg = EptOptions(name="ept", num_virtual_tokens=40, rank=15, spaces=4, bottleneck=8)
     context = TunerContext(256, (), 0)
     assert build_tuner(cfg).expected_parameters(backbone, context) == 98_304
@@ -191,7 +191,7 @@ def test_the_count_of_the_specification() -> None:
 
 def test_the_defaults_have_the_size_of_20_tokens_on_minilm() -> None:
     backbone = tiny_backbone("bert")
-    backbone.hidden_size = 384
+    backbone.hidden_size = backbone.embedding_size = 384
     tuner = build_tuner(compose(["method=ept"]).method.tuner)
     assert tuner.expected_parameters(backbone, TunerContext(128, (), 0)) == 20 * 384
 
