@@ -4,14 +4,17 @@
 
 Each run is one command line on a tiny random model, started in a fork of this process, which has everything imported
 already. It gets a SIGKILL or a SIGTERM in a phase drawn at random (reading data, loading, training, evaluation, writing
-of files and record), at a random moment of that phase; now and then the same command is given twice at once. In the end
-scores, curves and predictions must equal those of the same commands undisturbed, and the leaderboard the records.
+of files and record), at a random moment of that phase; now and then the same command is given twice at once. In
+other attempts the disk fails (full from a random write on, or one EIO or ESTALE), or another machine takes the claim.
+In the end scores, curves and predictions must equal those of the same commands undisturbed, and the
+leaderboard the records.
 Prints a table; exit code 1 if anything was lost, double, unreadable or different.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -21,9 +24,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a fork must not find threads that it does not have
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,7 +53,15 @@ KINDS = [
 PHASES = ["data", "load", "train", "eval", "save"]
 TWICE = 0.15
 """Share of the attempts for which the command is given twice at the same time."""
+FAULTY = 0.35
+"""Share of the attempts in which the disk fails or the claim is lost."""
+DISK = {"full disk": (errno.ENOSPC, 10**9), "EIO": (errno.EIO, 1), "ESTALE": (errno.ESTALE, 1)}
+"""What the disk answers, and how many writes in a row."""
+LOST = "lost claim"
+CALLS = ("open", "write", "fsync", "replace", "rename", "mkdir", "utime")
 DONE, CLAIMED = 0, 2
+STOPPED = CLAIMED
+"""Exit code of a run whose disk failed or whose claim was lost: as for one that gave way."""
 
 
 @dataclass
@@ -56,6 +69,8 @@ class Tally:
     """What happened."""
 
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
+    faults: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By kind and by what came of the attempt: it stopped with a message, or it was done all the same."""
     attempts: int = 0
     rivals: int = 0
     given_way: int = 0
@@ -73,8 +88,32 @@ def command(number: int, out_dir: Path) -> list[str]:
     return [*COMMON, *KINDS[number % len(KINDS)], f"seed={number + 1}", f"out_dir={out_dir}"]
 
 
-def start(args: list[str], log: Path) -> int:
-    """Give the command in a process of its own; its id."""
+@dataclass
+class Disk:
+    """Counts the calls of this process that change the disk; `times` of them fail with `code`, from `first` on."""
+
+    first: int = 0
+    code: int = 0
+    times: int = 0
+    calls: int = 0
+
+    def install(self) -> None:
+        for name in CALLS:
+            setattr(os, name, self._wrapped(name, getattr(os, name)))
+
+    def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if name != "open" or args[1] & (os.O_WRONLY | os.O_RDWR):
+                self.calls += 1
+                if self.first <= self.calls < self.first + self.times:
+                    raise OSError(self.code, os.strerror(self.code))
+            return real(*args, **kwargs)
+
+        return call
+
+
+def start(args: list[str], log: Path, disk: Disk | None = None) -> int:
+    """Give the command in a process of its own, with that disk; its id. How often it wrote is noted beside the log."""
     pid = os.fork()
     if pid:
         return pid
@@ -83,10 +122,14 @@ def start(args: list[str], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        if disk is not None:
+            disk.install()
         peftbench(args)
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
+        if disk is not None and not disk.times:
+            log.with_suffix(".calls").write_text(str(disk.calls))
         os._exit(code)
 
 
@@ -140,6 +183,37 @@ def attempt(
     return DONE in codes
 
 
+def faulty(
+    args: list[str], store: Store, run_id: str, calls: int, dice: random.Random, tally: Tally, log: Path
+) -> bool:
+    """Give the command once, on a disk that fails or with a claim that is lost; whether it came to its end."""
+    tally.attempts += 1
+    kind = dice.choice([*DISK, LOST])
+    if kind == LOST:
+        code = wait_without_claim(start(args, log), store, run_id, dice.choice(PHASES))
+    else:
+        code = wait(start(args, log, Disk(dice.randint(1, calls), *DISK[kind])))
+    tally.faults[kind, "done" if code == DONE else "stopped"] += 1
+    if code not in (DONE, STOPPED):
+        tally.problems.append(f"{args}: exit code {code} after {kind}")
+    return code == DONE
+
+
+def wait_without_claim(pid: int, store: Store, run_id: str, phase: str) -> int:
+    """Take the run's claim in that phase, as another machine would that has not seen its heart beat; the exit code."""
+    code, foreign = None, store.claims / f"{run_id}.{'f' * 16}.json"
+    while code is None and (phase_of(store.folder(run_id)) != phase or not list(store.claims.glob(f"{run_id}.*.json"))):
+        time.sleep(0.001)
+        code = ended(pid)
+    with suppress(FileNotFoundError, ValueError):  # it may give the claim back in this moment
+        (own,) = store.claims.glob(f"{run_id}.*.json")
+        foreign.write_text(json.dumps({**json.loads(own.read_bytes()), "machine": "another"}))
+        own.unlink()
+    code = wait(pid) if code is None else code
+    foreign.unlink(missing_ok=True)
+    return code
+
+
 def look(store: Store, expected: set[str], tally: Tally) -> dict[str, Record]:
     """What a reader finds at this moment: every record whole, every line of the leaderboard too."""
     records = {record.run_id: record for record in store.all()}
@@ -166,17 +240,19 @@ def torture(home: Path, kills: int, seconds: float, dice: random.Random, tally: 
     expected: dict[str, Record] = {}
     number = 0
     while tally.killed < kills and time.monotonic() < deadline:
-        if wait(start(command(number, whole.out_dir), home / "whole.log")) != DONE:
+        if wait(start(command(number, whole.out_dir), home / "whole.log", Disk())) != DONE:
             raise SystemExit(f"the undisturbed run {command(number, whole.out_dir)} failed; see {home}/whole.log")
         (new,) = [record for record in whole.all() if record.run_id not in expected]
         expected[new.run_id] = new
         spent = new.seconds
         typical = {"data": spent["data"] + 0.05, "load": spent["model"] + spent["method"] + spent["import"] + 0.02}
         typical |= {name: spent[name] for name in ("train", "eval")} | {"save": spent["save"] + 0.02}
-        args = command(number, store.out_dir)
+        args, calls = command(number, store.out_dir), int((home / "whole.calls").read_text())
         done = False
         while not done:
-            if tally.killed < kills and time.monotonic() < deadline:
+            if tally.killed < kills and time.monotonic() < deadline and dice.random() < FAULTY:
+                done = faulty(args, store, new.run_id, calls, dice, tally, home / "tortured.log")
+            elif tally.killed < kills and time.monotonic() < deadline:
                 done = attempt(args, store.folder(new.run_id), typical, dice, tally, home / "tortured.log")
             else:
                 done = wait(start(args, home / "tortured.log")) == DONE
@@ -214,6 +290,9 @@ def table(tally: Tally, runs: int, wall: float) -> str:
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu = sum(u.ru_utime + u.ru_stime for u in usage)
     lines.append(f"{tally.killed} kills in {tally.attempts} attempts at {runs} runs")
+    for kind in [*DISK, LOST]:
+        stopped, done = tally.faults[kind, "stopped"], tally.faults[kind, "done"]
+        lines.append(f"{kind:<14}{stopped + done:>9}, of which {stopped} ended the attempt with a message")
     lines.append(f"{tally.rivals} times given twice at once, of which {tally.given_way} gave way to a claim")
     lines.append(
         f"{tally.leftovers} leftovers of processes that died just after they had filed a record, removed by gc"

@@ -117,7 +117,7 @@ def check_every(monkeypatch: pytest.MonkeyPatch, home: Path, code: int, times: i
         sound(folder)
 
 
-@pytest.mark.parametrize(("code", "times", "stride"), [(errno.EIO, 1, 4), (errno.ENOSPC, 999, 5)])
+@pytest.mark.parametrize(("code", "times", "stride"), [(errno.EIO, 1, 13), (errno.ENOSPC, 999, 17)])
 def test_the_disk_fails_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, times: int, stride: int
 ) -> None:

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from peftbench.cli import main
 from peftbench.config import compose
+from peftbench.records import fill
 from peftbench.runner import run
 from peftbench.training.launch import Outcome
 
@@ -62,14 +64,22 @@ def test_one_run_files_one_record_one_row_and_its_files(here, capsys):
     assert "dept on demo_news" in capsys.readouterr().out
 
 
-def test_the_same_command_again_trains_nothing_unless_told_to(here, capsys):
+class Later(datetime):
+    """Records are told apart by the second."""
+
+    @classmethod
+    def now(cls, zone=None):
+        return datetime.now(zone) + timedelta(seconds=2)
+
+
+def test_the_same_command_again_trains_nothing_unless_told_to(here, monkeypatch, capsys):
     assert call(*FAST, "method=lora") == 0
     (first,) = records(here)
     capsys.readouterr()
     assert call(*FAST, "method=lora") == 0
     assert "nothing was trained" in capsys.readouterr().out
     assert records(here) == [first]
-    time.sleep(1.1)  # records are told apart by the second
+    monkeypatch.setattr(fill, "datetime", Later)
     assert call(*FAST, "method=lora", "rerun=true") == 0
     (again,) = records(here)
     assert again["run_id"] == first["run_id"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from peftbench.errors import UsageError
 
@@ -80,24 +80,43 @@ def persist(write: Callable[[], T]) -> T:
 class NotAFile(OSError):
     """A folder, named pipe, device or ring of links stands where a file is looked for."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)
 
-def read_file(path: str | Path) -> bytes:
-    """The bytes of a regular file. Anything else that has its name is refused, and never waited for: opening a named
-    pipe lasts until somebody writes, and a device may have no end.
+
+@contextmanager
+def open_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file, for reading its bytes. Anything else that has its name is refused, and never waited for: opening
+    a named pipe lasts until somebody writes, and a device may have no end.
 
     Raises:
         NotAFile: it is no regular file, nor a link to one.
         OSError: it is not there or cannot be read.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise NotAFile("it is a named pipe or a device, no file")
-            return file.read()
+        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115
     except OSError as error:
         if error.errno in _NO_FILES:
-            raise NotAFile(f"it is {_NO_FILES[error.errno]}, no file") from error
+            raise NotAFile(error.errno, f"it is {_NO_FILES[error.errno]}, no file") from error
         raise
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotAFile(errno.EINVAL, "it is a named pipe or a device, no file")
+        yield file
+
+
+def read_file(path: str | Path) -> bytes:
+    """The bytes of a regular file; raises as `open_file`."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def check_place(key: str, place: object) -> None:
+    """Raises UsageError if a path or another text that gets into scripts and messages has control characters in it."""
+    if not str(place).isprintable():
+        raise UsageError(
+            f"{key}={str(place)!r}: has a control character in it, which no shell script may get to read. Take it out."
+        )
 
 
 def sync_folder(folder: Path) -> None:

@@ -275,6 +275,10 @@ def test_words_from_a_file(tmp_path, name):
     assert len(cloze(net).cfg.words_sha256 or "") == 64, "the record says which words it were"
 
 
+BOMB = "a: &a [x]\n" + "\n".join(f"{k}: &{k} [{', '.join(['*' + chr(ord(k) - 1)] * 10)}]" for k in "bcdefg")
+"""A million words in seven lines."""
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -284,8 +288,10 @@ def test_words_from_a_file(tmp_path, name):
         ("{health: a, politics: {b: 0}, sports: c}", "label `politics`: the score of `b` has to be above 0"),
         ("{health: a, politics: {b: much}, sports: c}", "score of `b` has to be above 0, found 'much'"),
         ("{health: [no], politics: b, sports: c}", "label `health`: a word has to be text, found False"),
-        ("[health]", "not a mapping of labels to words"),
-        ("{health: [}", "cannot be read"),
+        ("[health]", "is a mapping, lines of `key: value`"),
+        ("{health: [}", "words.yaml:1:11: not valid YAML"),
+        ("{health: a, health: b, politics: b, sports: c}", "health: stands here twice"),
+        (BOMB, "more than 200,000 values"),
     ],
 )
 def test_files_of_words_that_are_wrong(tmp_path, content, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -19,7 +20,27 @@ def need(mib: int) -> None:
     with mmap.mmap(-1, mib * 2**20) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
-        time.sleep(0.03)  # long enough for the sampling gauge
+        before = len(looks)
+        while sampling() and len(looks) < before + 2:  # the first may have begun before
+            time.sleep(0.001)
+
+
+looks: list[float] = []
+"""What the sampling gauge has seen."""
+
+
+@pytest.fixture(autouse=True)
+def _count_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look() -> float:
+        looks.append(real())
+        return looks[-1]
+
+    real = SampledGauge._now
+    monkeypatch.setattr(SampledGauge, "_now", staticmethod(look))
+
+
+def sampling() -> bool:
+    return any(thread.name == "memory-gauge" for thread in threading.enumerate())
 
 
 def gauges() -> list[object]:
@@ -76,13 +97,13 @@ def test_a_phase_that_fails_is_closed() -> None:
 
 
 def test_the_sampling_thread_ends_with_the_phases() -> None:
-    import threading
-
     meter = MemoryMeter()
     meter._gauge = SampledGauge(0.001)
     with meter.phase("train"):
         assert "memory-gauge" in {t.name for t in threading.enumerate()}
-    time.sleep(0.1)
+    for thread in threading.enumerate():
+        if thread.name == "memory-gauge":
+            thread.join(60)
     assert "memory-gauge" not in {t.name for t in threading.enumerate()}
 
 

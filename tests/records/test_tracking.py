@@ -40,10 +40,12 @@ class FakeRun:
 @pytest.fixture
 def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], types.SimpleNamespace]:
     """A module named wandb that fails where it is told to."""
-    monkeypatch.setattr(tracking, "INIT_SECONDS", 0.1)
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", -9.8)  # 10 s of grace are added
 
     def make(fail: str) -> types.SimpleNamespace:
+        if fail == "hang_init":
+            monkeypatch.setattr(tracking, "INIT_SECONDS", 0.1)
+        if fail == "hang_finish":
+            monkeypatch.setattr(tracking, "FINISH_SECONDS", -9.8)  # 10 s of grace are added
         fake = types.SimpleNamespace(calls=[], run=FakeRun(fail), Settings=dict, teardown=lambda: None)
 
         def init(**kwargs: Any) -> FakeRun:

@@ -14,6 +14,7 @@ from peftbench.config.load import compose
 from peftbench.errors import UsageError
 from peftbench.records.leases import Holder
 from peftbench.records.record import Record
+from peftbench.records.store import Store
 from peftbench.sweeps import queues, slurm
 from peftbench.sweeps.arrays import ArrayOptions, arrays, read_task, remembered
 from peftbench.sweeps.jobs import Job
@@ -328,13 +329,29 @@ def test_local_queue_runs_so_many_at_a_time_and_tells_exit_codes(tmp_path: Path)
     assert set(queue.states()) == {("a", 0), ("a", 1)}
 
 
-@pytest.mark.parametrize("options", [{"partition": "cpu\nrm -rf /"}, {"sbatch": ["--exclude=a\rb"]}, {"qos": "x\x1b"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"partition": "cpu\nrm -rf /"},
+        {"sbatch": ["--exclude=a\rb"]},
+        {"qos": "x\x1b"},
+        {"setup": ["module load a\nrm -rf /"]},
+    ],
+)
 def test_a_control_character_never_reaches_a_batch_script(options: dict[str, Any]) -> None:
     from peftbench.errors import UsageError
     from peftbench.sweeps.arrays import ArrayOptions
-    from peftbench.sweeps.queues import one_line, sbatch_parameters
+    from peftbench.sweeps.queues import sbatch_parameters
 
     with pytest.raises(UsageError, match="control character"):
         sbatch_parameters("name", ArrayOptions(**options))
     with pytest.raises(UsageError, match="out_dir="):
-        one_line("out_dir", Path("a\nb"))
+        slurm_executor("name", 1, Path("a\nb"), ArrayOptions())
+
+
+@pytest.mark.parametrize("key", ["out_dir", "data_dir"])
+def test_a_control_character_in_a_folder_is_refused_in_any_command(key: str) -> None:
+    with pytest.raises(UsageError, match=f"{key}=.*control character"):
+        compose(["method=majority", f"{key}='a\nb'"])
+    with pytest.raises(UsageError, match=r"out_dir=.*control character"):
+        Store("a\nb")

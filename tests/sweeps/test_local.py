@@ -2,12 +2,17 @@
 
 import json
 import os
+import re
+import selectors
 import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,9 +22,11 @@ from peftbench.inputs import InputCache
 from peftbench.models.backbone_cache import keep_loaded
 from peftbench.records.store import Store
 from peftbench.runner import run
+from peftbench.sweeps import local
+from peftbench.sweeps import pool as pool_module
 from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.order import WaitingJobs
-from peftbench.sweeps.pool import gpus, share
+from peftbench.sweeps.pool import Pool, gpus, share
 from peftbench.sweeps.run_job import run_job
 from peftbench.sweeps.sweep import Sweep
 
@@ -195,21 +202,80 @@ def test_a_repeated_sweep_runs_only_what_is_missing(here, monkeypatch, capsys):
     assert len(Sweep.all("results")) == 3
 
 
-def test_a_run_in_other_hands_is_left_to_them_and_looked_at_again(here, capsys):
+def test_a_run_in_other_hands_is_left_to_them_and_looked_at_again(here, monkeypatch, capsys):
     jobs = compose_jobs([[*FAST, "method=majority", f"seed={seed}", "out_dir=results"] for seed in (1, 2)])
-    code = (
-        "import sys, time\nfrom peftbench.records.store import Store\n"
-        f"with Store('results').claim('{jobs[0].run_id}'):\n    print('held', flush=True)\n    time.sleep(3)\n"
-    )
-    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
-    assert call("-m", *FAST, "method=majority", "seed=1,2") == 0
+    with ExitStack() as other:
+        other.enter_context(Store("results").claim(jobs[0].run_id))
+        looks = iter([lambda: None, other.close])  # at the second look it is let go
+        monkeypatch.setattr(local, "time", SimpleNamespace(sleep=lambda seconds: next(looks)()))
+        assert call("-m", *FAST, "method=majority", "seed=1,2") == 0
     shown = capsys.readouterr().out
     assert "is being worked on by process" in shown
     assert "waiting for 1 runs" in shown
     assert {r["status"] for r in records(here / "results").values()} == {"done"}
     assert len(records(here / "results")) == 2
-    other.wait()
+    assert next(looks, None) is None
+
+
+class WorkerThatIsToldToStop:
+    """A worker process in name; while the last of `count` is handed its run, this process gets a signal."""
+
+    sent: ClassVar[list[int]] = []
+    begun: ClassVar[list[str]] = []
+
+    def __init__(self, count: int, number: signal.Signals) -> None:
+        self.count, self.number, self.stdin, self.returncode = count, number, self, 0
+
+    def write(self, text: str) -> None:
+        self.begun.append(text)
+
+    def flush(self) -> None:
+        if len(self.begun) == self.count:
+            signal.raise_signal(self.number)
+
+    def close(self) -> None: ...
+
+    def send_signal(self, number: int) -> None:
+        self.sent.append(number)
+        signal.raise_signal(self.number)  # again, as an impatient `kill` does: it is ending already
+
+    def wait(self, seconds: float) -> None: ...
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_a_sweep_stops_its_workers_and_is_told(here, monkeypatch, capsys, number):
+    def start(pool: Pool, place: int) -> pool_module._Worker:
+        process: Any = WorkerThatIsToldToStop(2, number)
+        return pool_module._Worker(place, process, open(os.devnull), here / "log")
+
+    monkeypatch.setattr(WorkerThatIsToldToStop, "sent", [])
+    monkeypatch.setattr(WorkerThatIsToldToStop, "begun", [])
+    monkeypatch.setattr(Pool, "_start", start)
+    monkeypatch.setattr(pool_module.selectors, "DefaultSelector", FakeSelector)
+    before = signal.getsignal(number)
+    assert call("-m", *FAST, "method=majority", "seed=1,2,3", "hydra.launcher.n_jobs=2") == 128 + number
+    assert WorkerThatIsToldToStop.sent == [signal.SIGTERM] * 2
+    assert re.search(rf"{number.name}: sweep \S+ ended; 0 of 3 runs are done, 3 runs left", capsys.readouterr().err)
+    assert signal.getsignal(number) is before
+
+
+class FakeSelector(selectors.DefaultSelector):
+    """Takes what a real one could not wait for."""
+
+    def register(self, *_: object) -> None: ...  # type: ignore[override]
+
+
+def test_a_signal_between_two_runs_in_one_process_is_told(here, monkeypatch, capsys):
+    real = local.run_job
+
+    def run_and_be_stopped(*args):
+        ended = real(*args)
+        signal.raise_signal(signal.SIGTERM)
+        return ended
+
+    monkeypatch.setattr(local, "run_job", run_and_be_stopped)
+    assert call("-m", *FAST, "method=majority", "seed=1,2") == 143
+    assert "1 of 2 runs are done, 1 runs left" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from peftbench.config import user_files
 from peftbench.errors import UsageError
+from peftbench.formulations.label_words import read_words
+from peftbench.tasks import readers
 from peftbench.tasks.readers import read_csv, read_glue_tsv, read_jsonl, read_parquet, read_quoted_tsv
 
 READERS = [read_quoted_tsv, read_csv, read_glue_tsv, read_jsonl]
@@ -232,3 +237,32 @@ def test_half_an_emoji_is_refused_with_its_place(tmp_path):
 def test_json_that_python_gives_up_on_is_a_message(tmp_path, line):
     with pytest.raises(UsageError, match="data, line 1"):
         read_jsonl(write(tmp_path, line))
+
+
+def no_files(folder: Path) -> list[Path]:
+    """What may have a file's name and is none; opening a named pipe would wait for ever."""
+    (folder / "folder.csv").mkdir()
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "ring.csv").symlink_to("ring.csv")
+    return [folder / "folder.csv", folder / "pipe.csv", folder / "ring.csv", Path("/dev/zero")]
+
+
+@pytest.mark.parametrize(
+    "read", [readers.read_text, readers.read_parquet, user_files.read_yaml, lambda path: read_words(path, ["a"])]
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    for path in no_files(tmp_path):
+        with pytest.raises(UsageError, match=f"{path}.*no file"):
+            read(path)
+
+
+@pytest.mark.parametrize("depth", [51, 900, 200_000])
+@pytest.mark.parametrize("pair", ["[]", ('{"a":', "}")])
+def test_nested_json_is_refused(depth: int, pair: Sequence[str]) -> None:
+    with pytest.raises(UsageError, match=r"rows\.jsonl, line 3: not usable JSON"):
+        readers.parse_json(pair[0] * depth + "1" + pair[1] * depth, "rows.jsonl, line 3")
+
+
+def test_json_of_a_usual_depth_is_read() -> None:
+    many = "[" + ",".join(["[[1]]"] * 100) + "]"
+    assert readers.parse_json(many, "rows.json") == [[[1]]] * 100

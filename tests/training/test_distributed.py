@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import socket
@@ -14,6 +15,7 @@ from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.models import load_backbone
 from peftbench.training.distributed import Dist, choose_device, join
+from peftbench.training.launch import RENDEZVOUS
 from peftbench.training.precision import choose_attention, hardware_bf16, resolve
 
 WORKER = Path(__file__).parent / "ddp_worker.py"
@@ -138,3 +140,28 @@ def test_either_attention_computes_the_same(model, purpose):
         states = out.logits if purpose == "lm" else out.last_hidden_state
         found.append(states if model == "tiny-t5" else states[inputs["attention_mask"].bool()])
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ranks_with_other_seeds_or_data_end_with_what_differs(tmp_path, monkeypatch):
+    """Each rank finds data of its own under the same name, as on a node with an old copy."""
+    ranks = []
+    for rank in (0, 1):
+        (home := tmp_path / f"node{rank}").mkdir()
+        rows = [f"text {number} {'odd' * rank},{'ab'[number % 2]}" for number in range(400)]
+        (home / "rows.csv").write_text("\n".join(["text,label", *rows]))
+        task = ["task=file", "task.path=rows.csv", "task.text=text", "task.label=label", "shots=1"]
+        monkeypatch.chdir(home)
+        common = ["method=lora", "model=tiny-bert", "trainer=debug", "trainer.device=cpu", "tracking.wandb=disabled"]
+        cfg = compose([*task, *common, f"seed={rank + 1}", f"out_dir={tmp_path / 'results'}"])
+        (home / "config.json").write_text(json.dumps(dataclasses.asdict(cfg)))
+        place = {"RANK": str(rank), "WORLD_SIZE": "2", RENDEZVOUS: str(tmp_path / "meeting")}
+        command = [sys.executable, "-m", "peftbench.ddp_worker", "config.json"]
+        ranks.append(subprocess.Popen(command, cwd=home, env={**ENVIRON, **place}, stderr=subprocess.PIPE, text=True))
+    for process in ranks:
+        said = process.communicate(timeout=400)[1]
+        assert process.returncode == 2, said
+        assert "The ranks do not do the same run" in said
+        assert "seed (1 on rank 0, 2 on rank 1)" in said
+        assert "data (" in said
+    assert not list(tmp_path.glob("results/records/*"))

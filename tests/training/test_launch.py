@@ -50,10 +50,9 @@ def test_a_wrong_config_is_said_once_with_its_exit_code(ranks, capfd):
 
 
 def test_a_dead_rank_ends_all_soon(ranks, tmp_path, capfd):
-    began = time.monotonic()
     assert ranks("hang", "die") == 128 + signal.SIGKILL
-    assert time.monotonic() - began < 10
     gone(tmp_path, 2)
+    assert not (tmp_path / "slept0").exists()
     assert "rank 1 was killed by SIGKILL" in capfd.readouterr().err
 
 

@@ -18,6 +18,7 @@ from peftbench.tuners.adalora import AdaLoraOptions
 from peftbench.tuners.adalora.tuner import distance_from_orthogonality
 from peftbench.tuners.budget import fit_budget
 from peftbench.tuners.peft import PeftTypeOptions
+from peftbench.tuners.peft.tuner import _refuse_slow_patterns
 
 CONTEXT = TunerContext(max_length=24, label_words=("sport", "health"), seed=3)
 SMALL = {
@@ -243,3 +244,14 @@ def test_distance_from_orthogonality_is_zero_for_orthonormal_sides_of_either_ori
 def test_adalora_needs_something_to_choose(changes: dict) -> None:
     with pytest.raises(UsageError, match=r"method\.tuner"):
         adalora(**changes)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(.*x|y*)*", "((a*))+", "(a{1,9}b){2,}", "q" * 1001])
+def test_a_pattern_that_may_take_for_ever_is_refused(pattern):
+    with pytest.raises(UsageError, match=r"options\.target_modules=.*may take for ever"):
+        _refuse_slow_patterns({"target_modules": pattern})
+
+
+def test_usual_patterns_are_taken():
+    for pattern in (r".*\.(q|v)(_proj)?", r".*decoder.*(SelfAttention|EncDecAttention).*(q|v)$", r"layer\.[0-9]+\.q"):
+        _refuse_slow_patterns({"target_modules": pattern, "r": 8})

@@ -24,6 +24,7 @@ from peftbench.config.hydra_source import UserFiles, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.files import check_place
 
 for plugin in (UserFiles, UserSource):
     Plugins.instance().register(plugin)
@@ -172,6 +173,7 @@ def check_top(run: schema.RunConfig) -> None:
         value = getattr(run, key)
         if value == "???" or (not isinstance(value, str) and not (value is None and key == "data_dir")):
             raise UsageError(f"{key}={value}: must be a folder.")
+        check_place(key, value or "")
     if not isinstance(run.rerun, bool):
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
     if run.evaluate not in ("test", "dev"):

@@ -17,6 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from peftbench.config.doors import MAKES, OPEN, check_override, check_text, for_hydra, shortened
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.files import open_file
 
 VARIABLE = "PEFTBENCH_CONF"
 DEFAULT = Path("results/conf")
@@ -76,11 +77,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """A small text file. Raises UsageError if it cannot be read, is too large or is no UTF-8."""
     try:
-        if path.stat().st_size > LARGEST:
-            raise UsageError(f"{path}: {path.stat().st_size:,} bytes; no settings file is that large.")
-        return path.read_bytes().decode("utf-8-sig")
+        with open_file(path) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise UsageError(f"{path}: more than {LARGEST:,} bytes; no settings file is that large.")
+        return content.decode("utf-8-sig")
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {os.strerror(error.errno or 0)}.") from None
+        raise UsageError(f"{path}: cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UsageError(

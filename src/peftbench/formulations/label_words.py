@@ -6,7 +6,6 @@ file of the user's.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,13 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from transformers import PreTrainedTokenizerBase
 
+from peftbench.config.user_files import read_yaml
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.cloze import ClozeConfig
 from peftbench.tasks.base import PatternSet, TaskData
+from peftbench.tasks.readers import parse_json, read_text
 
 SHOWN = 5
 """Split or unknown words that a remark names; a list of terms may have thousands."""
@@ -108,11 +108,9 @@ def read_words(path: Path, labels: Sequence[str]) -> dict[str, list[tuple[str, f
         UsageError: naming the file and the label whose entry is missing, unknown or malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"method.formulation.words={path}: cannot be read ({reason}).") from error
+        content = parse_json(read_text(path), str(path)) if path.suffix == ".json" else read_yaml(path)
+    except UsageError as error:
+        raise UsageError(f"method.formulation.words={path}: cannot be used. {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"method.formulation.words={path}: not a mapping of labels to words.")
     given = {str(label): entry for label, entry in content.items()}

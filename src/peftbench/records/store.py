@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from peftbench.errors import UsageError
-from peftbench.files import NotAFile, read_file, readable_errors, sync_folder, write_atomic
+from peftbench.files import NotAFile, check_place, read_file, readable_errors, sync_folder, write_atomic
 from peftbench.records.leases import Found, Holder, Lease, scan
 from peftbench.records.record import RUN_ID, Record
 
@@ -73,6 +73,7 @@ class Store:
     """The results in one folder. Any number of processes may use the same folder at the same time."""
 
     def __init__(self, out_dir: str | Path) -> None:
+        check_place("out_dir", out_dir)
         self.out_dir = Path(out_dir)
         self.records = self.out_dir / "records"
         self.claims = self.out_dir / "claims"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftbench.attempt import Attempt
 from peftbench.config.sections import build
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
@@ -54,7 +55,8 @@ def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence
 
     Raises:
         UsageError: a job does not compose, or none can be a run. Nothing was run then.
-        KeyboardInterrupt: Ctrl-C; what is left has been told.
+        KeyboardInterrupt: Ctrl-C or another stop signal; the runs at work have been told to save and end, and what
+            is left has been said.
     """
     option_class, start = LAUNCHERS[launcher]
     checked = build(option_class, dict(options), "hydra.launcher")
@@ -66,15 +68,23 @@ def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence
     launch = Launch(Sweep.create(out_dir, jobs, launcher), store, checked, inputs, jobs)
     launch.mistakes |= tell_mistakes(jobs)
     try:
-        start(launch)
+        with Attempt().signals():
+            start(launch)
     except UsageError:  # the launcher could not begin
         shutil.rmtree(launch.sweep.folder, ignore_errors=True)
         raise
-    except KeyboardInterrupt:
-        left = sum(record is None or record.status != "done" for _, record in launch.sweep.outcomes(store))
-        print(f"peftbench: {left} runs left.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"peftbench: {what_is_left(launch, stop)}", file=sys.stderr)
         raise
     return tell_end(launch) if launch.waited else DONE
+
+
+def what_is_left(launch: Launch, stop: KeyboardInterrupt) -> str:
+    """One line about a sweep that was told to stop."""
+    states = [record.status if record else "" for _, record in launch.sweep.outcomes(launch.store)]
+    done, by = states.count("done"), str(stop).partition(" ")[0] or "Ctrl-C"
+    left = len(states) - done
+    return f"{by}: sweep {launch.sweep.sweep_id} ended; {done} of {len(states)} runs are done, {left} runs left."
 
 
 def refuse(jobs: Sequence[Job]) -> None:

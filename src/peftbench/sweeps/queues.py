@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from peftbench.errors import UsageError
+from peftbench.files import check_place
 from peftbench.sweeps.arrays import ArrayOptions
 
 Task = tuple[str, int]
@@ -104,17 +105,11 @@ class SlurmQueue:
         subprocess.run(["scancel", *job_ids], capture_output=True, timeout=SQUEUE_SECONDS, check=False)
 
 
-def one_line(key: str, value: object) -> None:
-    """Raises UsageError if a text that goes into a batch script has control characters in it."""
-    if value is not None and not str(value).isprintable():
-        raise UsageError(f"{key}={str(value)!r}: has a control character in it, which no shell script may get to read.")
-
-
 def slurm_executor(name: str, tasks: int, logs: Path, options: ArrayOptions) -> Any:
     """submitit's executor for one array of `tasks` tasks."""
     from submitit.slurm.slurm import SlurmExecutor
 
-    one_line("out_dir", logs)
+    check_place("out_dir", logs)
     executor = SlurmExecutor(logs)
     try:
         executor.update_parameters(**sbatch_parameters(name, options))
@@ -130,10 +125,10 @@ def sbatch_parameters(name: str, options: ArrayOptions) -> dict[str, Any]:
     Raises:
         UsageError: a text holds a control character, with which the next line of the batch script would begin.
     """
-    for key in ("partition", "account", "qos", "constraint"):
-        one_line(f"hydra.launcher.{key}", getattr(options, key))
-    for flag in options.sbatch:
-        one_line("hydra.launcher.sbatch", flag)
+    for key in ("partition", "account", "qos", "constraint", "sbatch", "setup"):
+        value = getattr(options, key)
+        for text in [value] if value is None or isinstance(value, str) else value:
+            check_place(f"hydra.launcher.{key}", text)
     wanted = {
         "partition": options.partition,
         "account": options.account,

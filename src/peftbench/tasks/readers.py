@@ -16,8 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UsageError
+from peftbench.files import open_file, read_file
 
 Records = list[tuple[int, dict[str, str]]]
+
+DEEPEST = 50
+"""Levels of nesting that data in JSON may have; what walks through it later does so by recursion."""
 
 csv.field_size_limit(1 << 30)  # the default of 128 KiB is shorter than some articles
 
@@ -25,7 +29,7 @@ csv.field_size_limit(1 << 30)  # the default of 128 KiB is shorter than some art
 def read_text(path: Path) -> str:
     """The file as text, without a leading byte-order mark and without blank lines at its end."""
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -108,6 +112,8 @@ def parse_json(text: str, where: str) -> Any:
         raise UsageError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
         raise UsageError(f"{where}: not usable JSON ({str(error)[:80]}).") from error
+    if text.count("[") + text.count("{") > DEEPEST and _deeper(value, DEEPEST):
+        raise UsageError(f"{where}: not usable JSON (nested more than {DEEPEST} levels deep).")
     try:
         if "\\ud" in text.lower():  # the one way for half a character to get into UTF-8 text
             json.dumps(value, ensure_ascii=False).encode()
@@ -120,12 +126,26 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects stand in one another more than so many levels deep."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [
+            inner
+            for item in layer
+            if isinstance(item, list | dict)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return bool(layer)
+
+
 def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dict[str, Any]]]:
     """The rows of a parquet file from the hub; the number beside a record is its 1-based row."""
     from pyarrow import ArrowException, parquet
 
     try:
-        table = parquet.read_table(path)
+        with open_file(path) as file:
+            table = parquet.read_table(file)
         records = table.to_pylist()
     except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
         reason = " ".join(str(error).split())[:200]

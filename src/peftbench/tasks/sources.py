@@ -17,6 +17,7 @@ from typing import Any
 from peftbench.config.metric_files import column, is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.files import open_file
 from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
 from peftbench.tasks.metrics import BY_PROBLEM
 from peftbench.tasks.readers import read_parquet
@@ -279,7 +280,7 @@ def note_sizes(official: Mapping[str, int], splits: Mapping[str, Sequence[Row]])
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, as hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

@@ -109,6 +109,7 @@ class PeftTypeTuner(PeftTuner):
         """
         fields = {field.name for field in dataclasses.fields(self.config_class)}
         options = dict(self.cfg.options)
+        _refuse_slow_patterns(options)
         if options.get("target_modules") is None and "target_modules" in fields:
             options |= default_targets(self.kind, backbone)
         if self.kind == "TRAINABLE_TOKENS" and not options.get("token_indices"):
@@ -260,6 +261,21 @@ def matches(name: str, targets: Any) -> bool:
     if isinstance(targets, str):
         return targets == "all-linear" or re.fullmatch(targets, name) is not None
     return any(is_target(name, target) for target in targets)
+
+
+LONGEST_PATTERN = 1000
+_NESTED = re.compile(r"\([^()]*[*+}][^()]*\)[*+{]|[*+}]\)+[*+{]")
+"""A repetition of a group that holds another: on a name that does not fit it may be tried in 2^n ways."""
+
+
+def _refuse_slow_patterns(options: Mapping[str, Any]) -> None:
+    for key in ("target_modules", "exclude_modules", "layers_pattern", "feedforward_modules"):
+        pattern = options.get(key)
+        if isinstance(pattern, str) and (len(pattern) > LONGEST_PATTERN or _NESTED.search(pattern)):
+            raise UsageError(
+                f"method.tuner.options.{key}={pattern[:80]}: a regular expression with a repetition in a repeated "
+                f"group, or of more than {LONGEST_PATTERN} characters, may take for ever. List the modules instead."
+            )
 
 
 def partial(config: PeftConfig) -> bool:
