@@ -117,7 +117,7 @@ def check_every(monkeypatch: pytest.MonkeyPatch, home: Path, code: int, times: i
         sound(folder)
 
 
-@pytest.mark.parametrize(("code", "times", "stride"), [(errno.EIO, 1, 13), (errno.ENOSPC, 999, 17)])
+@pytest.mark.parametrize(("code", "times", "stride"), [(errno.EIO, 1, 13), (errno.ENOSPC, 999, 27)])
 def test_the_disk_fails_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, times: int, stride: int
 ) -> None:
@@ -144,6 +144,7 @@ def test_nothing_is_trained_again_after_the_disk_has_failed(
         check_not_trained_again(monkeypatch, tmp_path / str(number), number, code, whole)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_record_leaves_what_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, calls = end_failing(monkeypatch, config(tmp_path / "whole", *TRAINED), 10**6, errno.ENOSPC, 1)
     check_not_trained_again(monkeypatch, tmp_path / "middle", calls // 2, errno.ENOSPC, whole)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peftbench.config.registry import title
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
+from peftbench.files import persist
 from peftbench.inputs import InputCache, without_test_labels
 from peftbench.measure.clock import PhaseClock
 from peftbench.migration import migrate_if_safe
@@ -164,7 +166,7 @@ def save_adapter(context: Context, predictor: Predictor, record: Record, folder:
     from peftbench.saved import card
 
     home = folder / "adapter"
-    predictor.save(home)
+    persist(partial(predictor.save, home))
     size = sum(f.stat().st_size for f in home.rglob("*") if f.is_file())
     if facts := predictor.manifest(record):
         manifest.write(home, facts)
