@@ -13,7 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"
+from peftbench.version import __version__
 
 __all__ = ["Answer", "Record", "Run", "RunFailed", "Runs", "UsageError", "__version__", "load_run", "predict"]
 __all__ += ["records", "register", "run", "sweep"]
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     import pandas
 
-    from peftbench.api import Run, Runs, load_run, predict, register, run, sweep
-    from peftbench.errors import RunFailed, UsageError
+    from peftbench.api import Run, RunFailed, Runs, load_run, predict, register, run, sweep
+    from peftbench.errors import UsageError
     from peftbench.records.record import Record
     from peftbench.saved.answers import Answer
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 _HOME = {
-    **dict.fromkeys(("Run", "Runs", "load_run", "predict", "register", "run", "sweep"), "peftbench.api"),
-    **dict.fromkeys(("RunFailed", "UsageError"), "peftbench.errors"),
+    **dict.fromkeys(("Run", "RunFailed", "Runs", "load_run", "predict", "register", "run", "sweep"), "peftbench.api"),
+    "UsageError": "peftbench.errors",
     "Record": "peftbench.records.record",
     "Answer": "peftbench.saved.answers",
 }

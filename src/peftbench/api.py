@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from peftbench.errors import RunFailed, UsageError
+from peftbench.errors import UsageError
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Rows between two calls of a progress bar."""
+
+
+class RunFailed(Exception):
+    """A run that Python code asked for did not end well; `record` says how and why."""
+
+    def __init__(self, record: Record) -> None:
+        super().__init__(f"run {record.run_id}: {record.status}: {record.reason}")
+        self.record = record
 
 
 class Run:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from peftbench import __version__
 from peftbench.arguments import Arguments, check_encoding, sort_arguments, with_flag, with_override
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.version import __version__
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -9,22 +9,10 @@ from __future__ import annotations
 import difflib
 import signal
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from peftbench.records.record import Record
 
 
 class UsageError(Exception):
     """The command, the config or the data is wrong; nothing was run. Exit code 2."""
-
-
-class RunFailed(Exception):
-    """A run that Python code asked for did not end well; `record` says how and why."""
-
-    def __init__(self, record: Record) -> None:
-        super().__init__(f"run {record.run_id}: {record.status}: {record.reason}")
-        self.record = record
 
 
 class Interrupted(KeyboardInterrupt):

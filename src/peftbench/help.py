@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from peftbench import __version__
+from peftbench.version import __version__
 
 SHORT = """\
 peftbench {version}: benchmarks of parameter-efficient fine-tuning that people can believe

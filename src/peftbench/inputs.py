@@ -14,7 +14,8 @@ from peftbench.config import compose
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.cloze import ClozeConfig
-from peftbench.models.content import content_hash, content_id
+from peftbench.models.content import content_id
+from peftbench.models.hashing import content_hash
 from peftbench.records.ids import run_id, versions
 from peftbench.records.store import Store
 from peftbench.tasks import TaskData, load_task

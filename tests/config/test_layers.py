@@ -40,7 +40,7 @@ LAYERS = [
     {"attempt"},
     {"cache", "measure", "json_types"},
     {"files"},
-    {"errors"},
+    {"errors", "version"},
 ]
 """From the top down. What stands in one set knows nothing of each other; so there can be no circle."""
 

@@ -11,9 +11,10 @@ from huggingface_hub import constants
 from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, contents
-from peftbench.models import content, load_backbone, sources
+from peftbench.models import content, hashing, load_backbone, sources
 from peftbench.models.backbone_cache import keep_loaded
-from peftbench.models.content import content_hash, content_id
+from peftbench.models.content import content_id
+from peftbench.models.hashing import content_hash
 from peftbench.records.leaderboard import row
 from peftbench.runner import run
 
@@ -56,10 +57,10 @@ def test_a_hash_is_computed_once_and_never_kept_for_other_bytes(tmp_path, monkey
     file = tmp_path / "weights"
     file.write_bytes(b"a" * 100)
     os.utime(file, ns=(0, 0))
-    monkeypatch.setattr(content, "SETTLED", 0)
+    monkeypatch.setattr(hashing, "SETTLED", 0)
     first = content_hash([file])
-    content._hashes.clear()  # as another process would begin
-    monkeypatch.setattr(content, "_sha256", lambda files: pytest.fail("read again"))
+    hashing._hashes.clear()  # as another process would begin
+    monkeypatch.setattr(hashing, "_sha256", lambda files: pytest.fail("read again"))
     assert content_hash([file]) == first
     monkeypatch.undo()
     file.write_bytes(b"b" * 100)

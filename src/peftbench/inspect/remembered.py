@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench import __version__
 from peftbench.cache import JsonCache, code_stamp, stamp
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.tasks.base import DataSource, TaskData
+from peftbench.version import __version__
 
 
 class RememberedInputs(InputCache):

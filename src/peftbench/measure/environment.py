@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import peftbench
+from peftbench.version import __version__
 
 PACKAGES = (
     "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors",
@@ -65,7 +65,7 @@ def _of_process() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of peftbench and of the packages that can change a result."""
-    found = {"peftbench": peftbench.__version__}
+    found = {"peftbench": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 @cache
 def code_hash() -> str:
     """SHA-256 of peftbench's own source files, 12 hex digits: whether two processes run the same code."""
-    package, digest = Path(peftbench.__file__).resolve().parent, hashlib.sha256()
+    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -86,7 +86,7 @@ def code_hash() -> str:
 def code_version() -> dict[str, Any]:
     """`git_sha` and `dirty` (code changed since) if peftbench runs from its own git checkout, else None and None."""
     nothing = {"git_sha": None, "dirty": None}
-    package = Path(peftbench.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     root = package.parents[1]
     if package.parent.name != "src" or not (root / ".git").exists():
         return nothing

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from peftbench.cache import JsonCache
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models.folder import regular
+from peftbench.models.hashing import content_hash
+from peftbench.models.sources import locate
 
 RANDOM_SEED = 20261121
 """Of the networks without pre-trained weights."""
@@ -25,11 +23,6 @@ ASSETS = Path(__file__).parents[1] / "assets"
 HEAD, RECIPE = "head.safetensors", "recipe.json"
 UNTRAINED = "untrained"
 """In place of a masked-LM head's folder: the head as its training began, to measure what training gave."""
-
-SETTLED = 2 * 10**9
-"""Nanoseconds after its last change from which on a file's hash is kept: a clock's tick may hide a second change."""
-
-_hashes: dict[str, str] = {}
 
 
 def content_id(cfg: ModelConfig) -> str:
@@ -41,8 +34,6 @@ def content_id(cfg: ModelConfig) -> str:
     Raises:
         UsageError: the model cannot be found.
     """
-    from peftbench.models.sources import locate
-
     if cfg.source == "random":
         return random_revision(cfg.arch)
     revision = locate(cfg).revision
@@ -71,43 +62,3 @@ def head_revision(name: str) -> str:
 def head_folder(name: str) -> Path:
     """Where a masked-LM head lies: one of the package's, or a folder of the user's."""
     return ASSETS / name if (ASSETS / name).is_dir() else Path(name).expanduser()
-
-
-def content_hash(files: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of `files`, in the order of their names; computed once while they stay.
-
-    Raises:
-        UsageError: one of them is no regular file, or cannot be read.
-    """
-    ordered = sorted(files)
-    key = [_stamp(file) for file in ordered]
-    name = json.dumps(key)
-    if name in _hashes:
-        return _hashes[name]
-    cache = JsonCache("content-hashes")
-    known = cache.get(name)
-    if not isinstance(known, str):
-        known = _sha256(ordered)
-    if all(time.time_ns() - changed > SETTLED for *_, changed in key):
-        _hashes[name] = known
-        cache.put(known, name)
-    return known
-
-
-def _stamp(file: Path) -> list[Any]:
-    """What changes when the file does. The time of change cannot be set back, as that of the content can."""
-    found = regular(file).stat()
-    return [str(file.absolute()), found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
-
-
-def _sha256(files: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0")
-        try:
-            with file.open("rb") as stream:
-                while chunk := stream.read(1 << 22):
-                    digest.update(chunk)
-        except OSError as error:
-            raise UsageError(f"{file}: cannot be read ({error.strerror}).") from None
-    return digest.hexdigest()

@@ -15,8 +15,8 @@ from typing import Any
 from peftbench.cache import build_once
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models.content import content_hash
 from peftbench.models.folder import WEIGHTS, check_folder, files_read
+from peftbench.models.hashing import content_hash
 
 CONFIG_AND_TOKENIZER = ["*.json", "*.txt", "*.model"]
 NOT_WEIGHTS = ["*/*", "consolidated*"]

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from peftbench import __version__
 from peftbench.config.schema import (
     MethodConfig,
     ModelConfig,
@@ -26,6 +25,7 @@ from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
 from peftbench.records.record import Record, plain
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
+from peftbench.version import __version__
 
 FILE = "peftbench.json"
 FORMAT = 1

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from peftbench import __version__
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, Inputs
 from peftbench.measure.environment import code_version, cpu_name, versions
 from peftbench.records.record import Record
+from peftbench.version import __version__
 
 EXACT, ROUNDING = "exact", "rounding"
 """Equal to the last bit; or equal but for rounding, which training may make larger."""

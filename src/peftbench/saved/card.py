@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench import __version__
 from peftbench.files import write_atomic
 from peftbench.records.manifest import Manifest
 from peftbench.records.record import Record
+from peftbench.version import __version__
 
 
 def write(folder: Path, record: Record, manifest: Manifest) -> None:

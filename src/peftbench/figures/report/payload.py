@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from peftbench import __version__
 from peftbench.errors import UsageError
 from peftbench.figures import plot
 from peftbench.figures.report.detail import detail
@@ -15,6 +14,7 @@ from peftbench.records.diagnosis import seed_outliers
 from peftbench.records.leaderboard import Row
 from peftbench.records.store import Store
 from peftbench.tables.standings import Standing, Standings
+from peftbench.version import __version__
 
 DETAILS = 200
 """Runs with a page of their own, unless asked for otherwise: each takes some 20 kB of the file."""
