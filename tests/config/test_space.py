@@ -49,7 +49,7 @@ def test_null_takes_keys_out_and_the_command_line_wins():
         (["+search.space.trainer.steps=[]"], ["empty"]),
         (["+search.space.trainer.steps=40"], ["trainer.steps", "must be a list"]),
         (["+search.space.trainer.steps=[0,40]"], ["trainer.steps=0", "at least 1"]),
-        (["+search.space.trainer.batch_size=[1,8,log]"], ["trainer.batch_size", "Integer"]),
+        (["+search.space.trainer.batch_size=[1,8,log]"], ["trainer.batch_size", "whole number"]),
         (["+search.space.seed=[1,2]"], ["only keys of method and trainer"]),
         (["+search.space.task.subset=[a,b]"], ["only keys of method and trainer"]),
         (["+search.space.trainer.a.b=[1,2]"], ["there is no trainer.a"]),

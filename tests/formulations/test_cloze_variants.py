@@ -361,4 +361,4 @@ class TestScores:
         record, _ = run(compose([*given, "method=pcp", "method.continued_pretraining.steps=2", "trainer.steps=2"]))
         assert record.status == "done", record.reason
         corpus = (tmp_path / "runs" / record.run_id / "corpus.txt").read_text().splitlines()
-        assert all(re.fullmatch(r"train (\d+) (No|Yes), two \1", line) for line in corpus)
+        assert all(re.fullmatch(r"train (\d+) (No|Yes) , Two \1", line) for line in corpus)

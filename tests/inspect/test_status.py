@@ -122,7 +122,7 @@ def test_no_sweeps(store: Store, capsys: pytest.CaptureFixture[str], tmp_path: P
     assert json.loads(call(status_command, store, capsys, "--json")) == {"sweeps": [], "sweep": None}
     with pytest.raises(UsageError, match="there are no sweeps"):
         status_command([f"out_dir={store.out_dir}", "2026"])
-    with pytest.raises(UsageError, match=r"resluts: no such folder.*Did you mean `results`"):
+    with pytest.raises(UsageError, match=r"resluts: no runs here.*Did you mean `results`"):
         status_command([f"out_dir={tmp_path / 'resluts'}"])
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import peftbench
+from peftbench.measure import environment as environment_module
 from peftbench.measure.environment import code_version, environment
 
 
@@ -50,7 +51,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     package = tmp_path / "src" / "peftbench"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(peftbench, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(environment_module, "PACKAGE", package)
     return tmp_path
 
 
@@ -82,5 +83,5 @@ def test_an_installed_package_inside_someone_elses_repository(checkout: Path, mo
     installed = checkout / ".venv" / "lib" / "site-packages" / "peftbench"
     installed.mkdir(parents=True)
     git(checkout, "init", "-q")
-    monkeypatch.setattr(peftbench, "__file__", str(installed / "__init__.py"))
+    monkeypatch.setattr(environment_module, "PACKAGE", installed)
     assert code_version() == {"git_sha": None, "dirty": None}

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 
 from peftbench.version import __version__
 
+PACKAGE = Path(__file__).resolve().parents[1]
+"""Where peftbench's own code lies."""
 PACKAGES = (
     "torch", "transformers", "peft", "datasets", "evaluate", "accelerate", "tokenizers", "safetensors",
     "scikit-learn", "numpy", "scipy", "hydra-core", "omegaconf", "wandb",
@@ -77,18 +79,17 @@ def versions() -> dict[str, str]:
 @cache
 def code_hash() -> str:
     """SHA-256 of peftbench's own source files, 12 hex digits: whether two processes run the same code."""
-    package, digest = Path(__file__).resolve().parents[1], hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes())
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def code_version() -> dict[str, Any]:
     """`git_sha` and `dirty` (code changed since) if peftbench runs from its own git checkout, else None and None."""
     nothing = {"git_sha": None, "dirty": None}
-    package = Path(__file__).resolve().parents[1]
-    root = package.parents[1]
-    if package.parent.name != "src" or not (root / ".git").exists():
+    root = PACKAGE.parents[1]
+    if PACKAGE.parent.name != "src" or not (root / ".git").exists():
         return nothing
     sha = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", "src/peftbench", "pyproject.toml")
