@@ -146,16 +146,20 @@ def test_a_release_renames_nothing(monkeypatch):
 
 def test_a_results_version_renames_its_users_and_no_other(fresh):
     before = names()
-    fresh.setitem(components.RESULTS_VERSIONS, ("tuner", "lora"), 2)
+    real, raised = registry.get, {("tuner", "lora"): 2, ("stage", "distillation"): 5}
+
+    def raise_version(kind, which):
+        declared = {(kind, which): replace(real(kind, which), results_version=raised[kind, which])}
+        fresh.setattr(registry, "get", lambda k, n, key="": declared.get((k, n)) or real(k, n, key))
+
+    raise_version("tuner", "lora")
     ids._parts.cache_clear()
     changed = {command for command, old in before.items() if name(config(command)) != old}
     assert changed == {command for command in before if config(command).method.needs_model
                        and config(command).method.tuner.name == "lora"} != set()  # fmt: skip
-    stage = registry.get("stage", "distillation")
-    fresh.setattr(registry, "get", lambda kind, which, key="", real=registry.get: replace(
-        stage, results_version=5) if which == "distillation" else real(kind, which, key))  # fmt: skip
+    raise_version("stage", "distillation")
     ids._parts.cache_clear()
-    changed = {command.split()[0] for command, old in before.items() if name(config(command)) != old} - {"method=lora"}
+    changed = {command.split()[0] for command, old in before.items() if name(config(command)) != old}
     assert {"method=pet", "method=ipet"} <= changed
     assert not changed & {"method=full", "method=majority", "method=lm_bff"}
 

@@ -228,6 +228,9 @@ class Relabelled:
         assert [row.id for row in again.train] == [row.id for row in drawn.train]
         return other, again, "relabelled"
 
+    def basis(self, cfg: Any) -> Any:
+        return InputCache().basis(cfg)
+
 
 def test_gold_labels_of_unlabelled_rows_change_nothing(tmp_path: Path) -> None:
     args = [*LIST, "protocol=clues_total", "shots=10"]

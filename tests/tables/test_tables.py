@@ -108,9 +108,9 @@ def test_only_the_runs_of_its_own_command_count(store):
     assert make_table("made-up", a_table(), store, {"method.tuner.rank": "16"}, LORA).cells["", LORA, "hau"].done == 1
 
 
-def test_versions_are_not_mixed(store):
+def test_results_versions_are_not_mixed(store):
     for draw in (1, 2):
-        file_run(store, overrides("lora", "hau"), 0.5, draw, version="0.0.1")
+        file_run(store, overrides("lora", "hau"), 0.5, draw, identity={"versions": {"tuner lora": 0}})
     file_run(store, overrides("lora", "hau"), 0.9, 3)
     cell = make_table("made-up", a_table(), store).cells["", LORA, "hau"]
     assert sorted(r["data_seed"] for r in cell.groups[0].runs) == [1, 2]

@@ -520,7 +520,7 @@ def test_a_score_on_the_cut():
     )  # fmt: skip
     assert Counter(r.target for r in draw(data, protocol("lm_bff"), 4).train) == {0.0: 4, 2.5: 4}
     with pytest.raises(UsageError, match=r"scores above 2.5"):
-        draw(data, protocol("dept_total"), 4)
+        draw(data, protocol("dept_total", heldout="official"), 4)
 
 
 def test_tuples_are_counted_by_row():

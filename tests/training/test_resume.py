@@ -330,14 +330,16 @@ def test_a_run_that_another_has_finished_meanwhile_is_not_done_twice(
 
 def test_a_lost_claim_ends_the_run_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process was suspended; when it wakes, the run is another's: no checkpoint, no record, one message."""
-    from peftbench.records.leases import LeaseLost
+    from peftbench.records import leases
+    from peftbench.records.leases import LEASE_SECONDS, LeaseLost
 
-    real = loop._Engine.step
+    real, elapsed = loop._Engine.step, leases._elapsed
 
     def suspended(engine: Any, step: int) -> Any:
         if step == 4:
             for path in tmp_path.glob("claims/*.json"):
                 path.unlink()
+            monkeypatch.setattr(leases, "_elapsed", lambda: elapsed() + 2 * LEASE_SECONDS)
         return real(engine, step)
 
     monkeypatch.setattr(loop._Engine, "step", suspended)

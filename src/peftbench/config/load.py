@@ -279,6 +279,8 @@ def _unknown_key(error: Exception) -> str | None:
 
 def _all_keys(error: Exception, overrides: Iterable[str], bad: str) -> list[str]:
     """Dotted keys near the unknown one: its siblings if its parent exists, else the top-level keys."""
+    if "." not in bad:
+        return sorted({"hydra", *(f.name for f in dataclasses.fields(schema.RunConfig))} - set(schema.NOT_TYPED))
     cfg = _half_composed(error)
     if cfg is None:
         rest = [o for o in overrides if not f"{bad}.".startswith(o.lstrip("+~").split("=")[0] + ".")]

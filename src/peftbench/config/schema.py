@@ -279,11 +279,15 @@ class SearchConfig:
     space: dict[str, Any] | None = field(default_factory=dict)
 
 
+NOT_TYPED = ("evaluate", "tuning", "plugins")
+"""Fields of a run's config that are no keys of `config.yaml`."""
+
+
 @dataclass
 class RunConfig:
     """The whole config of one run, as Hydra composes it.
 
-    Three fields are no keys of `config.yaml`: `evaluate=dev` marks a trial of a search, which never looks at test;
+    Three fields are not typed: `evaluate=dev` marks a trial of a search, which never looks at test;
     `tuning` says what the search cost that chose this config; `plugins` has what came from outside the package (a file,
     `module:OBJECT`, an entry point) with the hash of its file or its distribution's version.
     """

@@ -140,7 +140,7 @@ def _read(path: Path, engine: Engine) -> Point:
         tensors, state = checkpoint.load(path)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
-    check(state, StateFacts, "state")
+    check({**state, "progress": {}}, StateFacts, "state")  # the progress may hold an infinity, see `_check_state`
     if not re.fullmatch("[0-9a-f]{64}", state["fingerprint"]):
         raise ValueError("its fingerprint is none")
     if state["fingerprint"] != engine.fingerprint():
@@ -156,7 +156,9 @@ def _read(path: Path, engine: Engine) -> Point:
 def _check_state(state: dict[str, Any]) -> None:
     """Raises ValueError if a field of the state is of another type than what was written."""
     hints = get_type_hints(LoopProgress)
-    if state["progress"].keys() != hints.keys() or not isinstance(state["progress"]["best_score"], float):
+    if not isinstance(state["progress"], dict) or state["progress"].keys() != hints.keys():
+        raise ValueError("its progress is none")
+    if not isinstance(state["progress"]["best_score"], float):
         raise ValueError("its progress is none")
     for name, value in state["progress"].items():
         if name != "best_score":  # minus infinity before the first evaluation
