@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ BOTH = ("attention", "ffn")
 
 
 @dataclass
-class AdapterOptions(TunerConfig):
+class AdapterOptions(TunerConfig, ABC):
     """What all bottleneck adapters have: small networks at the sub-layers of the frozen backbone.
 
     Attributes:
@@ -32,6 +33,7 @@ class AdapterOptions(TunerConfig):
         """See `peftbench.tuners.base.Tuner`."""
         return "base"
 
+    @abstractmethod
     def adapter(self, width: int) -> dict[str, Any]:
         """Keys and values of the adapter's `AdapterConfig` at a backbone's `width`, without what is read off the
         backbone's modules.
@@ -39,7 +41,6 @@ class AdapterOptions(TunerConfig):
         Raises:
             UsageError: the knobs do not fit each other or the width.
         """
-        raise NotImplementedError
 
     def check(self) -> None:
         """Asked before an adapter is built. Raises UsageError if it could be built and would not learn."""
