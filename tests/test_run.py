@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from peftbench.cli import main
 from peftbench.config import compose
 from peftbench.records import fill
 from peftbench.runner import run
+from peftbench.tasks import load_task
 from peftbench.training.launch import Outcome
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
@@ -111,13 +113,19 @@ def test_floors_run_without_torch(here, method):
     assert record["model"] == "none"
 
 
-def test_frozen_embeddings_are_computed_once(here, monkeypatch, tmp_path):
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_grid_of_frozen_embeddings_costs_one_pass_over_the_data(here, monkeypatch, tmp_path, processes):
+    """4 shot counts x 5 draws: each text goes through the backbone once, whoever needs it first."""
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
-    assert call(*FAST, "method=frozen_lr") == 0
-    assert call(*FAST, "method=frozen_lr", "shots=3") == 0
-    first, second = sorted(records(here), key=lambda r: r["shots"])
-    assert "0 of" in first["notes"][-1]
-    assert "0 of" not in second["notes"][-1]
+    grid = ["-m", *FAST, "method=frozen_lr", "data_seed=range(1,6)", "shots=2,3,4,5"]
+    assert call(*grid, f"hydra.launcher.n_jobs={processes}") == 0
+    found = records(here)
+    assert len(found) == 20
+    told = [re.search(r"(\d+) of (\d+) embeddings came from the cache", " ".join(r["notes"])) for r in found]
+    embedded = sum(int(asked) - int(kept) for kept, asked in (match.groups() for match in told))
+    data = load_task(compose(["task=demo_news"]).task, None)
+    texts = {row.text for rows in (data.train, data.dev, data.test) for row in rows}
+    assert len(data.test) <= embedded <= 1.2 * len(texts)
 
 
 def test_a_sweep_goes_on_after_a_mistake_and_says_so(here, capsys):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 
 import pytest
 
 from peftbench import cache as memory
-from peftbench.cache import JsonCache, stamp, tree_stamp
+from peftbench.cache import stamp, tree_stamp
 from peftbench.config import many
 from peftbench.config.load import compose
 from peftbench.inputs import InputCache
@@ -35,50 +33,6 @@ def data_dir(tmp_path: Path) -> Path:
         rows = [f"{label}\thead {split} {i}\ttext {split} {i} {label}\t\n" for label in LABELS for i in range(count)]
         (folder / f"{split}.tsv").write_text("category\theadline\ttext\turl\n" + "".join(rows), encoding="utf-8")
     return tmp_path / "data"
-
-
-def test_values_come_back_for_their_key_alone() -> None:
-    kept = JsonCache("things")
-    kept.put({"a": [1, None, 2.5]}, "x", 1)
-    assert JsonCache("things").get("x", 1) == {"a": [1, None, 2.5]}
-    assert kept.get("x", 2) is None
-    assert kept.get("x") is None
-    assert JsonCache("others").get("x", 1) is None
-
-
-def test_what_json_would_change_is_not_kept() -> None:
-    kept = JsonCache("things")
-    kept.put({1: "a"}, "x")
-    kept.put((1, 2), "y")
-    kept.put(object(), "z")
-    assert kept.get("x") is kept.get("y") is kept.get("z") is None
-
-
-def test_damage_and_a_folder_that_cannot_be_written_are_no_trouble(own_cache: Path) -> None:
-    kept = JsonCache("things")
-    kept.put("value", "x")
-    (path,) = own_cache.rglob("*.json")
-    for content in ("", "{", "[]", json.dumps({"key": ["another"], "value": "value"})):
-        path.write_text(content)
-        assert kept.get("x") is None
-    path.unlink()
-    path.parent.rmdir()
-    path.parent.write_text("a file in the way")
-    kept.put("value", "x")
-    assert kept.get("x") is None
-
-
-def test_the_oldest_are_forgotten(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "LIMIT", 10)
-    for number in range(12):
-        kept = JsonCache("things")
-        kept.put(number, number)
-        path = kept._path((number,))
-        if path.exists():
-            os.utime(path, (number, number))
-    found = [number for number in range(12) if JsonCache("things").get(number) is not None]
-    assert 9 <= len(found) <= 10
-    assert found == list(range(12 - len(found), 12))
 
 
 def test_stamps_change_with_the_files(tmp_path: Path) -> None:

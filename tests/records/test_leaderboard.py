@@ -132,23 +132,28 @@ def test_same_size_and_time_but_another_file_is_read_again(store: Store, make_re
     assert table_of(store)[1][9] == "2"
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[]\n[]\n", b'{"version": 1, "signature": "x"}\n{"broken'])
-def test_a_damaged_cache_costs_nothing(store: Store, make_record: Callable[..., Record], damage: bytes) -> None:
+def test_a_damaged_cache_costs_nothing(
+    store: Store, make_record: Callable[..., Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     store.save(make_record())
     before = table_of(store)
-    (store.out_dir / ".leaderboard.json").write_bytes(damage)
-    assert leaderboard.current_rows(store) == leaderboard.rows(store.all())
-    assert table_of(store) == before
-
-
-def test_a_flipped_bit_in_the_cache_is_seen(store: Store, make_record: Callable[..., Record]) -> None:
-    store.save(make_record())
-    before = table_of(store)
-    cache = store.out_dir / ".leaderboard.json"
+    (cache,) = (tmp_path / "cache").glob("*.sqlite")
     content = cache.read_bytes()
-    cache.write_bytes(content.replace(b'"score": 82.9', b'"score": 92.9'))
-    assert cache.read_bytes() != content
-    assert leaderboard.current_rows(store) == leaderboard.rows(store.all())
+    assert b'"score": 82.9' in content
+    for damage in (content.replace(b'"score": 82.9', b'"score": 92.9'), content[:5000], b"no database"):
+        cache.write_bytes(damage)
+        assert leaderboard.current_rows(store) == leaderboard.rows(store.all())
+        assert table_of(store) == before
+
+
+def test_a_csv_that_was_changed_or_deleted_is_made_anew(store: Store, make_record: Callable[..., Record]) -> None:
+    store.save(make_record())
+    before = table_of(store)
+    path = leaderboard.rebuild(store)
+    path.write_text("mine")
+    assert table_of(store) == before
+    path.unlink()
     assert table_of(store) == before
 
 

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from peftbench.cache import JsonCache, code_stamp, tree_stamp
+from peftbench.cache import Cache
 from peftbench.config.load import (
     CONFIG_MODULE,
     compose_raw,
@@ -35,7 +35,7 @@ from peftbench.config.load import (
 )
 from peftbench.config.schema import RunConfig
 from peftbench.config.sections import GROUPS, build_section
-from peftbench.config.user_files import user_folder
+from peftbench.config.user_files import config_stamp, user_folder
 from peftbench.errors import UsageError
 
 T = TypeVar("T")
@@ -233,14 +233,12 @@ def _texts(folder: Any) -> Iterator[str]:
 
 def composed(choices: tuple[str, ...]) -> DictConfig:
     """`compose_raw`, or what an earlier command got from it, if neither Hydra nor a config file has changed since."""
-    user, memory = user_folder(), JsonCache("composed")
-    files_of = [code_stamp("conf", "config"), tree_stamp(user) if user else ""]
-    key = [hydra.__version__, omegaconf.__version__, *files_of, *choices]
-    known = memory.get(*key)
+    key, memory = [hydra.__version__, omegaconf.__version__, *config_stamp(), *choices], Cache("composed")
+    known = memory.get(key)
     if known is not None:
         return OmegaConf.create(known)
     made = compose_raw(choices)
-    memory.put(OmegaConf.to_container(made, resolve=False), *key)
+    memory.put(key, OmegaConf.to_container(made, resolve=False))
     return made
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from peftbench.cache import code_stamp, tree_stamp
 from peftbench.config.doors import MAKES, OPEN, check_override, check_text, for_hydra, shortened
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import open_file
@@ -40,6 +41,12 @@ def user_folder() -> Path | None:
     if named:
         raise UsageError(f"{VARIABLE}={named}: no such folder. Make it, or unset {VARIABLE}.")
     return None
+
+
+def config_stamp() -> list[str]:
+    """What changes when a config file does, the user's own included, or the code that reads them."""
+    user = user_folder()
+    return [code_stamp("conf", "config"), tree_stamp(user) if user else ""]
 
 
 def check_settings(path: Path) -> None:

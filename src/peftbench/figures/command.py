@@ -35,7 +35,6 @@ def plot_command(argv: Sequence[str]) -> int:
     store = Store(options.out_dir)
     standings = Standings(store, choose(every, options), {row["method"] for row in every})
     made = plot.make(options.kind, standings, store)
-    standings.save()
     write_atomic(path, plot.render(made, suffix), durable=False)
     print("\n".join([f"{path}: {made['title']}", *made["notes"]]))
     return 0

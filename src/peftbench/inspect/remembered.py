@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench.cache import JsonCache, code_stamp, stamp
+from peftbench.cache import Cache, code_stamp, stamp
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
@@ -20,7 +20,7 @@ class RememberedInputs(InputCache):
 
     def __init__(self) -> None:
         super().__init__()
-        self._memory = JsonCache("draws")
+        self._memory = Cache("draws")
         self._code = [__version__, code_stamp("tasks")]
 
     def run_id(self, cfg: RunConfig) -> str:
@@ -28,7 +28,7 @@ class RememberedInputs(InputCache):
         data_key, draw_key = self._keys(cfg)
         if draw_key in self._hashes:
             return super().run_id(cfg)
-        known = self._memory.get(*self._code, *draw_key)
+        known = self._memory.get([*self._code, *draw_key])
         if known is not None and known["files"] == stamp(Path(path) for path, *_ in known["files"]):
             self._hashes[draw_key] = known["data"], known["draw"]
             return super().run_id(cfg)
@@ -44,7 +44,7 @@ class RememberedInputs(InputCache):
         paths = files_of(data.source)
         files = None if paths is None else stamp(paths)
         if files is not None:
-            self._memory.put({"data": hashes[0], "draw": hashes[1], "files": files}, *self._code, *draw_key)
+            self._memory.put([*self._code, *draw_key], {"data": hashes[0], "draw": hashes[1], "files": files})
 
 
 def files_of(source: DataSource) -> list[Path] | None:

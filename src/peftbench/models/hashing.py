@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from peftbench.cache import JsonCache
+from peftbench.cache import Cache
 from peftbench.errors import UsageError
 from peftbench.models.folder import regular
 
@@ -30,13 +30,13 @@ def content_hash(files: Iterable[Path]) -> str:
     name = json.dumps(key)
     if name in _hashes:
         return _hashes[name]
-    cache = JsonCache("content-hashes")
-    known = cache.get(name)
-    if not isinstance(known, str):
-        known = _sha256(ordered)
-    if all(time.time_ns() - changed > SETTLED for *_, changed in key):
+
+    def settled() -> bool:
+        return all(time.time_ns() - changed > SETTLED for *_, changed in key)
+
+    known = Cache("content-hashes").once(key, lambda: _sha256(ordered), keep=settled)
+    if settled():
         _hashes[name] = known
-        cache.put(known, name)
     return known
 
 

@@ -1,14 +1,13 @@
 """leaderboard.csv: one row a run, made from the records and never edited.
 
-Making it again costs little even with many records, because rows of files that have not changed since are kept in a
-cache beside it. The cache and the CSV may be deleted at any time.
+Making it again costs little even with many records, because rows of files that have not changed since are kept
+(`peftbench.cache`). The CSV may be deleted at any time.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 import statistics
@@ -18,14 +17,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from peftbench.cache import Cache, code_stamp
+from peftbench.cache import stamp as stamp_of
 from peftbench.files import readable_errors, write_atomic
-from peftbench.records import row_cache
 from peftbench.records.ids import variant
 from peftbench.records.record import Record
-from peftbench.records.row_cache import Row
+from peftbench.records.stamps import Stamps, newest, signature, stamps, stamps_of
 from peftbench.records.store import Store
 
 log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
 
 # fmt: off
 _BEFORE_SCORES = [
@@ -126,24 +128,29 @@ def _order(r: Row) -> tuple:
 
 
 def current_rows(store: Store) -> list[Row]:
-    """Rows of all sound records as they are now. Writes nothing (but a damaged record goes to quarantine)."""
-    return _parsed(row_cache.lines(store, row_cache.stamps(store), row))
+    """Rows of all sound records as they are now. Leaves the folder as it is (but a damaged record to quarantine)."""
+    return sorted(_rows(store, stamps(store)), key=_order)
 
 
 def newest_rows(store: Store, limit: int) -> list[Row]:
     """Like `current_rows`, but of the records that were written last alone: enough where any sample will do."""
-    stamps = row_cache.newest(row_cache.stamps(store), limit)
-    return _parsed(row_cache.lines(store, stamps, row))
+    return sorted(_rows(store, newest(stamps(store), limit)), key=_order)
 
 
 def rows_of(store: Store, run_ids: Iterable[str]) -> dict[str, Row]:
     """Run id -> its row as it is now, for those of these runs that have a sound record."""
-    lines = row_cache.lines(store, row_cache.stamps_of(store, run_ids), row)
-    return {r["run_id"]: r for r in map(json.loads, lines.values())}
+    return {r["run_id"]: r for r in _rows(store, stamps_of(store, run_ids))}
 
 
-def _parsed(lines: row_cache.Lines) -> list[Row]:
-    return sorted(map(json.loads, lines.values()), key=_order)
+def _rows(store: Store, stamped: Stamps) -> list[Row]:
+    """The rows of the sound ones of these records; each record is decoded once, as long as it and the code stay."""
+    memory, code = Cache("rows"), code_stamp("records", "config")
+    keys = {name: [code, stamp] for name, stamp in stamped.items()}
+    known = dict(zip(keys, memory.get_many([*keys.values()]), strict=True))
+    records = {name: store.read(store.records / name) for name, found in known.items() if found is None}
+    made = {name: row(record) for name, record in records.items() if record is not None}
+    memory.put_many((keys[name], found) for name, found in made.items())
+    return [found for found in {**known, **made}.values() if found is not None]
 
 
 def rebuild(store: Store) -> Path:
@@ -156,7 +163,7 @@ def rebuild(store: Store) -> Path:
     """
     from filelock import FileLock, Timeout
 
-    path = store.out_dir / "leaderboard.csv"
+    path, written = store.out_dir / "leaderboard.csv", Cache("leaderboards")
     if _due is not None and time.monotonic() < _due.get(store.out_dir, 0):
         return path
     began = time.monotonic()
@@ -172,13 +179,13 @@ def rebuild(store: Store) -> Path:
             pass  # no locks on this file system: others may write too, so look again after each writing
     try:
         while True:
-            stamps = row_cache.stamps(store)
-            if path.exists() and row_cache.seen(store) == row_cache.signature(stamps):
+            stamped = stamps(store)
+            state = signature(stamped)
+            if written.get(stamp_of([path])) == state:
                 break
-            lines = row_cache.lines(store, stamps, row)
-            write_atomic(path, to_csv(_parsed(lines)), durable=False)
-            row_cache.write(store, lines, stamps)
-            if lock.is_locked:
+            write_atomic(path, to_csv(sorted(_rows(store, stamped), key=_order)), durable=False)
+            written.put(stamp_of([path]), state)
+            if lock.is_locked or state == signature(stamps(store)):
                 break
     finally:
         lock.release()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from peftbench.cache import JsonCache
+from peftbench.cache import Cache, code_stamp
 from peftbench.records.ids import EXCLUDED, SEEDS, content
+from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
-from peftbench.records.row_cache import Row
 from peftbench.records.store import Store
 
 BLOCK = ("model", "task", "subset", "protocol", "shots", "metric")
@@ -19,8 +18,6 @@ BLOCK = ("model", "task", "subset", "protocol", "shots", "metric")
 SECTIONS = ("method.tuner.", "method.lr.", "method.formulation.", "method.", "trainer.", "search.", "")
 """Where keys are looked for first, and what is left out of their names."""
 ABSENT = "none"
-RULES = 1
-"""Raised when names are made otherwise."""
 LONGEST = 24
 
 Leaves = dict[str, Any]
@@ -70,13 +67,9 @@ def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
     unclear = {key[0] for key, variants in together.items() if len(variants) > 1}
     if not unclear:
         return {variant: row["method"] for variant, row in members.items()}
-    memory = JsonCache("names")
     asked = sorted([*map(str, block), *sorted(variants)] for block, variants in together.items())
-    key = hashlib.sha256(json.dumps([RULES, asked]).encode()).hexdigest()
-    if (known := memory.get(key)) is None:
-        known = _told(store, members, together, unclear)
-        memory.put(known, key)
-    return known
+    key = [code_stamp("records", "config"), asked]
+    return Cache("names").once(key, lambda: _told(store, members, together, unclear))
 
 
 def _told(

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from peftbench.cache import Cache, code_stamp, stamp
 from peftbench.errors import UsageError
 from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.tables.value_cache import ValueCache
 from peftbench.tables.verdict import SampleMean
 
 if TYPE_CHECKING:
@@ -42,20 +42,16 @@ class Group:
     def is_cost(self) -> bool:
         return self.metric in COSTS
 
-    @property
-    def key(self) -> list[str]:
-        """What changes when a run is replaced: a rerun has another time of creation."""
-        return [self.metric, *(f"{r['run_id']} {r['created']}" for r in self.runs)]
-
 
 class Estimates:
     """Numbers of one store."""
 
-    def __init__(self, store: Store, memory: ValueCache) -> None:
+    def __init__(self, store: Store, memory: Cache) -> None:
         self.store = store
         self.warnings: dict[str, None] = {}
         """What a reader has to know about the intervals, each once."""
         self._memory = memory
+        self._stamps: dict[str, Any] = {}
         self._records: dict[str, Record] = {}
         self._cells: dict[str, Any] = {}
 
@@ -74,7 +70,7 @@ class Estimates:
                 return _certain(groups, asdict(statistics.estimate(terms, bounds=(0.0, math.inf))))
             return asdict(statistics.summarise([self.cell(g) for g in groups]))
 
-        return self._remember(["mean", *(g.key for g in groups)], compute)
+        return self._remember(["mean", *map(self._key, groups)], compute)
 
     def difference(self, ours: Sequence[Group], others: Sequence[Group]) -> dict[str, Any]:
         """Mean of `ours` minus mean of `others`, paired by item and draw where they can be."""
@@ -84,7 +80,7 @@ class Estimates:
 
             return asdict(statistics.difference([self.cell(g) for g in ours], [self.cell(g) for g in others]))
 
-        return self._remember(["difference", [g.key for g in ours], [g.key for g in others]], compute)
+        return self._remember(["difference", [*map(self._key, ours)], [*map(self._key, others)]], compute)
 
     def log_ratio(self, ours: Sequence[Group], others: Sequence[Group]) -> dict[str, Any]:
         """Mean over the pairs of cells of the logarithm of the ratio of a cost; within a cell, of geometric means."""
@@ -106,7 +102,8 @@ class Estimates:
             found = statistics.ties({label: [self.cell(g) for g in groups] for label, groups in rows.items()})
             return {label: [found.letters[label], label in found.best] for label in rows}
 
-        found = self._remember(["ties", {label: [g.key for g in groups] for label, groups in rows.items()}], compute)
+        keys = {label: [*map(self._key, groups)] for label, groups in rows.items()}
+        found = self._remember(["ties", keys], compute)
         return {label: (letters, best) for label, (letters, best) in found.items()}
 
     def data_notes(self, group: Group) -> list[str]:
@@ -116,13 +113,13 @@ class Estimates:
             notes = self._record(group.runs[0]).data.get("notes") or ()
             return [note for note in notes if note.split(":")[0] in ("train", "dev", "test")]
 
-        return self._remember(["notes", group.key], compute)
+        return self._remember(["notes", self._key(group)], compute)
 
     def cell(self, group: Group) -> statistics.Cell:
         """The runs' scores with their predictions; without them, if a predictions file is gone, and a warning."""
         from peftbench import statistics
 
-        key = json.dumps(group.key)
+        key = json.dumps(self._key(group))
         if key not in self._cells:
             records = [self._record(r) for r in group.runs]
             try:
@@ -161,9 +158,18 @@ class Estimates:
             self._records[name] = record
         return self._records[name]
 
+    def _key(self, group: Group) -> list[Any]:
+        """What changes when a run is replaced."""
+        for run in group.runs:
+            name, place = run["run_id"], self.store.path(run["run_id"]).absolute()
+            if name not in self._stamps:
+                self._stamps[name] = stamp([place]) or [str(place), run["created"], run.get(group.metric)]
+        return [group.metric, *(self._stamps[run["run_id"]] for run in group.runs)]
+
     def _remember(self, key: Any, compute: Callable[[], Any]) -> Any:
         warned = len(self.warnings)  # what lacks a file is not kept: the file may come back
-        return self._memory.recall(key, compute, keep=lambda: len(self.warnings) == warned)
+        code = code_stamp("statistics", "tables")
+        return self._memory.once([code, key], compute, keep=lambda: len(self.warnings) == warned)
 
 
 def _certain(groups: Sequence[Group], summary: dict[str, Any]) -> dict[str, Any]:

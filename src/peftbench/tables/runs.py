@@ -6,20 +6,16 @@ another rank, length or number of steps never slip into a mean.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.cache import Cache, code_stamp
 from peftbench.records import ids
 from peftbench.records.leaderboard import Row
 from peftbench.tables.commands import value
 from peftbench.tables.spec import CellSpec
-from peftbench.tables.value_cache import ValueCache
 
 if TYPE_CHECKING:
     from peftbench.config.many import Composer
@@ -52,7 +48,7 @@ class Wanted:
 class RunFinder:
     """The leaderboard's rows, found by the cell that asks for them."""
 
-    def __init__(self, rows: Iterable[Row], memory: ValueCache) -> None:
+    def __init__(self, rows: Iterable[Row], memory: Cache) -> None:
         self._memory = memory
         self._by_names: dict[tuple, list[Row]] = {}
         for row in rows:
@@ -65,9 +61,9 @@ class RunFinder:
         def compose() -> list[Any]:
             config = _composer().compose(overrides)
             names = (config.method.name, config.task.name, config.task.subset, config.shots)
-            return [list(map(str, names)), seeds_asked(config, spec.repeat)]
+            return [[*map(str, names)], [[*pair] for pair in seeds_asked(config, spec.repeat)]]
 
-        names, seeds = self._memory.recall(["wanted", fingerprint(), overrides, dict(spec.repeat)], compose)
+        names, seeds = self._memory.once(["wanted", fingerprint(), overrides, dict(spec.repeat)], compose)
         return Wanted(tuple(names), tuple((draw, seed) for draw, seed in seeds), overrides)
 
     def find(self, wanted: Wanted) -> list[Row]:
@@ -88,7 +84,7 @@ class RunFinder:
     def _variant(self, wanted: Wanted, row: Row) -> str:
         made = (row["data_sha"] or "", row["identity"])
         key = ["variant", fingerprint(), wanted.overrides, *made]
-        return self._memory.recall(key, lambda: wanted.variant(*made))
+        return self._memory.once(key, lambda: wanted.variant(*made))
 
 
 def is_done(row: Row) -> bool:
@@ -123,17 +119,8 @@ def _composer() -> Composer:
 
 
 @cache
-def fingerprint() -> str:
-    """Changes with every file that decides what overrides compose to, the user's own included."""
-    from peftbench.config.user_files import user_folder
+def fingerprint() -> list[str]:
+    """Changes with every file that decides what overrides compose to and how runs are named."""
+    from peftbench.config.user_files import config_stamp
 
-    package = Path(str(files("peftbench")))
-    folders = [package / "conf", package / "config", *filter(None, [user_folder()])]
-    paths = [package / "records" / "ids.py", *(path for folder in folders for path in _files(Path(str(folder))))]
-    stamps = [(str(path), (stat := path.stat()).st_mtime_ns, stat.st_size) for path in sorted(paths)]
-    return hashlib.sha256(repr(stamps).encode()).hexdigest()[:16]
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for where, _, names in os.walk(folder):
-        yield from (Path(where, name) for name in names if name.endswith((".yaml", ".py")))
+    return [code_stamp("records"), *config_stamp()]

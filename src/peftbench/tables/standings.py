@@ -11,13 +11,13 @@ from copy import copy
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, NamedTuple
 
+from peftbench.cache import Cache
 from peftbench.errors import UsageError
 from peftbench.records.leaderboard import CELL, Row
 from peftbench.records.naming import method_names
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.tables.estimates import COSTS, Estimates, Group
-from peftbench.tables.value_cache import ValueCache
 
 MOST_WITH_ITEMS = 500
 """Up to so many runs an interval takes in the test items, for which every run's predictions are read."""
@@ -90,8 +90,7 @@ class Standings:
         """`methods`: all that there are in the store, for which colours are kept."""
         self.rows, self.methods = list(rows), set(methods)
         self.with_items = sum(r["status"] == "done" for r in rows) <= MOST_WITH_ITEMS
-        self._memory = ValueCache(store)
-        self._estimates = Estimates(store, self._memory)
+        self._estimates = Estimates(store, Cache("tables"))
         self.notes: list[str] = []
         """What a reader has to know about the intervals."""
         if not self.with_items:
@@ -116,7 +115,6 @@ class Standings:
             if len(scored) > 1:
                 found |= {(block, label): tie for label, tie in self._ties(block, scored).items()}
         self.notes += list(self._estimates.warnings)
-        self.save()
         return [self._tied(cell, found) for cell in self.cells]
 
     def mean(self, groups: Sequence[Runs], metric: str) -> dict[str, Any]:
@@ -136,10 +134,6 @@ class Standings:
     def scored(self) -> list[Standing]:
         """The cells that have a score."""
         return [cell for cell in self.cells if cell.mean is not None]
-
-    def save(self) -> None:
-        """Keep the intervals for the next view."""
-        self._memory.save()
 
     def _ties(self, block: Block, runs: Mapping[str, Runs]) -> dict[str, tuple[str, bool]]:
         """Label -> letters, and whether it is best or tied-best."""

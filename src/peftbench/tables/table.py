@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from peftbench.cache import Cache
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
 from peftbench.records.store import Store
@@ -16,7 +17,6 @@ from peftbench.tables.estimates import Estimates, to_sample_mean
 from peftbench.tables.obstacles import obstacles
 from peftbench.tables.runs import RunFinder
 from peftbench.tables.spec import CellSpec, TableConfig, lay_out
-from peftbench.tables.value_cache import ValueCache
 from peftbench.tables.verdict import judge
 
 
@@ -70,7 +70,7 @@ def make_table(
     """
     specs = {(s.panel, s.row, s.column): s for s in lay_out(name, config, given)}
     shown = _shown(specs, only)
-    memory = ValueCache(store)
+    memory = Cache("tables")
     estimates = Estimates(store, memory)
     finder = RunFinder(leaderboard.current_rows(store), memory)
     needed = shown | {(p, r, column) for p, r, c in shown for column in specs[p, r, c].mean_of}
@@ -85,7 +85,6 @@ def make_table(
             ours = to_sample_mean(cell.summary, runs)
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
     claims = [] if only else evaluate(name, config, kept, estimates)
-    memory.save()
     hidden = [cell for key, cell in cells.items() if key not in kept]
     return Table(name, config, dict(given or {}), kept, hidden, claims, list(estimates.warnings))
 

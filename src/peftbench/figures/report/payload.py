@@ -50,7 +50,6 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
     failed = [row["run_id"] for row in rows if row["status"] != "done"]
     chosen = [*_spread(cells), *failed][:details]
     pages = {run_id: detail(store, record) for run_id in chosen if (record := store.load(run_id)) is not None}
-    standings.save()
     notes = [*standings.notes, *missing]
     if len(pages) < len(rows):
         notes.append(f"{len(pages):,} of {len(rows):,} runs have a page of their own here; --details N asks for more.")

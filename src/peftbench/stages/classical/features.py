@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from peftbench.cache import Cache
 from peftbench.stages.base import Context
+from peftbench.stages.classical import STAGE
 from peftbench.tasks.base import Row
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class TfidfFeatures(Features):
 class EmbeddingFeatures(Features):
     """Pooled hidden states of the frozen backbone, unit length, cached on disk by content.
 
-    A vector depends on the backbone's revision, the pooling, the prefix, the input length and the text, and on
-    nothing else, so one computation serves every draw, seed and shot count.
+    A vector depends on the backbone's weights, the pooling, the prefix, the input length and the text, and on nothing
+    else, so one computation serves every draw, seed and shot count, whichever process makes it.
     """
 
     def __init__(self, context: Context) -> None:
@@ -131,21 +131,16 @@ class EmbeddingFeatures(Features):
         ]
 
     def transform(self, rows: Sequence[Row]) -> np.ndarray:
-        from peftbench.stages.classical.embedding_cache import EmbeddingCache
-
         backbone = self.loaded_backbone()
-        keys = [hashlib.sha256(json.dumps([r.text, r.pair]).encode()).hexdigest() for r in rows]
-        cache = EmbeddingCache(self.identity(backbone))
-        known = cache.read()
-        missing = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
-        if missing:
-            vectors = self.embed(backbone, list(missing.values()))
-            fresh = dict(zip(missing, vectors, strict=True))
-            cache.add(fresh)
-            known.update(fresh)
-        self.computed += len(missing)
-        self.cached += len(rows) - len(missing)
-        return np.stack([known[key] for key in keys])
+
+        def compute(missing: list[int]) -> np.ndarray:
+            self.computed += len(missing)
+            self.cached -= len(missing)
+            return self.embed(backbone, [rows[i] for i in missing])
+
+        self.cached += len(rows)
+        identity = self.identity(backbone)
+        return np.stack(Cache("embeddings").fill([[*identity, row.text, row.pair] for row in rows], compute))
 
     def loaded_backbone(self) -> Backbone:
         from peftbench.models import load_backbone
@@ -159,9 +154,9 @@ class EmbeddingFeatures(Features):
         return self.backbone
 
     def identity(self, backbone: Backbone) -> list[Any]:
-        """What a vector depends on besides the text."""
+        """What a vector depends on besides the text; unit length is what `embed` gives."""
         length = self.context.cfg.trainer.max_length
-        return [backbone.name, backbone.revision, backbone.pooling, backbone.prefix, length]
+        return [STAGE.results_version, backbone.revision, backbone.pooling, "unit length", backbone.prefix, length]
 
     def embed(self, backbone: Backbone, rows: Sequence[Row]) -> np.ndarray:
         """(rows, d) fp32, in row order; batches are bucketed by length."""
