@@ -63,8 +63,9 @@ def main() -> int:
                 wanted = range(int(number), int(number) + 1) if only == kind else range(0)
             found += go(kind, case, wanted, options.seed, Path(folder))
     script = ROOT / "fuzz_records.py"
-    if options.records and not options.only and script.is_file():
-        done = subprocess.run([sys.executable, str(script), str(options.records), str(options.seed)], check=False)
+    if options.records and not options.only:
+        counts = ["--records", str(options.records), "--seed", str(options.seed)]
+        done = subprocess.run([sys.executable, str(script), *counts], check=False)
         found += done.returncode != 0
     return 1 if found else 0
 
@@ -82,6 +83,7 @@ def working_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.chdir(before)
+        del os.environ["PEFTBENCH_CONF"]
 
 
 def go(kind: str, case: Callable[[random.Random, Path], None], wanted: range, seed: int, folder: Path) -> int:
@@ -206,9 +208,7 @@ def mutated(rng: random.Random, content: bytes) -> bytes:
             place = rng.randrange(len(lines[at]) + 1)
             lines[at] = lines[at][:place] + bytes([rng.randrange(256)]) + lines[at][place + 1 :]
         else:
-            lines[at] = rng.choice(
-                [b"defaults: [me]", b"<<: *x", b"a: &x [*x]", b"- a", b"hydra: {callbacks: {x: 1}}", b"? [a]: b"]
-            )
+            lines[at] = rng.choice(STRANGE)
     return b"\n".join(lines)
 
 
@@ -238,25 +238,26 @@ folder: t
 subsets:
 """
 SUBSET = "  {0}: {{labels: [pos, neg], files: {{train: train.{0}, dev: dev.{0}, test: test.{0}}}}}\n"
-GOOD = {
-    "tsv": "text\tlabel\ngood text\tpos\nbad text\tneg\n",
-    "csv": "text,label\ngood,pos\nbad,neg\n",
-    "jsonl": '{"text": "good", "label": "pos"}\n{"text": "bad", "label": "neg"}\n',
+ROWS = {
+    "tsv": ("text\tlabel\n", "good text {0}\tpos\nbad text {0}\tneg\n"),
+    "csv": ("text,label\n", "good {0},pos\nbad {0},neg\n"),
+    "jsonl": ("", '{{"text": "good {0}", "label": "pos"}}\n{{"text": "bad {0}", "label": "neg"}}\n'),
 }
 
 
 def data(rng: random.Random, folder: Path) -> None:
-    """Data files of a few lines, some of them odd."""
+    """Data files of a few lines, half of them with something odd."""
     from peftbench.inputs import InputCache
 
-    ending = rng.choice(sorted(GOOD))
+    ending = rng.choice(sorted(ROWS))
+    odd = rng.choice(["train", "dev", "test"])
     for split in ("train", "dev", "test"):
-        head, *rows = GOOD[ending].splitlines(keepends=True)
-        lines = head + "".join(rows) * 5 + "".join(rng.choice(LINES) + "\n" for _ in range(rng.choice([0, 0, 1, 2])))
-        content = lines.encode()
-        (folder / "data" / "t" / f"{split}.{ending}").write_bytes(
-            mutated(rng, content) if rng.random() < 0.3 else content
-        )
+        head, rows = ROWS[ending]
+        content = head + "".join(rows.format(f"{split} {number}") for number in range(5))
+        if split == odd:
+            content += "".join(rng.choice(LINES) + "\n" for _ in range(rng.choice([0, 0, 1, 2])))
+        written = mutated(rng, content.encode()) if split == odd and rng.random() < 0.5 else content.encode()
+        (folder / "data" / "t" / f"{split}.{ending}").write_bytes(written)
     InputCache().load(task_config(ending, folder))
 
 
@@ -265,7 +266,7 @@ def task_config(ending: str, folder: Path) -> Any:
     """The config of a floor on the files with this ending."""
     from peftbench.config.load import compose
 
-    (folder / "conf" / "task" / "t.yaml").write_text(TASK + "".join(map(SUBSET.format, sorted(GOOD))))
+    (folder / "conf" / "task" / "t.yaml").write_text(TASK + "".join(map(SUBSET.format, sorted(ROWS))))
     return compose(["task=t", f"task.subset={ending}", "method=majority", "shots=2", f"data_dir={folder / 'data'}"])
 
 

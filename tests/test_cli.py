@@ -111,6 +111,9 @@ def test_ls_json_is_machine_readable(capsys):
         (["method=" + "x" * 5000], ["too long"]),
         (["out_dir=\udcff"], ["not UTF-8"]),
         (["hydra.callbacks.x=1"], ["no key of peftbench's"]),
+        (["\n"], ["\\n: no such command"]),
+        (["=\n"], ["=\\n: cannot be read as key=value"]),
+        (["--shots", f"x={'x' * 5000}"], ["x... (5009 characters)"]),
         (["ls", "methods", "lra"], ["Did you mean `lora`?"]),
     ],
 )

@@ -7,12 +7,33 @@ to carry everything: the key or file and line, what was found, the nearest valid
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 from collections.abc import Iterable
 
+LONGEST_WORD = 400
+"""Characters of a word that a message shows whole: a path may be long, a value given by mistake needs no more."""
+
 
 class UsageError(Exception):
-    """The command, the config or the data is wrong; nothing was run. Exit code 2."""
+    """The command, the config or the data is wrong; nothing was run. Exit code 2.
+
+    What a message quotes of the user's is shown on its line: control characters are escaped, and a word without end is
+    cut. Lines of our own begin with two spaces.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        lines = map(escaped, str(message).split("\n  "))
+        super().__init__(re.sub(rf"\S{{{LONGEST_WORD},}}", _cut, "\n  ".join(lines)))
+
+
+def escaped(text: str) -> str:
+    """`text` with its control characters, line breaks and the like written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _cut(word: re.Match[str]) -> str:
+    return f"{word[0][:60]}... ({len(word[0])} characters)"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -1,5 +1,7 @@
 """Composition and its checks: what users mistype must end in one message that names the way out."""
 
+import re
+
 import pytest
 
 from peftbench.config import compose
@@ -130,3 +132,25 @@ def test_every_config_file_opens_with_the_command_that_runs_it():
 def test_a_value_that_hydra_cannot_read_is_shown_with_its_quotes():
     with pytest.raises(UsageError, match=r"\"method\.formulation\.template='\{text\} x \{mask\}'\""):
         compose(["method.formulation.template={text} x {mask}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("method.stages=0.5", "method.stages=0.5: must be a list"),
+        ("method.tuner.target_modules=7", "method.tuner.target_modules: must be a list"),
+        ("task.subset={a:1}", "task.subset: must be a text"),
+    ],
+)
+def test_another_kind_of_value_is_named(override, words):
+    with pytest.raises(UsageError, match=re.escape(words)):
+        compose(["method=lora", override])
+
+
+@pytest.mark.parametrize("given", ["\n", "a\nb", "\x1b[31m", "x" * 5_000])
+def test_a_message_shows_what_was_given_on_its_line(given):
+    text = str(UsageError(f"{given}: no such key.\n  Looked below a folder"))
+    first, second = text.split("\n")
+    assert first.isprintable()
+    assert len(text) < 200
+    assert second == "  Looked below a folder"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,23 @@ def test_what_gives_other_numbers_than_before_has_another_version():
     versions = {(p.kind, p.name): p.results_version for p in components(compose(["method=list", "model=tiny-bert"]))}
     assert versions["tuner", "lite"] == versions["formulation", "cloze"] == versions["stage", "self_training"] == 2
     assert versions["stage", "supervised"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["model=tiny-t5", "task=glue", "task.subset=sst2"], ("generate", 2)),
+        (["model=tiny-t5", "task=glue", "task.subset=sst2", "shots=0"], ("score", 2)),
+        (["model=tiny-bert", "task=glue", "task.subset=sst2"], ("head", 1)),
+        (["model=tiny-bert", "task=glue", "task.subset=stsb"], ("head", 2)),
+    ],
+)
+def test_auto_is_the_formulation_that_it_stands_for_with_the_version_of_its_targets(words, part):
+    """A head's scores were clamped once, its classes are what they were; texts to texts were cut at their ends."""
+    cfg = compose(["method=lora", *words])
+    (found,) = (p for p in components(cfg) if p.kind == "formulation")
+    assert (found.name, found.results_version) == part
+    assert [found] == [p for p in components(asdict(cfg)) if p.kind == "formulation"]
 
 
 def test_the_formulations_are_declared_without_torch_and_found_by_name() -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from peftbench.config import registry
+
+Problem = Literal["classification", "regression", "tuples"]
+"""The kinds of targets."""
 
 INPUT = (
     "model",
@@ -45,43 +48,77 @@ class Component:
     origin: str = ""
 
 
+class Choices(NamedTuple):
+    """What of a config says which parts it has; the whole of a config takes a millisecond to look through."""
+
+    needs_model: bool
+    model: str
+    family: str
+    tuner: str
+    formulation: str
+    stages: tuple[str, ...]
+    adapter: str
+    metrics: tuple[str, ...]
+    problem: Problem
+    protocol: str
+    shots: int | str
+
+
+def choices(cfg: Any) -> Choices:
+    """Of a `RunConfig`, or of the plain dictionary of one."""
+    task = _at(cfg, "task")
+    return Choices(
+        needs_model=_at(cfg, "method", "needs_model") is not False,
+        model=str(_at(cfg, "model", "name")),
+        family=str(_at(cfg, "model", "family")),
+        tuner=str(_at(cfg, "method", "tuner", "name")),
+        formulation=str(_at(cfg, "method", "formulation", "name")),
+        stages=tuple(map(str, _at(cfg, "method", "stages") or ())),
+        adapter=str(_at(task, "adapter")),
+        metrics=tuple(map(str, (_at(task, "main_metric"), *(_at(task, "metrics") or ())))),
+        problem=problem_of(task, (_at(task, "subsets") or {}).get(_at(task, "subset")) or {}),
+        protocol=str(_at(cfg, "protocol", "name")),
+        shots=_at(cfg, "shots"),
+    )
+
+
+def problem_of(task: Any, subset: Mapping[str, Any]) -> Problem:
+    """The kind of a subset's targets, from what the YAML says of it."""
+    if "elements" in subset:
+        return "tuples"
+    scored = _at(task, "problem") == "regression" or "score_range" in subset
+    return "regression" if scored else "classification"
+
+
+def _at(node: Any, *path: str) -> Any:
+    """What stands there in dataclasses or dictionaries; None where nothing does."""
+    for key in path:
+        node = node.get(key) if isinstance(node, Mapping) else getattr(node, key, None)
+    return node
+
+
 def components(cfg: Any) -> list[Component]:
     """The parts of a run, in a fixed order.
 
     Args:
-        cfg: a `RunConfig`, or the plain dictionary of one.
+        cfg: a `RunConfig`, the plain dictionary of one, or its `Choices`.
 
     Raises:
         UsageError: the config names a stage that there is not.
     """
-    return list(_components(cfg if isinstance(cfg, Mapping) else _choices(cfg)))
+    return list(_components(cfg if isinstance(cfg, Choices) else choices(cfg)))
 
 
-def _choices(cfg: Any) -> dict[str, Any]:
-    """What of a `RunConfig` says which parts it has, as plain data; the whole of it takes a millisecond."""
-    method, task = cfg.method, cfg.task
-    parts = {key: {"name": getattr(getattr(method, key), "name", None)} for key in ("tuner", "formulation")}
-    return {
-        "model": {"name": cfg.model.name},
-        "method": {**parts, "needs_model": method.needs_model, "stages": method.stages},
-        "task": {"adapter": task.adapter, "main_metric": task.main_metric, "metrics": task.metrics},
-        "protocol": {"name": cfg.protocol.name},
-    }
-
-
-def _components(plain: Mapping[str, Any]) -> Iterator[Component]:
-    method, task = plain.get("method") or {}, plain.get("task") or {}
-    yield _part("adapter", task.get("adapter"), ADAPTER)
-    for name in [task.get("main_metric"), *(task.get("metrics") or ())]:
-        yield _metric(str(name))
-    if method.get("needs_model", True):
-        yield Component("backbone", str((plain.get("model") or {}).get("name")), INPUT)
-        tuner = method.get("tuner") or {}
-        own = ("method.tuner", "method.budget", "method.init_from")
-        yield _tuner(str(tuner.get("name")), own)
-        yield _formulation(str((method.get("formulation") or {}).get("name")))
-    stages = [stage_component(str(name)) for name in method.get("stages") or ()]
-    yield _versioned(Component("protocol", str((plain.get("protocol") or {}).get("name")), ("protocol",)))
+def _components(chosen: Choices) -> Iterator[Component]:
+    yield _part("adapter", chosen.adapter, ADAPTER)
+    for name in chosen.metrics:
+        yield _metric(name)
+    if chosen.needs_model:
+        yield Component("backbone", chosen.model, INPUT)
+        yield _tuner(chosen.tuner, ("method.tuner", "method.budget", "method.init_from"))
+        yield _formulation(chosen)
+    stages = [stage_component(name) for name in chosen.stages]
+    yield _versioned(Component("protocol", chosen.protocol, ("protocol",)))
     if any("trainer" in stage.uses for stage in stages):
         yield _versioned(Component("loop", "loop", TRAINING))
     yield from stages
@@ -95,8 +132,8 @@ def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
 ADAPTER = ("task.name", "task.subset", "task.subsets", "task.fields", "task.lang", "task.text")
 
 RESULTS_VERSIONS: dict[tuple[str, str], int] = {}
-"""Of components that do not declare their own, as stages, tuners and formulations do, whose results have changed: the
-`loop`, protocols (whose YAML has a version besides), adapters and metrics."""
+"""Of those that do not declare their own, as stages, tuners and formulations do, whose results have changed: the `loop`
+and protocols (whose YAML has a version besides)."""
 
 
 def _versioned(part: Component) -> Component:
@@ -117,12 +154,18 @@ def _tuner(name: str, own: tuple[str, ...]) -> Component:
     return Component("tuner", name, (*own, *declared.uses), declared.results_version)
 
 
-def _formulation(name: str) -> Component:
-    """The component that a formulation declares itself to be; a plug-in is taken to read what any may read."""
+def _formulation(chosen: Choices) -> Component:
+    """The component that a formulation declares itself to be, `auto` the one that it stands for; a plug-in is taken to
+    read what any may read."""
+    name = chosen.formulation
     if name not in registry.built_in("formulation"):
         return _part("formulation", name, ("method.formulation", "task.label_words"))
     declared = registry.get("formulation", name)
-    return Component("formulation", name, ("method.formulation", *declared.uses), declared.results_version)
+    uses = ("method.formulation", *declared.uses)
+    if declared.stands_for is not None and chosen.family in declared.families:
+        name = declared.stands_for(chosen.family, chosen.shots, chosen.problem)
+        declared = registry.get("formulation", name)
+    return Component("formulation", name, uses, declared.version_for(chosen.problem))
 
 
 def stage_component(name: str) -> Component:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, escaped
 
 _OPEN = re.compile(r"hydra/(launcher|sweeper)|hydra\.launcher\.\w+|hydra\.sweeper\.params(\..+)?|hydra\.verbose")
 OPEN = "hydra/launcher, hydra.launcher.KEY and hydra.sweeper.params.KEY"
@@ -65,5 +65,5 @@ def literal(value: Any) -> Any:
 
 def shortened(value: Any, limit: int = 60) -> str:
     """A value for a message: on one line, without control characters, cut if it is long."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[: 10 * limit])
+    text = escaped(str(value)[: 10 * limit])
     return text if len(text) <= limit else f"{text[:limit]}... ({len(str(value))} characters)"

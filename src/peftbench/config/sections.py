@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -71,9 +71,10 @@ def with_chosen_metric(plain: dict[str, Any]) -> dict[str, Any]:
     one of its own."""
     chosen, kept = plain.get(CHOSEN_METRIC), {k: v for k, v in plain.items() if k != CHOSEN_METRIC}
     subsets = kept.get("subsets") or {}
-    own = (subsets.get(kept.get("subset")) if isinstance(subsets, dict) else None) or {}
+    name = kept.get("subset")
+    own = (subsets.get(name) if isinstance(subsets, dict) and isinstance(name, str) else None) or {}
     if chosen and "main_metric" in own:
-        kept["subsets"] = {**subsets, kept["subset"]: {**own, "main_metric": kept["main_metric"]}}
+        kept["subsets"] = {**subsets, name: {**own, "main_metric": kept["main_metric"]}}
     return kept
 
 
@@ -104,10 +105,17 @@ def mapping(value: Any, key: str) -> dict[str, Any]:
     return value
 
 
+def sequence(value: Any, key: str) -> Sequence[Any]:
+    """The members of a list. Raises UsageError if something else was put in its place."""
+    if value is not None and not isinstance(value, (list, tuple)):
+        raise UsageError(f"{key}={shortened(value)}: must be a list: {key}=[{shortened(value)}].")
+    return value or ()
+
+
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
     formulation = mapping(plain.get("formulation"), "method.formulation")
-    stages = tuple(map(str, plain.get("stages") or ()))
+    stages = tuple(map(str, sequence(plain.get("stages"), "method.stages")))
     unused = stage_sections() - stage_sections(stages)
     check_sections_of_other_stages(plain, unused)
     common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation") and k not in unused}
@@ -295,6 +303,8 @@ def wrong_type(key: str, error: Exception) -> UsageError:
             return UsageError(f"{key}: {first_line(error)}: must be true or false.")
         if "missing mandatory value" in text:
             return UsageError(f"{key}: has no value and needs one.")
+        if "is not a ListConfig" in text:
+            return UsageError(f"{key}: must be a list, as in {key}=[a,b].")
         if "to string" in text:
             return UsageError(f"{key}: must be a text, not a list or a mapping.")
         return UsageError(f"{key}: {first_line(error)}")

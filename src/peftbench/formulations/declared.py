@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ class Declared:
         families: of backbones that it fits.
         options: dataclass of `method.formulation`; a plug-in reads `method.formulation.options` instead.
         uses: dotted keys and sections of the config, besides its own, that decide what it does.
-        results_version: raised when the same keys would give other numbers; renames the runs that have it.
+        results_version: raised when the same keys would give other numbers; renames the runs that have it. Where only
+            those of one kind of target changed: `{"regression": 2}`.
         problems: kinds of targets that it can answer with.
         can_answer_untrained: whether shots=0 makes sense (label strings: yes; a fresh head: no).
         stands_for: `(family, shots, problem)` -> the name of the formulation that is meant, of a name that leaves it
@@ -39,11 +40,16 @@ class Declared:
     families: frozenset[str] = frozenset()
     options: type[FormulationConfig] = FormulationConfig
     uses: tuple[str, ...] = ()
-    results_version: int = 1
+    results_version: int | Mapping[str, int] = 1
     problems: frozenset[str] = PROBLEMS
     can_answer_untrained: bool = False
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
+
+    def version_for(self, problem: str) -> int:
+        """The results version for this kind of targets."""
+        raised = self.results_version
+        return raised if isinstance(raised, int) else raised.get(problem, 1)
 
     def formulation(self, cfg: FormulationConfig, family: str) -> type[Formulation]:
         """The class that these options and this family of backbones ask for; imports torch."""

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from peftbench.config.components import Choices, choices, components
 from peftbench.errors import UsageError
 
 EXCLUDED = (
@@ -95,7 +96,7 @@ def variant(config: dict[str, Any], data_sha: str, basis: Basis | None = None) -
 
 def versions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Results version of each component of the config that has raised it, and the origin of those from outside."""
-    return dict(_parts(*_choices(config))[1])
+    return dict(_parts(choices(config))[1])
 
 
 def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     stand at the default of their dataclass, which means "as before".
     """
     stated = without_neutral(config)
-    kept = _used(stated, _parts(*_choices(config))[0])
+    kept = _used(stated, _parts(choices(config))[0])
     if (config.get("method") or {}).get("needs_model") is False:
         kept.pop("model", None)
     task = kept.get("task") or {}
@@ -143,30 +144,14 @@ def _stated(basis: Basis | None) -> dict[str, Any]:
     return {key: dict(value) for key in ("contents", "versions") if (value := (basis or {}).get(key))}
 
 
-def _choices(config: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What of a config decides which components it has."""
-    method, task = config.get("method") or {}, config.get("task") or {}
-    names = tuple(str((section or {}).get("name")) for section in (method.get("tuner"), method.get("formulation")))
-    stages = tuple(map(str, method.get("stages") or ()))
-    metrics = tuple(map(str, (task.get("main_metric"), *(task.get("metrics") or ()))))
-    return method.get("needs_model") is not False, names, stages, str(task.get("adapter")), metrics
-
-
 @cache
-def _parts(
-    needs_model: bool, names: tuple[str, str], stages: tuple[str, ...], adapter: str, metrics: tuple[str, ...]
-) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, Any], ...]]:
+def _parts(chosen: Choices) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, Any], ...]]:
     """Of the components of such a config: the keys that they use, each as its path, and `versions`.
 
     Every section counts in a record of components that are not installed here.
     """
-    from peftbench.config.components import components
-
-    tuner, formulation = ({"name": name} for name in names)
-    method = {"needs_model": needs_model, "tuner": tuner, "formulation": formulation, "stages": stages}
-    task = {"adapter": adapter, "main_metric": metrics[0], "metrics": metrics[1:]}
     try:
-        found = components({"method": method, "task": task})
+        found = components(chosen)
     except UsageError:
         return tuple((section,) for section in (*ALWAYS, "model", "method", "trainer") if "." not in section), ()
     uses = {*ALWAYS, *(key for part in found for key in part.uses)}

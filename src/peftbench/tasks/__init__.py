@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from peftbench.config import registry
+from peftbench.config.components import problem_of
 from peftbench.config.metric_files import is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.tasks.metrics import BY_PROBLEM, check_metrics
-from peftbench.tasks.sources import main_metric_of, metrics_of, problem_of
+from peftbench.tasks.sources import main_metric_of, metrics_of
 
 
 def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:

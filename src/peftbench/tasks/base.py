@@ -14,12 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from peftbench.config.components import Problem
 from peftbench.config.tasks import ENDS
 
 Target = str | float | tuple
 """A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
-
-Problem = Literal["classification", "regression", "tuples"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from peftbench.config.components import Problem
 from peftbench.config.metric_files import column, is_own
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import Problem, Row, TaskData
+from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.own_metrics import own_metric, value
 
 INVALID = -1

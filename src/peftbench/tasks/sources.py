@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftbench.config.components import Problem, problem_of
 from peftbench.config.metric_files import column, is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import open_file
-from peftbench.tasks.base import ENDS, DataSource, PatternSet, Problem, Row, TaskData
+from peftbench.tasks.base import ENDS, DataSource, PatternSet, Row, TaskData
 from peftbench.tasks.metrics import BY_PROBLEM
 from peftbench.tasks.readers import read_parquet
 
@@ -129,14 +130,6 @@ def resolve_subset(cfg: TaskConfig, key: str = "task.subset") -> Subset:
         licence=own.pop("licence", cfg.licence),
         options=own,
     )
-
-
-def problem_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> Problem:
-    """The kind of a subset's targets, from what the YAML says of it."""
-    if "elements" in subset:
-        return "tuples"
-    scored = getattr(cfg, "problem", "") == "regression" or "score_range" in subset
-    return "regression" if scored else "classification"
 
 
 def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:

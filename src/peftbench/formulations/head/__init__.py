@@ -4,4 +4,8 @@ from __future__ import annotations
 
 from peftbench.formulations.declared import Declared
 
-FORMULATION = Declared("peftbench.formulations.head.formulation:HeadFormulation", frozenset({"encoder", "causal"}))
+FORMULATION = Declared(
+    "peftbench.formulations.head.formulation:HeadFormulation",
+    frozenset({"encoder", "causal"}),
+    results_version={"regression": 2},  # scores are not clamped to the range
+)
