@@ -66,7 +66,7 @@ class Choices(NamedTuple):
 
 def choices(cfg: Any) -> Choices:
     """Of a `RunConfig`, or of the plain dictionary of one."""
-    task = _at(cfg, "task")
+    task, shots = _at(cfg, "task"), _at(cfg, "shots")
     return Choices(
         needs_model=_at(cfg, "method", "needs_model") is not False,
         model=str(_at(cfg, "model", "name")),
@@ -76,9 +76,9 @@ def choices(cfg: Any) -> Choices:
         stages=tuple(map(str, _at(cfg, "method", "stages") or ())),
         adapter=str(_at(task, "adapter")),
         metrics=tuple(map(str, (_at(task, "main_metric"), *(_at(task, "metrics") or ())))),
-        problem=problem_of(task, (_at(task, "subsets") or {}).get(_at(task, "subset")) or {}),
+        problem=problem_of(task, _at(task, "subsets", str(_at(task, "subset"))) or {}),
         protocol=str(_at(cfg, "protocol", "name")),
-        shots=_at(cfg, "shots"),
+        shots=shots if isinstance(shots, int) else str(shots),
     )
 
 
