@@ -186,11 +186,16 @@ def run_one(cfg: DictConfig) -> int:
 
 
 def ls_command(args: list[str]) -> int:
-    """`peftbench ls [GROUP] [NAME] [--json]`, `peftbench ls runs [COLUMN=VALUE ...]`."""
+    """`peftbench ls [GROUP] [NAME] [--json]`, `peftbench ls runs [COLUMN=VALUE ...]`, `peftbench ls models NAME
+    --anatomy`."""
     if args[:1] == ["runs"]:
         from peftbench.inspect.runs import ls_runs
 
         return ls_runs(args[1:])
+    if "--anatomy" in args:
+        from peftbench.inspect.anatomy import ls_anatomy
+
+        return ls_anatomy(args)
     from peftbench.config.catalogue import ls
 
     return ls(args)

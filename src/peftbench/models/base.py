@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from peftbench.models.anatomy.parts import Anatomy
+
 Family = Literal["encoder", "seq2seq", "causal"]
 Purpose = Literal["features", "lm", "mlm"]
 """`features`: the bare stack that returns hidden states (AutoModel); `lm`: with its language-model head;
@@ -50,6 +52,13 @@ class Backbone:
 
     def __post_init__(self) -> None:
         self.embedding_size = self.embedding_size or self.hidden_size
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """Which modules are which part of the network. Raises UsageError if that cannot be known."""
+        from peftbench.models.anatomy import anatomy_of
+
+        return anatomy_of(self.model)
 
     def facts(self) -> dict[str, Any]:
         """What a record says of it."""

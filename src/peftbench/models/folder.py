@@ -13,6 +13,8 @@ WEIGHTS = "*.safetensors"
 INDEX = "model.safetensors.index.json"
 READ = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".codes")
 """Endings of the files that transformers may read of a checkpoint; no other one decides anything."""
+ANATOMY = "anatomy.yaml"
+"""A user's description of the network's parts, see `peftbench.models.anatomy`."""
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "*.tiktoken", "*.codes")
 BYTES_ALONE = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 """Tokenizers that need no vocabulary."""
@@ -32,6 +34,7 @@ def files_read(folder: Path) -> list[Path]:
     """
     found = [p for p in folder.iterdir() if p.suffix in READ]
     found += (folder / "additional_chat_templates").glob("*.jinja")
+    found += folder.glob(ANATOMY)
     for path in found:
         regular(path)
     return sorted(found)

@@ -31,7 +31,7 @@ from transformers.utils import logging as hf_logging
 
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models import checks, content, mlm_head, random_init, sources
+from peftbench.models import anatomy, checks, content, mlm_head, random_init, sources
 from peftbench.models.base import Backbone, Family, Purpose
 
 AUTO_CLASSES = {
@@ -65,11 +65,10 @@ class _Loaded:
 
 def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = None) -> Backbone:
     """See `peftbench.models.load_backbone`."""
-    if (cfg.family, purpose) in REFUSED:
-        raise UsageError(f"model={cfg.name} (family {cfg.family}): {REFUSED[cfg.family, purpose]}.")
+    auto_class = auto_class_of(cfg, purpose)
     with quiet():
         load = _random if cfg.source == "random" else _pretrained
-        loaded = load(cfg, AUTO_CLASSES[cfg.family, purpose], dropout)
+        loaded = load(cfg, auto_class, dropout)
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
     # what adapters say they belong to: a name that means something elsewhere, not a folder of this machine
     model.name_or_path = model.config._name_or_path = str(cfg.path) if cfg.source == "hub" else cfg.name
@@ -93,24 +92,31 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     )
 
 
+def auto_class_of(cfg: ModelConfig, purpose: Purpose) -> Any:
+    """The class of transformers that builds the network. Raises UsageError if the family does not serve `purpose`."""
+    if (cfg.family, purpose) in REFUSED:
+        raise UsageError(f"model={cfg.name} (family {cfg.family}): {REFUSED[cfg.family, purpose]}.")
+    return AUTO_CLASSES[cfg.family, purpose]
+
+
 def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
     kind = str(cfg.arch.get("model_type", ""))
     tokenizer = random_init.build_tokenizer(kind, None)
     config = random_init.build_config(cfg.name, cfg.arch, tokenizer)
     check_family(cfg, config)
     set_dropout(config, dropout)
-    model = random_init.build_model(auto_class, config, **_no_pooler(auto_class, config))
+    model = random_init.build_model(auto_class, config, **no_pooler(auto_class, config))
     return _Loaded(model, tokenizer, content.random_revision(cfg.arch), f"random weights, {kind} architecture")
 
 
 def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
     checkpoint = sources.locate(cfg)
     folder, what = checkpoint.folder(cfg.name), f"model={cfg.name}: {checkpoint.source}"
-    with _readable(cfg, checkpoint.source, folder):
+    with readable(cfg, checkpoint.source, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_family(cfg, config)
     set_dropout(config, dropout)
-    with _readable(cfg, checkpoint.source, folder):
+    with readable(cfg, checkpoint.source, folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = auto_class.from_pretrained(
             folder,
@@ -119,8 +125,9 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            **_no_pooler(auto_class, config),
+            **no_pooler(auto_class, config),
         )
+    anatomy.describe(model, folder)
     missing = set(report["missing_keys"])
     source = checkpoint.source
     if cfg.mlm_head is not None:
@@ -132,7 +139,7 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
 
 
 @contextmanager
-def _readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
+def readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
     """Turns what the libraries raise over a damaged or foreign checkpoint into one message."""
     try:
         yield
@@ -189,7 +196,7 @@ def set_dropout(config: PreTrainedConfig, probability: float | None) -> None:
             setattr(config, key, probability)
 
 
-def _no_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
+def no_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
     """Pooling is ours (`Backbone.pooling`): BERT's extra dense layer on [CLS] is left out where the class allows."""
     if auto_class is not AutoModel or type(config) not in MODEL_MAPPING:
         return {}

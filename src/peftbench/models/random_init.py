@@ -21,6 +21,8 @@ from peftbench.models.folder import check_sizes
 SPECIAL = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 SENTINEL = "<extra_id_0>"
 """What a T5 has in the place of the mask."""
+UNDECLARED = {"deberta-v2": ("position_buckets", "share_att_key", "norm_rel_ebd", "conv_kernel_size", "embedding_size")}
+"""Keys that a network reads from its config although the config's class does not name them: released checkpoints do."""
 LIBRARY_INIT_LIMIT = 10_000_000
 """Parameters up to which transformers' own initialisation is used; drawing a billion normals takes most of a minute."""
 NOISE_SIZE, NOISE_PIECE, NOISE_STEP = 1 << 22, 1 << 21, 1_299_709
@@ -37,7 +39,7 @@ def build_config(name: str, arch: dict[str, Any], tokenizer: PreTrainedTokenizer
             f"model={name}: model.arch.model_type={kind!r} is unknown. {did_you_mean(kind, CONFIG_MAPPING)}"
         )
     config_class = CONFIG_MAPPING[kind]
-    valid = config_class().to_dict()
+    valid = config_class().to_dict() | dict.fromkeys(UNDECLARED.get(kind, ()))
     for key in values.keys() - valid.keys():
         raise UsageError(f"model={name}: model.arch.{key} is not a key of a {kind} config. {did_you_mean(key, valid)}")
     check_sizes(values, f"model={name}: model.arch")

@@ -4,7 +4,7 @@ transformers reads. Free of torch."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,6 +57,18 @@ def locate(cfg: ModelConfig) -> Checkpoint:
             "(model=hub model.path=ORG/NAME model.family=encoder) or a folder (model=local model.path=DIR)."
         )
     return LOCATE[cfg.source](cfg)
+
+
+def config_folder(cfg: ModelConfig) -> Path:
+    """A folder with the checkpoint's config.json; of a model on the hub only that file is fetched.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    if cfg.source != "hub":
+        return locate(cfg).fetch()
+    commit, _ = _resolve(cfg)
+    return _snapshot(cfg, commit, ["config.json"])
 
 
 def _installed(cfg: ModelConfig) -> tuple[Path, str]:
@@ -191,11 +203,11 @@ def _ask(cfg: ModelConfig, revision: str) -> tuple[str, list[str] | None]:
     return str(facts.sha), [sibling.rfilename for sibling in facts.siblings or []]
 
 
-def _snapshot(cfg: ModelConfig, revision: str) -> Path:
-    """The folder of a commit in the hub's cache, downloaded if need be."""
+def _snapshot(cfg: ModelConfig, revision: str, files: Sequence[str] = (*CONFIG_AND_TOKENIZER, WEIGHTS)) -> Path:
+    """The folder of a commit in the hub's cache, with those of `files` that it has downloaded if need be."""
     from huggingface_hub import snapshot_download
 
-    wanted: dict[str, Any] = {"allow_patterns": [*CONFIG_AND_TOKENIZER, WEIGHTS], "ignore_patterns": NOT_WEIGHTS}
+    wanted: dict[str, Any] = {"allow_patterns": list(files), "ignore_patterns": NOT_WEIGHTS}
     with _hub_errors(cfg, revision):
         return Path(snapshot_download(str(cfg.path), revision=revision, **wanted))
 
