@@ -50,6 +50,7 @@ class Learner(nn.Module):
         formulation.attach(self.model)
         formulation.virtual_tokens = tuner.virtual_tokens
         formulation.pass_answer_starts = tuner.needs_answer_starts
+        formulation.takes_cache = tuner.takes_cache
         formulation.shots = context.shots
 
     def with_formulation(self, formulation: Formulation) -> Learner:

@@ -10,7 +10,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -133,6 +133,16 @@ class FormulationConfig:
     dense: bool = False
     pooling: str | None = one_of(None, "mean", "cls", "last", default=None)
     answers: str = one_of("words", "digits", default="words")
+
+
+C = TypeVar("C", bound=FormulationConfig)
+
+
+def with_options(cfg: FormulationConfig, schema: type[C]) -> C:
+    """The options as an instance of `schema`: those that `cfg` lacks, since another name stood for the formulation
+    (`auto`), at their defaults."""
+    known = {f.name: getattr(cfg, f.name) for f in fields(cfg) if f.name in schema.__dataclass_fields__}
+    return cfg if isinstance(cfg, schema) else schema(**known)
 
 
 @dataclass

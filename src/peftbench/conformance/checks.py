@@ -27,6 +27,8 @@ from peftbench.conformance.bench import (
 )
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation, new_tokens
+from peftbench.formulations.scoring import log_likelihoods
+from peftbench.formulations.trie import Trie
 from peftbench.learner import Learner
 from peftbench.measure.probe import Probe, probe_step
 from peftbench.training.precision import autocast
@@ -214,6 +216,29 @@ def generation(bench: Bench) -> Verdict:
     return passed(f"{sum(map(len, written))} tokens")
 
 
+def label_scoring(bench: Bench) -> Verdict:
+    """Answers scored all at once behind a cached prompt have the log-likelihoods that they have one by one."""
+    learner = bench.trained
+    formulation = learner.formulation
+    if not isinstance(formulation, GenerateFormulation):
+        return not_claimed("the task is posed with a head here")
+    if not learner.tuner.takes_cache:
+        return not_claimed("takes_cache is False: answers are scored one by one")
+    items, answers = learner.encode(bench.task.train)[:BATCH], list(formulation.answers.values())
+    prompts = [item.data["prompt"] for item in items]
+    with torch.no_grad():
+        start = formulation.decoder_start(learner.model) if formulation.encoder_decoder else None
+        found = log_likelihoods(learner.model, formulation.collate(items), Trie(answers), start)
+        teachers = [formulation.teacher_batch(prompts, [answer] * len(items)) for answer in answers]
+        wanted = torch.stack([-formulation.token_losses(learner.model, t).sum(1) for t in teachers], dim=1)
+    if found is None:
+        return not_claimed("the network keeps no cache")
+    gap, where = difference(list(found), list(wanted))
+    if gap > CLOSE:
+        return failed(f"log-likelihoods differ by {gap:.1e} on item {where}")
+    return passed(f"up to {gap:.0e}")
+
+
 @torch.no_grad()
 def greedy(learner: Learner, items: Sequence[Encoded], limit: int = 6) -> list[list[int]]:
     """At most `limit` new token ids for each item, generated in one padded batch, up to end-of-sequence."""
@@ -355,6 +380,7 @@ CHECKS: dict[str, Check] = {
     "the promised start": identity,
     "padding and company change no item": padding,
     "generation equals teacher forcing": generation,
+    "labels scored at once equal one by one": label_scoring,
     "switched off, it is the base": disabling,
     "saved, loaded and trained on": reloading,
     "accumulation equals one batch": accumulation,

@@ -71,6 +71,8 @@ class Formulation(nn.Module, ABC):
         """Rows that the tuner puts before the real tokens in the hidden states; set by the Learner."""
         self.pass_answer_starts = False
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
+        self.takes_cache = True
+        """Whether the tuned model can go on from a key/value cache (`Tuner.takes_cache`); set by the Learner."""
         self.shots: Sequence[Row] = ()
         """The drawn training rows; set by the Learner."""
         self.step = self.seed = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from peftbench.models.anatomy.parts import Anatomy
@@ -68,3 +70,8 @@ class Backbone:
     def total_parameters(self) -> int:
         """Number of parameters, shared tensors counted once."""
         return sum(p.numel() for p in self.model.parameters())
+
+
+def accepts(module: nn.Module, keyword: str) -> bool:
+    """Whether `module.forward` has a parameter of this name."""
+    return keyword in inspect.signature(module.forward).parameters

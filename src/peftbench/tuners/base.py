@@ -91,6 +91,11 @@ class Tuner(ABC):
     instruction mask ends there): it gets the keyword `answer_starts`, (batch, 1) columns of the first answer tokens.
     Not `labels`: from those a model computes a loss of its own, over its whole vocabulary, that nobody reads."""
 
+    takes_cache: bool = True
+    """Whether `build`'s result can be called again with the `past_key_values` that it has returned, ids of new tokens,
+    their `position_ids` (virtual positions not counted) and an `attention_mask` over old and new tokens, (batch, n) or
+    (batch, 1, new, n), without places for virtual ones. If not, every label is scored in a pass of its own."""
+
     budget_knob: str | None = None
     """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""
 

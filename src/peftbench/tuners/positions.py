@@ -6,10 +6,12 @@ other positions, and with learned positions (GPT-2) or a soft prompt in front ot
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from peftbench.models.base import accepts
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:
@@ -17,9 +19,13 @@ def positions_from_mask(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
 
 
-def accepts(module: nn.Module, keyword: str) -> bool:
-    """Whether `module.forward` has a parameter of this name."""
-    return keyword in inspect.signature(module.forward).parameters
+def with_places_in_front(mask: Tensor, count: int) -> Tensor:
+    """An attention mask with `count` more places in front, which everyone sees.
+
+    It is (batch, n), 1 for real tokens; or (batch, 1, queries, n), true for what is seen, or 0 for it and the lowest
+    number for what is not.
+    """
+    return F.pad(mask, (count, 0), value=0.0 if mask.is_floating_point() else 1)
 
 
 def accepts_position_ids(model: nn.Module) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from peftbench.tuners.peft_types import register_type
-from peftbench.tuners.positions import accepts_position_ids, positions_from_mask
+from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
 from peftbench.tuners.soft_prompt_layer import DeptConfig, SoftPromptEmbedding, check_length, rank_for_budget
 
 IGNORE = -100
@@ -117,9 +117,9 @@ class SoftPromptModel(BaseTuner):
         new = {name: value for name, value in kwargs.items() if value is not None}
         if "inputs_embeds" in new or "encoder_outputs" in new:
             raise ValueError("give either input_ids or inputs_embeds / encoder_outputs, not both")
-        if new.get("past_key_values") is not None and new["past_key_values"].get_seq_length() > 0:
-            raise ValueError("DePT puts its prompt before the first token: call generate to continue from a cache.")
         mask = new.get("attention_mask")
+        if new.get("past_key_values") is not None and new["past_key_values"].get_seq_length() > 0:
+            return self._continued(input_ids, new)
         if mask is not None:
             if mask.dim() != 2:
                 raise ValueError(f"DePT needs an attention_mask of shape (batch, n), found {tuple(mask.shape)}.")
@@ -138,6 +138,16 @@ class SoftPromptModel(BaseTuner):
             new["position_ids"] = positions
         new["inputs_embeds"] = self.layer.prompted(input_ids, starts)
         return new
+
+    def _continued(self, input_ids: Tensor, new: dict[str, Any]) -> dict[str, Any]:
+        """The arguments for tokens (batch, k) behind a cache that begins with the prompt: they are an answer, which has
+        no offset. The mask is of all tokens, (batch, n + k), or (batch, 1, k, n + k); positions are of the new ones."""
+        m, mask, positions = self.layer.current()[0].num_virtual_tokens, new["attention_mask"], new.get("position_ids")
+        new.pop("answer_starts", None)
+        new |= {"input_ids": input_ids, "attention_mask": with_places_in_front(mask, m)}
+        if positions is None and self.takes_positions and mask.dim() == 2:
+            positions = positions_from_mask(mask)[:, -input_ids.shape[1] :] + self.first_position
+        return new | ({"position_ids": positions + m} if positions is not None else {})
 
     def _position_ids(self, given: Tensor | None, mask: Tensor | None, config: DeptConfig) -> Tensor | None:
         """(batch, m + n): the prompt takes the first positions and moves the text's by m; None: the model's own.

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from peftbench.config.schema import FormulationConfig, number, one_of, packaged
 from peftbench.formulations.declared import Declared
+
+
+@packaged("method/formulation/generate")
+@dataclass
+class GenerateConfig(FormulationConfig):
+    """`conf/method/formulation/generate.yaml`."""
+
+    constrain: str = one_of("none", "labels", default="none")
+    sample: bool = False
+    sample_seed: int = number(0, ge=0)
+    temperature: float = number(1.0, gt=0)
+    top_p: float = number(1.0, gt=0, le=1)
+
 
 FORMULATION = Declared(
     "peftbench.formulations.generate.formulation:GenerateFormulation",
     frozenset({"seq2seq", "causal"}),
+    options=GenerateConfig,
     uses=("task.label_words",),
     results_version=2,  # the longest field gives way; answers are read through the tokenizer
     can_answer_untrained=True,

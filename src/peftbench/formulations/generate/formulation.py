@@ -9,12 +9,16 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import LogitsProcessorList, TopPLogitsWarper
 
-from peftbench.config.schema import FormulationConfig
+from peftbench.config.schema import FormulationConfig, with_options
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
+from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.generate.decoding import Draw, OnlyFrom
 from peftbench.formulations.text import answer_text, pad, pad_inputs, prompt_start, text_fields, text_to_text_input
+from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
@@ -137,7 +141,7 @@ class TextFormulation(Formulation):
         inputs = {"input_ids": batch["lm_input_ids"], "attention_mask": batch["lm_attention_mask"]}
         labels = batch["labels"]
         if self.encoder_decoder:
-            start = self._decoder_start(model)
+            start = self.decoder_start(model)
             shifted = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
             decoder_inputs = shifted.masked_fill(shifted == IGNORE, int(self.tokenizer.pad_token_id or 0))
             logits = model(**inputs, decoder_input_ids=decoder_inputs).logits
@@ -154,7 +158,7 @@ class TextFormulation(Formulation):
         return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
 
     @staticmethod
-    def _decoder_start(model: nn.Module) -> int:
+    def decoder_start(model: nn.Module) -> int:
         return int(model.config.decoder_start_token_id)  # type: ignore[union-attr, arg-type]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -162,14 +166,26 @@ class TextFormulation(Formulation):
 
 
 class GenerateFormulation(TextFormulation):
-    """Greedy generation, read back as a label string (or as a number, for a regression task)."""
+    """Generation, read back as a label string (or as a number, for a regression task): greedy, or sampled."""
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.label_of = read_table(self.texts)
+        self.how = with_options(cfg, GenerateConfig)
+        if self.how.constrain == "labels":
+            if not self.answers:
+                raise UsageError("method.formulation.constrain=labels: the task has no labels. Set constrain=none.")
+            self.notes.append("answers were constrained to the labels: none can be invalid")
+        if self.how.sample:
+            self.notes.append(f"answers were sampled (temperature {self.how.temperature}, seed {self.how.sample_seed})")
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        generated = model.generate(  # type: ignore[operator]
+        texts = self.tokenizer.batch_decode(self.generated(model, batch), skip_special_tokens=True)
+        return [Prediction(id_, self.read(text), answer=text) for id_, text in zip(batch["ids"], texts, strict=True)]
+
+    def generated(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(batch, new) ids of what is written behind each prompt, padded on the right."""
+        ids = model.generate(  # type: ignore[operator]
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=self.answer_length,
@@ -177,11 +193,20 @@ class GenerateFormulation(TextFormulation):
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.eos,
+            logits_processor=self._processors(batch["ids"]),
         )
-        if not self.encoder_decoder:
-            generated = new_tokens(generated, batch["input_ids"])
-        texts = self.tokenizer.batch_decode(generated, skip_special_tokens=True)
-        return [Prediction(id_, self.read(text), answer=text) for id_, text in zip(batch["ids"], texts, strict=True)]
+        return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, batch["input_ids"])
+
+    def _processors(self, ids: Sequence[str]) -> LogitsProcessorList:
+        """Of the logits, before the likeliest token is taken."""
+        found = LogitsProcessorList()
+        if self.how.constrain == "labels":
+            found.append(OnlyFrom(Trie(list(self.answers.values())), self.eos))
+        if self.how.sample and self.how.top_p < 1:
+            found.append(TopPLogitsWarper(self.how.top_p))
+        if self.how.sample:
+            found.append(Draw(ids, self.how.sample_seed, self.how.temperature))
+        return found
 
     def read(self, text: str) -> str | float | None:
         """A label, a number inside the score range, or None if the text is neither."""

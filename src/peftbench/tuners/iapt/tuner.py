@@ -42,7 +42,7 @@ from peftbench.tuners.extra_rows import (
 from peftbench.tuners.iapt import IaptOptions
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.peft_types import register_type
-from peftbench.tuners.positions import positions_from_mask
+from peftbench.tuners.positions import positions_from_mask, with_places_in_front
 from peftbench.tuners.soft_prompt_model import answer_starts
 
 NUMERATOR = (0.0001447, 0.5, 0.39674, 0.2556, 0.14225, 0.039684, 0.0039771)
@@ -277,10 +277,13 @@ class IaptModel(BaseTuner):
         mask = kwargs.get("attention_mask")
         if mask is None:
             mask = torch.ones(len(inputs), queries + max(0, past - rows), dtype=torch.long, device=inputs.device)
-        if mask.dim() != 2:
+        if mask.dim() != 2 and not (past and mask.dim() == 4):
             raise ValueError(f"IAPT needs an attention_mask of shape (batch, n), found {tuple(mask.shape)}.")
         self.reading.instruction = None if past else self._instruction(mask)
-        new = {"attention_mask": mask_with_rows(mask, rows, queries, stack, self.causal)}  # type: ignore[arg-type]
+        if mask.dim() == 4:
+            new = {"attention_mask": with_places_in_front(mask, rows)}
+        else:
+            new = {"attention_mask": mask_with_rows(mask, rows, queries, stack, self.causal)}  # type: ignore[arg-type]
         if self.causal:
             new["position_ids"] = self._positions(kwargs.get("position_ids"), mask, queries, rows, first=not past)
         return args, {**kwargs, **new}

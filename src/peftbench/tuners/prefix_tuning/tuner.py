@@ -21,19 +21,18 @@ from typing import Any
 
 import peft
 import torch
-import torch.nn.functional as F
 from peft.tuners.prefix_tuning import PrefixEncoder
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from peftbench.errors import UsageError
-from peftbench.models.base import Backbone
+from peftbench.models.base import Backbone, accepts
 from peftbench.models.checks import check_length
 from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.extra_rows import stack_of
 from peftbench.tuners.peft_adapter import task_type
-from peftbench.tuners.positions import accepts, accepts_position_ids, positions_from_mask
+from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
 from peftbench.tuners.prefix_tuning import PrefixTuningOptions
 from peftbench.tuners.prompt_init import initial_token_ids
 
@@ -101,10 +100,10 @@ class PrefixedModel(nn.Module):
         new["past_key_values"] = self._filled(kwargs.get("past_key_values"), len(inputs))
         positions = kwargs.get("position_ids")
         if mask is not None:
-            if mask.dim() != 2:
+            if mask.dim() not in (2, 4):
                 raise ValueError(f"prefix tuning needs an attention_mask (batch, n), found {tuple(mask.shape)}.")
-            new["attention_mask"] = F.pad(mask, (self.length, 0), value=1)
-            if positions is None and self.numbered:
+            new["attention_mask"] = with_places_in_front(mask, self.length)
+            if mask.dim() == 2 and positions is None and self.numbered:
                 positions = positions_from_mask(mask)[:, -inputs.shape[1] :]
         if positions is not None:
             new["position_ids"] = positions + self.length
