@@ -9,7 +9,8 @@ from peftbench.errors import UsageError
 from peftbench.formulations.fitting import Cut, fit_texts, token_ends
 from peftbench.formulations.generate.formulation import check_answers, new_tokens, normalise, read_table
 from peftbench.formulations.head.formulation import pool
-from peftbench.formulations.text import answer_text, pad
+from peftbench.formulations.text import pad
+from peftbench.tasks.problems import kind
 
 
 def test_pooling_ignores_padding_on_either_side():
@@ -42,12 +43,12 @@ def test_answers_are_compared_without_case_spaces_and_final_stop():
 
 
 def test_scores_are_written_in_steps_of_a_fifth():
-    scored = SimpleNamespace(problem="regression")
-    assert [answer_text(v, scored) for v in (0, 2.5, 3.1, 3.25, 5)] == ["0.0", "2.4", "3.2", "3.2", "5.0"]
+    scored = kind("regression").write
+    assert [scored(v, None, "words") for v in (0, 2.5, 3.1, 3.25, 5)] == ["0.0", "2.4", "3.2", "3.2", "5.0"]
     # DePT's code: np.round((score * 5) / 5, decimals=1)
-    assert [answer_text(v, scored, "digits") for v in (0, 2.5, 3.1, 3.25, 5)] == ["0.0", "2.5", "3.1", "3.2", "5.0"]
-    named = SimpleNamespace(problem="classification", labels=("entailment", "not_entailment"), label_words={})
-    assert [answer_text(v, named, "digits") for v in named.labels] == ["0", "1"]
+    assert [scored(v, None, "digits") for v in (0, 2.5, 3.1, 3.25, 5)] == ["0.0", "2.5", "3.1", "3.2", "5.0"]
+    named = SimpleNamespace(labels=("entailment", "not_entailment"), label_words={})
+    assert [kind("classification").write(v, named, "digits") for v in named.labels] == ["0", "1"]
 
 
 def test_answers_that_differ_in_case_are_told_apart_and_else_case_is_forgiven():

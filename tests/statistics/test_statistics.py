@@ -23,6 +23,7 @@ BY_PROBLEM = {
     "classification": ("accuracy", "f1_macro", "f1_weighted", "f1_binary", "mcc", "exact_match_group"),
     "regression": ("pearson", "spearman"),
     "tuples": ("f1_tuples",),
+    "tags": ("f1_entities", "precision_entities", "recall_entities", "accuracy_tags"),
 }
 
 
@@ -35,6 +36,10 @@ def make_runs(metric, rng, n=40, labels=LABELS, groups=None):
     elif problem == "regression":
         targets = [float(x) for x in rng.integers(0, 11, n) / 2]
         answers = [[None if rng.random() < 0.1 else float(t + rng.normal()) for t in targets] for _ in range(2)]
+    elif problem == "tags":
+        lengths = rng.integers(1, 9, n)
+        pick = lambda: [tuple(rng.choice(("O", "B-PER", "I-PER", "B-LOC", "I-LOC"), k).tolist()) for k in lengths]  # noqa: E731
+        targets, answers = pick(), [[None if rng.random() < 0.1 else a for a in pick()] for _ in range(2)]
     else:
         pool = [("food", "good"), ("staff", "bad"), ("place", "good")]
         pick = lambda: tuple(p for p in pool if rng.random() < 0.4)  # noqa: E731
@@ -54,7 +59,18 @@ def reference(data, items, answers, chosen=None):
 
 
 @pytest.mark.parametrize(
-    "metric", ["accuracy", "f1_macro", "f1_weighted", "f1_binary", "mcc", "pearson", "spearman", "f1_tuples"]
+    "metric",
+    [
+        "accuracy",
+        "f1_macro",
+        "f1_weighted",
+        "f1_binary",
+        "mcc",
+        "pearson",
+        "spearman",
+        "f1_tuples",
+        *BY_PROBLEM["tags"],
+    ],
 )
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=8, deadline=None)

@@ -14,9 +14,9 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from peftbench.errors import UsageError
-from peftbench.tasks import metrics
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.tasks.metrics import score
+from peftbench.tasks.problems import classification
 
 pytestmark = pytest.mark.filterwarnings("ignore:A single label")
 
@@ -189,12 +189,12 @@ def test_as_evaluate_modules_alone_and_combined(tmp_path):
     combined = evaluate.combine([modules[name] for name in CLASSIFICATION])
     result = combined.compute(references=truth, predictions=predicted, groups=groups, positive=2)
     assert result == {
-        "accuracy": metrics.accuracy(truth, predicted),
-        "f1_macro": metrics.f1_macro(truth, predicted),
-        "f1_weighted": metrics.f1_weighted(truth, predicted),
-        "f1_binary": metrics.f1_binary(truth, predicted, positive=2),
-        "mcc": metrics.mcc(truth, predicted),
-        "exact_match_group": metrics.exact_match_group(truth, predicted, groups),
+        "accuracy": classification.accuracy(truth, predicted),
+        "f1_macro": classification.f1_macro(truth, predicted),
+        "f1_weighted": classification.f1_weighted(truth, predicted),
+        "f1_binary": classification.f1_binary(truth, predicted, positive=2),
+        "mcc": classification.mcc(truth, predicted),
+        "exact_match_group": classification.exact_match_group(truth, predicted, groups),
     }
     names = [*LABELS, None]  # -1 is the last
     scores = classified([names[i] for i in truth], [names[i] for i in predicted], groups=[str(g) for g in groups])
@@ -202,7 +202,7 @@ def test_as_evaluate_modules_alone_and_combined(tmp_path):
 
     modules["accuracy"].add_batch(references=truth[:90], predictions=predicted[:90])
     modules["accuracy"].add_batch(references=truth[90:], predictions=predicted[90:])
-    assert modules["accuracy"].compute() == {"accuracy": metrics.accuracy(truth, predicted)}
+    assert modules["accuracy"].compute() == {"accuracy": classification.accuracy(truth, predicted)}
     x, y = rng.normal(size=50), rng.normal(size=50)
     for name, function in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         value = modules[name].compute(references=x, predictions=y)[name]
@@ -211,7 +211,8 @@ def test_as_evaluate_modules_alone_and_combined(tmp_path):
 
 def test_importing_and_drawing_and_scoring_need_neither_evaluate_nor_torch():
     code = (
-        "import sys, peftbench.tasks.metrics as m, peftbench.tasks.protocols\n"
+        "import sys, peftbench.tasks.metrics, peftbench.tasks.protocols\n"
+        "import peftbench.tasks.problems.classification as m\n"
         "heavy = {'evaluate', 'datasets', 'torch', 'pandas', 'transformers'}\n"
         "assert not heavy & set(sys.modules) and 'sklearn' not in sys.modules and 'scipy' not in sys.modules\n"
         "m.f1_weighted([0, 1], [0, 1])\n"

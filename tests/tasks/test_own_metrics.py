@@ -53,7 +53,7 @@ def test_a_class_of_evaluate_gets_ids():
     data = data_of("accuracy", "'peftbench.tasks.evaluate_metrics:MCC'")
     rows = [Row(f"test:{i}", "", label) for i, label in enumerate(["sports", "health", "health", "politics"])]
     found = score(data, rows, ["sports", "health", None, "sports"])
-    from peftbench.tasks.metrics import mcc
+    from peftbench.tasks.problems.classification import mcc
 
     assert found["MCC"] == pytest.approx(100 * mcc([0, 1, 1, 2], [0, 1, -1, 0]))
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from peftbench.config import registry
-
-Problem = Literal["classification", "regression", "tuples"]
-"""The kinds of targets."""
 
 INPUT = (
     "model",
@@ -59,7 +56,7 @@ class Choices(NamedTuple):
     stages: tuple[str, ...]
     adapter: str
     metrics: tuple[str, ...]
-    problem: Problem
+    problem: str
     protocol: str
     shots: int | str
 
@@ -82,12 +79,14 @@ def choices(cfg: Any) -> Choices:
     )
 
 
-def problem_of(task: Any, subset: Mapping[str, Any]) -> Problem:
-    """The kind of a subset's targets, from what the YAML says of it."""
-    if "elements" in subset:
-        return "tuples"
-    scored = _at(task, "problem") == "regression" or "score_range" in subset
-    return "regression" if scored else "classification"
+def problem_of(task: Any, subset: Mapping[str, Any]) -> str:
+    """The kind of a subset's targets (`peftbench.tasks.problems`): the one that has a key of the subset for itself,
+    else what `task.problem` says."""
+    for name in sorted(registry.built_in("problem")):
+        if registry.get("problem", name).mark in subset:
+            return name
+    said = _at(task, "problem")
+    return said if said in registry.built_in("problem") else "classification"
 
 
 def _at(node: Any, *path: str) -> Any:

@@ -69,10 +69,11 @@ KINDS = {
         bare="peftbench.formulations.base:Formulation",
     ),
     "adapter": Kind("peftbench.tasks", "types:FunctionType", "load", "task.adapter"),
+    "problem": Kind("peftbench.tasks.problems", "peftbench.tasks.problems.base:Problem", "PROBLEM", "task.problem"),
     "metric": Kind("peftbench.tasks", "collections.abc:Callable", "METRIC", "task.metrics"),
 }
-"""The built-in metrics are a table (`peftbench.tasks.metrics.BY_PROBLEM`); what is said here of them is where a plug-in
-comes in."""
+"""The built-in metrics stand beside the kinds of targets (`peftbench.tasks.problems`); what is said here of them is
+where a plug-in comes in."""
 
 
 @dataclass(frozen=True)

@@ -46,4 +46,5 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
 def _those_for(family: str, problem: str) -> str:
     """The built-in formulations that fit a family of backbones and a kind of targets."""
     known = {name: declaration(name) for name in sorted(registry.built_in("formulation"))}
-    return ", ".join(n for n, d in known.items() if d.implementation and family in d.families and problem in d.problems)
+    fits = [n for n, d in known.items() if d.implementation and family in d.families and problem in d.problems]
+    return ", ".join(fits) or "none of the built-in ones"

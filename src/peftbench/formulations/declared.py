@@ -13,7 +13,8 @@ from peftbench.config.schema import FormulationConfig
 if TYPE_CHECKING:
     from peftbench.formulations.base import Formulation
 
-PROBLEMS = frozenset({"classification", "regression", "tuples"})
+PROBLEMS = frozenset({"classification", "regression"})
+"""What a formulation answers that says nothing else."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Declared:
         uses: dotted keys and sections of the config, besides its own, that decide what it does.
         results_version: raised when the same keys would give other numbers; renames the runs that have it. Where only
             those of one kind of target changed: `{"regression": 2}`.
-        problems: kinds of targets that it can answer with.
+        problems: kinds of targets that it can answer with (`peftbench.tasks.problems`).
         can_answer_untrained: whether shots=0 makes sense (label strings: yes; a fresh head: no).
         stands_for: `(family, shots, problem)` -> the name of the formulation that is meant, of a name that leaves it
             open.

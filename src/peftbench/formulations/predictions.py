@@ -11,13 +11,13 @@ class Prediction:
 
     Attributes:
         id: the row's id.
-        label: a label name, a float for regression, or None when the answer could not be read as a label; None is
-            counted as wrong and counted apart, never replaced by some class.
+        label: the answer, of the kind of the task's targets: a label name, a score, a tuple of tags ...; None when it
+            could not be read as one, which counts as wrong and is counted apart, never replaced by some class.
         scores: label name -> score (logit or log-likelihood), empty when the formulation has none.
         answer: the raw generated text, for `generate`.
     """
 
     id: str
-    label: str | float | None
+    label: str | float | tuple | None
     scores: dict[str, float] = field(default_factory=dict)
     answer: str | None = None

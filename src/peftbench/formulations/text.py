@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -24,19 +23,6 @@ def text_fields(row: Row, task: TaskData) -> dict[str, str]:
 def text_to_text_input(texts: Texts, prefix: str = "") -> str:
     """Field names followed by the texts: "sentence1: ... sentence2: ..." (the ATTEMPT / DePT convention)."""
     return prefix + " ".join(f"{name}: {text}" for name, text in texts.items())
-
-
-def answer_text(target: str | float, task: TaskData, answers: str = "words") -> str:
-    """The string that a text-to-text model should write for a target.
-
-    `words`: a label's word; a score as one of 0.0, 0.2, 0.4 ..., as T5 writes STS-B's. `digits`: a label's place in the
-    task's list, which is its number in the hub's files; a score in steps of 0.1. So ATTEMPT and DePT write them.
-    """
-    if task.problem == "regression":
-        return f"{round(float(target) * 5) / 5:.1f}" if answers == "words" else str(np.round(float(target), 1))
-    if answers == "digits":
-        return str(task.labels.index(str(target)))
-    return task.label_words.get(str(target), str(target))
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, side: str) -> Tensor:

@@ -23,6 +23,7 @@ from peftbench.inputs import data_dir
 from peftbench.inspect.arguments import CommandParser
 from peftbench.tasks import load_task
 from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.problems import kind
 from peftbench.tasks.protocols import draw
 
 SHOWN = 3
@@ -119,10 +120,9 @@ def _shown(row: Row) -> dict[str, Any]:
 
 
 def _classes(data: TaskData, splits: Mapping[str, Sequence[Row]]) -> dict[str, dict[str, int]]:
-    """Label -> split -> rows; empty for scores and tuples."""
-    if data.problem != "classification":
-        return {}
-    counts = {name: Counter(row.target for row in rows) for name, rows in splits.items()}
+    """Label -> split -> how often it is there: rows, or entities; empty where targets hold no labels."""
+    labels_of = data.kind.labels_of
+    counts = {name: Counter(label for row in rows for label in labels_of(row.target)) for name, rows in splits.items()}
     return {label: {name: count[label] for name, count in counts.items()} for label in data.labels}
 
 
@@ -207,7 +207,7 @@ def show(found: Mapping[str, Any]) -> None:
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:
-    shots, source = found["shots"], found["source"]
+    shots, source, show_target = found["shots"], found["source"], kind(found["problem"]).show
     files = ", ".join(source["files"]) or source["revision"] or ""
     lines = [
         f"task       {found['task']} {found['subset']}: {found['problem']}, {found['main_metric']}",
@@ -216,7 +216,7 @@ def _lines(found: Mapping[str, Any]) -> list[str]:
     for row in found["first_rows"]:
         texts = [row["text"], *([row["pair"]] if "pair" in row else [])]
         text = " | ".join(" ".join(t.split())[:CUT] for t in texts)
-        lines.append(f"row        {row['id']}  {row['target']}: {text}")
+        lines.append(f"row        {row['id']}  {show_target(row['target'])}: {text}")
     for (first, _, second), count in ((pair.partition("_"), n) for pair, n in found["overlap"].items()):
         lines += [f"overlap    {count} rows of {first} stand in {second}"] if count else []
     lines += [f"note       {note}" for note in found["notes"]]

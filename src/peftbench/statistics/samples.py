@@ -259,9 +259,8 @@ def _items(record: Record, targets: list, groups: list) -> Items:
     if problem == "classification" and not labels:
         labels = sorted(set(targets))  # a record of before labels were written down; enough for all but `f1_binary`
     span = record.data.get("score_range")
-    plain = [tuple(tuple(t) for t in target) if isinstance(target, list) else target for target in targets]
     return Items(
-        tuple(plain),
+        tuple(targets),
         tuple(labels),
         problem,
         (float(span[0]), float(span[1])) if span else None,

@@ -3,7 +3,7 @@ matrix product.
 
 Nearly every metric is a function of sums over items (a confusion count, a moment): `LinearScorer` keeps each item's
 share in those sums. What is not (rank correlation) is computed anew for each resample by `BatchScorer`. Invalid
-predictions count as `peftbench.tasks.metrics` says; a test holds the two together.
+predictions count as `peftbench.tasks.problems` says; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.tasks.problems import kind
+from peftbench.tasks.problems.base import SumMetric, ratio
 
 Floats = NDArray[np.floating]
 _CHUNK = 8_000_000
@@ -31,7 +33,7 @@ class Items:
     Attributes:
         targets: the right answers, by item.
         labels: label names in the task's order (empty unless the task is a classification).
-        problem: "classification", "regression" or "tuples".
+        problem: kind of the targets, as in the record.
         score_range: (low, high) of a regression's score; None: that of the targets.
         groups: items of one group depend on each other and are resampled together; None is a group by itself.
     """
@@ -137,19 +139,26 @@ def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
     """The scorer of one run.
 
     Args:
-        metric: a name of `peftbench.tasks.metrics`.
+        metric: one of the built-in ones of the kind of targets.
         items: the test items.
-        predictions: for each item a label name, score, or tuple of tuples; None is invalid.
+        predictions: for each item what its kind of targets is; None is invalid.
 
     Raises:
         UsageError: no such metric for this kind of problem, or it needs what `items` does not say.
     """
     if len(predictions) != len(items.targets):
         raise ValueError(f"{len(predictions)} predictions for {len(items.targets)} items")
-    makers = _MAKERS.get(items.problem, {})
-    if metric not in makers:
-        raise UsageError(f"metric `{metric}`: not one of a {items.problem} task. {did_you_mean(metric, makers)}")
-    return makers[metric](items, predictions)
+    known = kind(items.problem).metrics
+    if metric not in known:
+        raise UsageError(f"metric `{metric}`: not one of a {items.problem} task. {did_you_mean(metric, known)}")
+    if isinstance(known[metric], SumMetric):
+        return _of_sums(known[metric], items, predictions)
+    return _MAKERS[items.problem][metric](items, predictions)
+
+
+def _of_sums(metric: SumMetric, items: Items, predictions: Sequence[Any]) -> Scorer:
+    rows = [metric.counts(*pair) for pair in zip(items.targets, predictions, strict=True)]
+    return LinearScorer(_by_unit(np.array(rows, dtype=np.float32), items), metric.value)
 
 
 # Classification: a row of features is [right by class | answered by class | true by class].
@@ -233,22 +242,7 @@ def _exact_match_group(items: Items, predictions: Sequence[Any]) -> Scorer:
         )
     wrong = np.array([[t != p] for t, p in zip(items.targets, predictions, strict=True)], dtype=np.float64)
     right = (_by_unit(wrong, items) == 0).astype(np.float32)
-    return LinearScorer(np.hstack([right, np.ones_like(right)]), _ratio)
-
-
-def _ratio(sums: Floats) -> Floats:
-    return sums[..., 0] / np.maximum(sums[..., 1], 1)
-
-
-def _f1_tuples(items: Items, predictions: Sequence[Any]) -> Scorer:
-    truth = [_tuple_set(t) for t in items.targets]
-    guess = [_tuple_set(p) for p in predictions]
-    rows = [(2 * len(t & g), len(t) + len(g)) for t, g in zip(truth, guess, strict=True)]
-    return LinearScorer(_by_unit(np.array(rows, dtype=np.float32), items), _ratio)
-
-
-def _tuple_set(value: Any) -> set:
-    return {tuple(t) for t in value or ()}
+    return LinearScorer(np.hstack([right, np.ones_like(right)]), ratio)
 
 
 # Correlations
@@ -293,6 +287,7 @@ def _rank_correlation(truth: Floats, guess: Floats) -> Floats:
     return np.where(spread > 0, both / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
 
 
+# Metrics that are no `SumMetric`, by kind of targets.
 _MAKERS: dict[str, dict[str, Callable[[Items, Sequence[Any]], Scorer]]] = {
     "classification": {
         "accuracy": _classification(_accuracy),
@@ -303,7 +298,6 @@ _MAKERS: dict[str, dict[str, Callable[[Items, Sequence[Any]], Scorer]]] = {
         "exact_match_group": _exact_match_group,
     },
     "regression": {"pearson": _pearson, "spearman": _spearman},
-    "tuples": {"f1_tuples": _f1_tuples},
 }
 
 

@@ -10,7 +10,8 @@ from peftbench.config.metric_files import is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
-from peftbench.tasks.metrics import BY_PROBLEM, check_metrics
+from peftbench.tasks.metrics import check_metrics
+from peftbench.tasks.problems import kinds
 from peftbench.tasks.sources import main_metric_of, metrics_of
 
 
@@ -32,7 +33,7 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
 def check_task_metrics(cfg: TaskConfig) -> None:
     """Check the metrics of the chosen subset, and of the task, before any file is read."""
     subset = (cfg.subsets or {}).get(cfg.subset) or {}
-    known = {name for table in BY_PROBLEM.values() for name in table}
+    known = {name for problem in kinds().values() for name in problem.metrics}
     for name in cfg.metrics:
         if name not in known and not is_own(name):
             raise UsageError(f"task.metrics: no metric `{name}`. {did_you_mean(name, known)}")

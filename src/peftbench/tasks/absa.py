@@ -38,7 +38,7 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
         return assemble(cfg, subset, found, splits, _note_dev_in_train(splits))
     splits = {split: _tuple_rows(subset, found, split) for split in found.files}
     notes = _note_dev_in_train(splits)
-    return assemble(cfg, subset, found, splits, notes, problem="tuples", labels=(), label_words={})
+    return assemble(cfg, subset, found, splits, notes, labels=(), label_words={})
 
 
 def read_apc(path: Path) -> list[tuple[int, dict[str, str]]]:

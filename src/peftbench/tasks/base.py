@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from peftbench.config.components import Problem
 from peftbench.config.tasks import ENDS
+from peftbench.tasks.problems import Problem, kind
 
 Target = str | float | tuple
-"""A label name (classification), a score (regression) or a tuple of tuples (ABSA extraction subtasks)."""
+"""What is asked for: a label name, a score, a tuple of tags or of tuples. `peftbench.tasks.problems` has the kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Row:
     Attributes:
         id: `"<split>:<0-based data row in the source file>"`, for example `"train:17"`; unique within a `TaskData`.
         text: the first (or only) text.
-        target: label *name*, score or tuples; None for an unlabelled row. Never an integer id.
+        target: label *name*, score, tags or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
         parts: what the row is made of, by name (`headline`, `article`; `question`, `answer`, `paragraph`), for cloze
             patterns and text-to-text inputs that place them apart, else None. One that the model is not given is empty.
@@ -95,12 +95,12 @@ class TaskData:
         train, dev, test: labelled official splits; a split without labels or not in the source is empty.
         unlabeled: extra rows without a target.
         extra_tests: further labelled test sets by name (MNLI: `{"mismatched": ...}`), scored beside `test`.
-        labels: label names in a fixed order; empty for regression. An id is a position in this tuple and never
-            travels outside the process.
+        labels: label names (of tags: entity types) in a fixed order; empty for regression. An id is a position in this
+            tuple and never travels outside the process.
         label_words: label name -> the words a text-to-text or scoring model reads or writes for it.
         fields: what a text-to-text input names, in its order, as in "sentence1: ... sentence2: ...": names of the
             rows' `parts`, else of `text` and `pair`.
-        problem: kind of target.
+        problem: kind of target, by name.
         main_metric: the number that tables show, one of `metrics`.
         cloze: the pattern sets of the task by name, the default one first.
         terms: label name -> (term, score) pairs, the label's own name first: what knowledgeable and weighted
@@ -120,7 +120,7 @@ class TaskData:
     labels: tuple[str, ...]
     label_words: Mapping[str, str]
     fields: tuple[str, ...]
-    problem: Problem
+    problem: str
     main_metric: str
     metrics: tuple[str, ...]
     source: DataSource
@@ -133,6 +133,11 @@ class TaskData:
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> Problem:
+        """What the kind of the targets declares of itself."""
+        return kind(self.problem)
 
     @cached_property
     def text_keys(self) -> Mapping[str, bytes]:

@@ -2,7 +2,7 @@
 
 Classes travel as ids (-1 is an invalid prediction) and results are fractions, as with the hub's modules. They can be
 combined: `evaluate.combine([Accuracy(), F1Weighted()]).compute(references=..., predictions=...)`. A run uses the plain
-functions of `peftbench.tasks.metrics`, which costs it no import of `evaluate`.
+functions of `peftbench.tasks.problems`, which costs it no import of `evaluate`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from peftbench.tasks import metrics
+from peftbench.tasks.problems import classification, regression
 
 
 class _Metric(evaluate.Metric):
-    """One function of `peftbench.tasks.metrics`; `value` is the type of a reference and of a prediction."""
+    """One function of `peftbench.tasks.problems`; `value` is the type of a reference and of a prediction."""
 
     function: ClassVar[Callable[..., float]]
     value: ClassVar[str] = "int32"
@@ -41,42 +41,42 @@ class _Metric(evaluate.Metric):
 
 
 class Accuracy(_Metric):
-    function = staticmethod(metrics.accuracy)
+    function = staticmethod(classification.accuracy)
 
 
 class F1Macro(_Metric):
-    function = staticmethod(metrics.f1_macro)
+    function = staticmethod(classification.f1_macro)
 
 
 class F1Weighted(_Metric):
-    function = staticmethod(metrics.f1_weighted)
+    function = staticmethod(classification.f1_weighted)
 
 
 class F1Binary(_Metric):
     """Option `positive`: the id of the positive class, default 1."""
 
-    function = staticmethod(metrics.f1_binary)
+    function = staticmethod(classification.f1_binary)
     options = ("positive",)
 
 
 class MCC(_Metric):
-    function = staticmethod(metrics.mcc)
+    function = staticmethod(classification.mcc)
 
 
 class ExactMatchGroup(_Metric):
     """Option `groups`: the group of each row."""
 
-    function = staticmethod(metrics.exact_match_group)
+    function = staticmethod(classification.exact_match_group)
     options = ("groups",)
 
 
 class Pearson(_Metric):
-    function = staticmethod(metrics.pearson)
+    function = staticmethod(regression.pearson)
     value = "float64"
 
 
 class Spearman(_Metric):
-    function = staticmethod(metrics.spearman)
+    function = staticmethod(regression.spearman)
     value = "float64"
 
 

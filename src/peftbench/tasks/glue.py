@@ -38,7 +38,7 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     extra = {MISMATCHED: splits[MISMATCHED]} if MISMATCHED in splits else {}
     values: dict[str, Any] = {"extra_tests": extra}
     if "score_range" in subset.options:
-        values |= {"problem": "regression", "score_range": _score_range(subset)}
+        values["score_range"] = _score_range(subset)
     return assemble(cfg, subset, found, splits, **values)
 
 

@@ -356,7 +356,7 @@ def _assembled(
         if low >= high:
             raise UsageError(f"{_where(cfg)}: task.label={cfg.label}: all scores are {low:g}: nothing to learn.")
         own["score_range"] = [low, high]
-        more |= {"problem": "regression", "score_range": (float(low), float(high))}
+        more["score_range"] = (float(low), float(high))
     cfg = replace(cfg, subsets={cfg.subset: own})
     return assemble(cfg, resolve_subset(cfg), source, rows, notes, **more)
 

@@ -14,21 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peftbench.config.components import Problem, problem_of
+from peftbench.config.components import problem_of
 from peftbench.config.metric_files import column, is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import open_file
 from peftbench.tasks.base import ENDS, DataSource, PatternSet, Row, TaskData
-from peftbench.tasks.metrics import BY_PROBLEM
+from peftbench.tasks.problems import kind
 from peftbench.tasks.readers import read_parquet
 
-USUAL: dict[Problem, tuple[str, ...]] = {
-    "classification": ("f1_macro", "accuracy"),
-    "regression": ("pearson", "spearman"),
-    "tuples": ("f1_tuples",),
-}
-"""The metrics of a task that names none."""
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
 
 
@@ -136,15 +130,15 @@ def metrics_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> tuple[str, ...]:
     """The metrics of a subset: its own, then those of the task that its targets have (all of them, if it has none)."""
     own = subset.get("metrics", ())
     if not own and not cfg.metrics:
-        own = USUAL[problem_of(cfg, subset)]
-    fitting = [m for m in cfg.metrics if not own or is_own(m) or m in BY_PROBLEM[problem_of(cfg, subset)]]
+        own = kind(problem_of(cfg, subset)).usual
+    fitting = [m for m in cfg.metrics if not own or is_own(m) or m in kind(problem_of(cfg, subset)).metrics]
     return tuple(dict.fromkeys((*own, *fitting)))
 
 
 def main_metric_of(cfg: TaskConfig, subset: Mapping[str, Any]) -> str:
     """The metric that tables show; `auto` is the first of the usual ones for the kind of target."""
     named = subset.get("main_metric", cfg.main_metric)
-    return USUAL[problem_of(cfg, subset)][0] if named == "auto" else column(named)
+    return kind(problem_of(cfg, subset)).usual[0] if named == "auto" else column(named)
 
 
 def find_files(
@@ -215,7 +209,7 @@ def assemble(
         "labels": subset.label_names,
         "label_words": subset.label_words,
         "fields": subset.fields,
-        "problem": "classification",
+        "problem": problem_of(cfg, subset.options),
         "main_metric": subset.main_metric,
         "metrics": subset.metrics,
         "source": found.source if isinstance(found, Found) else found,

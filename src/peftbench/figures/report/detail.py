@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from peftbench.errors import UsageError
@@ -11,6 +11,7 @@ from peftbench.records.naming import flat
 from peftbench.records.predictions import Item, read_predictions
 from peftbench.records.record import Record
 from peftbench.records.store import Store
+from peftbench.tasks.problems import Problem, kinds
 
 MOST_ERRORS = 100
 NO_LABEL = "(no label)"
@@ -21,6 +22,7 @@ Data = dict[str, Any]
 def detail(store: Store, record: Record) -> Data:
     """Everything of a record that a reader may ask for; predictions as a confusion matrix and the errors."""
     items, problem = _items(store, record)
+    kind = kinds().get(record.data.get("problem") or "", kinds()["classification"])
     return {
         "scores": record.scores,
         "dev_score": record.dev_score,
@@ -39,8 +41,8 @@ def detail(store: Store, record: Record) -> Data:
         "config": dict(flat(record.config)),
         "command": f"peftbench reproduce {record.run_id}",
         "confusion": (counted := confusion(items, record.data.get("labels") or ())),
-        "classes": by_class(counted) if counted else [],
-        **errors(items),
+        "classes": by_class(counted) if counted else by_label(items, kind),
+        **errors(items, kind.show),
     }
 
 
@@ -73,25 +75,38 @@ def confusion(items: Sequence[Item], labels: Sequence[str]) -> Data | None:
 
 def by_class(confusion: Data) -> list[list[Any]]:
     """For each label: its name, test items, precision, recall and F1 in percent (None: nothing to count)."""
-    rows = []
-    for i, label in enumerate(confusion["labels"]):
-        right, target = confusion["counts"][i][i], sum(confusion["counts"][i])
-        answered = sum(row[i] for row in confusion["counts"])
-        shares = [
-            100 * a / b if b else None for a, b in ((right, answered), (right, target), (2 * right, answered + target))
-        ]
-        rows.append([label, target, *map(_short, shares)])
-    return rows
+    counts = confusion["counts"]
+    return [
+        _class_row(label, counts[i][i], sum(row[i] for row in counts), sum(counts[i]))
+        for i, label in enumerate(confusion["labels"])
+    ]
 
 
-def errors(items: Sequence[Item]) -> Data:
+def by_label(items: Sequence[Item], kind: Problem) -> list[list[Any]]:
+    """The same for targets that hold several labels; empty if the kind says nothing of them."""
+    sums: dict[str, list[int]] = {}
+    for item in items if kind.by_label else ():
+        for label, counts in kind.by_label(item.target, item.prediction).items():  # type: ignore[misc]
+            sums[label] = [a + b for a, b in zip(sums.get(label, (0, 0, 0)), counts, strict=True)]
+    return [_class_row(label, *counts) for label, counts in sorted(sums.items())]
+
+
+def _class_row(label: str, right: int, answered: int, true: int) -> list[Any]:
+    ratios = ((right, answered), (right, true), (2 * right, answered + true))
+    return [label, true, *(_short(100 * a / b) if b else None for a, b in ratios)]
+
+
+def errors(items: Sequence[Item], show: Callable[[Any], str] = str) -> Data:
     """`errors`: the wrong answers, the surest first, [id, target, prediction, margin, text written]; `wrong`: how many.
 
     The margin is the score of the answer less that of the target; None if the model gives no scores.
     """
     wrong = [i for i in items if i.prediction != i.target]
     wrong.sort(key=lambda i: -(_margin(i) or 0.0))
-    rows = [[i.id, _text(i.target), _text(i.prediction), _short(_margin(i)), i.answer] for i in wrong[:MOST_ERRORS]]
+    rows = [
+        [i.id, _text(i.target, show), _text(i.prediction, show), _short(_margin(i)), i.answer]
+        for i in wrong[:MOST_ERRORS]
+    ]
     return {"errors": rows, "wrong": len(wrong), "items": len(items)}
 
 
@@ -107,13 +122,13 @@ def _items(store: Store, record: Record) -> tuple[list[Item], list[str]]:
 
 
 def _margin(item: Item) -> float | None:
-    if item.prediction not in item.scores or item.target not in item.scores:
+    if not isinstance(item.prediction, str) or item.prediction not in item.scores or item.target not in item.scores:
         return None
     return item.scores[item.prediction] - item.scores[item.target]
 
 
-def _text(value: Any) -> str:
-    return NO_LABEL if value is None else str(value)
+def _text(value: Any, show: Callable[[Any], str]) -> str:
+    return NO_LABEL if value is None else show(value)
 
 
 def _short(value: Any) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom
-from peftbench.formulations.text import answer_text, pad, pad_inputs, prompt_start, text_fields, text_to_text_input
+from peftbench.formulations.text import pad, pad_inputs, prompt_start, text_fields, text_to_text_input
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -62,7 +62,9 @@ class TextFormulation(Formulation):
 
     def answer_text(self, target: str | float) -> str:
         """What the model should write for a target."""
-        return answer_text(target, self.task, self.style)
+        write = self.task.kind.write
+        assert write is not None, f"task {self.task.name}: {self.task.problem} is a kind of targets that is not written"
+        return write(target, self.task, self.style)
 
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
@@ -166,7 +168,7 @@ class TextFormulation(Formulation):
 
 
 class GenerateFormulation(TextFormulation):
-    """Generation, read back as a label string (or as a number, for a regression task): greedy, or sampled."""
+    """Generation, read back as a label, or by the parser of the task's kind: greedy, or sampled."""
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
@@ -208,13 +210,11 @@ class GenerateFormulation(TextFormulation):
             found.append(Draw(ids, self.how.sample_seed, self.how.temperature))
         return found
 
-    def read(self, text: str) -> str | float | None:
-        """A label, a number inside the score range, or None if the text is neither."""
-        if self.task.problem == "classification":
-            return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)", re.sub(r"\s*\.\s*", ".", text.strip()))  # some tokenizers write 3 . 4
-        low, high = self.task.score_range or (float("-inf"), float("inf"))
-        return float(match[1]) if match and low <= float(match[1]) <= high else None
+    def read(self, text: str) -> Any:
+        """What the text says, None if nothing: a label, or what the kind's parser makes of it."""
+        if (parse := self.task.kind.parse) is not None:
+            return parse(text, self.task)
+        return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
 
 
 def new_tokens(generated: Tensor, prompt: Tensor) -> Tensor:

@@ -163,8 +163,11 @@ def make_estimator(context: Context) -> Any:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     cfg = context.cfg.method.options("classical")
-    if context.data.problem == "tuples":
-        raise UsageError("task: extraction subtasks (tuples) need a method that writes tuples.")
+    if context.data.problem not in ("classification", "regression"):
+        raise UsageError(
+            f"method={context.cfg.method.name}: gives a class or a score a row, and task={context.data.name} is a "
+            f"{context.data.problem} task. Use a method with a backbone, such as method=head_only."
+        )
     regression = context.data.problem == "regression"
     if cfg.estimator == "majority":
         return DummyRegressor() if regression else constant()

@@ -17,6 +17,7 @@ from typing import Any
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import TaskData
+from peftbench.tasks.problems import kind
 from peftbench.tasks.protocols.samplers import SAMPLERS, walk
 from peftbench.tasks.protocols.splits import (
     Key,
@@ -47,6 +48,7 @@ class Draw:
             train rows that stand in dev, `dev_test` dev rows that stand in a test set; and `dropped`, the train and
             dev rows that the draw had to pass over for it.
         notes: what a reader of the result must know about the draw.
+        problem: kind of the rows' targets.
     """
 
     protocol: str
@@ -62,6 +64,7 @@ class Draw:
     unlabeled: Rows
     overlap: Mapping[str, int]
     notes: tuple[str, ...]
+    problem: str = "classification"
 
     def sha256(self) -> str:
         """Hash of protocol, version and the sorted row ids of train, dev and test: equal hashes, equal rows."""
@@ -72,6 +75,8 @@ class Draw:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `draw.json`."""
         splits = {"train": self.train, "dev": self.dev, "test": self.test, **self.extra_tests}
+        labels_of = kind(self.problem).labels_of
+        known = {name: [row.target for row in rows if row.target is not None] for name, rows in splits.items()}
         return {
             "protocol": self.protocol,
             "version": self.version,
@@ -82,8 +87,8 @@ class Draw:
             "sha256": self.sha256(),
             "rows": {name: len(rows) for name, rows in splits.items()},
             "counts": {
-                name: dict(sorted(Counter(row.target for row in rows if isinstance(row.target, str)).items()))
-                for name, rows in splits.items()
+                name: dict(sorted(Counter(label for t in targets for label in labels_of(t)).items()))
+                for name, targets in known.items()
             },
             "overlap": dict(self.overlap),
             "notes": list(self.notes),
@@ -139,6 +144,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         unlabeled=(*data.unlabeled, *(replace(row, target=None) for row in spare)),
         overlap=overlap,
         notes=tuple(notes),
+        problem=data.problem,
     )
 
 
@@ -312,13 +318,13 @@ class _FewShot:
         """The classes that get a share each."""
         if self.blind():
             return (ANY,)
-        return self.data.labels if self.data.problem == "classification" else self.bins()[1:]
+        return self.data.labels if self.data.kind.strata == "label" else self.bins()[1:]
 
     def classes(self, rows: Rows) -> list[str]:
         """The class of each row: its label; the bin of its score; `ANY` where the draw does not look at classes."""
         if self.blind():
             return [ANY] * len(rows)
-        if self.data.problem == "classification":
+        if self.data.kind.strata == "label":
             return [str(row.target) for row in rows]
         cut, low, high = self.bins()
         scores = [float(row.target) for row in rows]  # type: ignore[arg-type]
@@ -334,4 +340,4 @@ class _FewShot:
 
     def blind(self) -> bool:
         """Whether k counts rows of any class."""
-        return self.data.problem == "tuples" or (self.cfg.unit == "total" and self.cfg.sampler != "dept")
+        return self.data.kind.strata == "rows" or (self.cfg.unit == "total" and self.cfg.sampler != "dept")

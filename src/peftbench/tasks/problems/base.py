@@ -1,0 +1,106 @@
+"""What a kind of targets declares of itself, so that nobody need ask for it by name: its metrics, how an answer is
+written and read as text, what a few-shot draw counts, and how it is shown.
+
+A module of this package is a kind if it has the constant `PROBLEM`; at its top it imports nothing heavy, not even
+NumPy: the name of a run is made from the kind, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from peftbench.tasks.base import Row, TaskData
+
+    Sums = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """References and predictions in the form that the metrics of a kind take: class ids (-1 is an invalid prediction),
+    scores, or whatever the targets are. `labels` (how many) and `groups` (of each row) belong to classes."""
+
+    references: Sequence[Any]
+    predictions: Sequence[Any]
+    labels: int = 0
+    groups: Sequence[Hashable | None] = ()
+
+
+Metric = Callable[[Answers], float]
+"""A fraction; 100 times as much is shown."""
+
+
+@dataclass(frozen=True)
+class SumMetric:
+    """A metric that is a function of sums over the rows, as a micro F1 or a mean is. `peftbench.statistics` resamples
+    rows by what each of them adds; a metric that is none has to be known there besides (`statistics.scorers`).
+
+    Attributes:
+        counts: (target, prediction) -> what the row adds to each sum. Lists may stand for tuples, as in JSON; an
+            invalid prediction is None.
+        value: [..., sums] -> [...], a fraction.
+    """
+
+    counts: Callable[[Any, Any], Sequence[float]]
+    value: Callable[[Sums], Sums]
+
+    def __call__(self, answers: Answers) -> float:
+        import numpy as np
+
+        rows = [self.counts(*pair) for pair in zip(answers.references, answers.predictions, strict=True)]
+        return float(self.value(np.sum(np.array(rows, dtype=np.float64), axis=0)))
+
+
+def ratio(sums: Sums) -> Sums:
+    """The first sum as a share of the second; 0 where there is nothing to share."""
+    import numpy as np
+
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
+def as_they_are(data: TaskData, rows: Sequence[Row], predicted: Sequence[Any]) -> Answers:
+    """Targets and predictions as rows and models have them."""
+    return Answers([row.target for row in rows], predicted)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A kind of targets.
+
+    Attributes:
+        name: as `TaskData.problem` has it; the name of the module.
+        metrics: name -> metric, all that there are for the kind.
+        usual: those of a task that names none, the main one first.
+        always: given for every task of the kind, whatever its own metrics are.
+        answers: (task, rows, predictions) -> what the metrics take.
+        strata: what the k of a few-shot draw is counted in: rows of each "label", of each "half" of the scores, or
+            "rows" whatever their target.
+        mark: the key that only subsets of this kind have in a task's YAML, by which it is told; "" for classification,
+            which is everything else.
+        labels_of: target -> the labels in it; a draw counts them, and so does `check-task`.
+        write: (target, task, style) -> the text that a model should write for it, `style` being
+            `method.formulation.answers`; None if the kind is not written.
+        parse: (text, task) -> the target that it says, None if it says none: what does not parse is invalid, is
+            counted and is kept as text. None if reading takes the tokenizer (labels: see `generate`).
+        by_label: (target, prediction) -> label -> (right, answered, true) of one row, for precision, recall and F1 by
+            label in the report; None if that is no question, or told from single labels.
+        show: target or prediction -> a few words for a reader.
+    """
+
+    name: str
+    metrics: Mapping[str, Metric]
+    usual: tuple[str, ...]
+    always: tuple[str, ...] = ()
+    answers: Callable[[TaskData, Sequence[Row], Sequence[Any]], Answers] = as_they_are
+    strata: Literal["label", "half", "rows"] = "rows"
+    mark: str = ""
+    labels_of: Callable[[Any], Iterable[str]] = lambda target: ()
+    write: Callable[[Any, TaskData, str], str] | None = None
+    parse: Callable[[str, TaskData], Any] | None = None
+    by_label: Callable[[Any, Any], Mapping[str, tuple[int, int, int]]] | None = None
+    show: Callable[[Any], str] = str
