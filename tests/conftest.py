@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network or waits for one; read at import
 
@@ -20,3 +21,12 @@ settings.load_profile("peftbench")
 def make_record() -> Callable[..., Record]:
     """A finished record with the given fields; see tests/made_up."""
     return a_record
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped without it."""
+    folder = os.environ.get("PEFTBENCH_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("PEFTBENCH_DATA names no folder of real data sets")
+    return Path(folder)

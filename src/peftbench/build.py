@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.config import registry
 from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
+from peftbench.formulations.declared import declaration
 from peftbench.stages import stages_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def build_learner(
         from peftbench.tuners.budget import fit_budget
 
     check_calibration(cfg.method)
+    check_trained_by(cfg.method)
     chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
     tuner = build_tuner(cfg.method.tuner)
     if cfg.model.family not in tuner.families:
@@ -79,7 +81,13 @@ def build_learner(
         formulation = chosen(backbone, data, cfg.trainer.max_length, cfg.method.formulation)
         words = tuple(data.label_words.get(label, label) for label in data.labels)
         context = TunerContext(
-            cfg.trainer.max_length, words, cfg.seed, pool=data.train, shots=shots, restoring=restoring
+            cfg.trainer.max_length,
+            words,
+            cfg.seed,
+            pool=data.train,
+            shots=shots,
+            restoring=restoring,
+            domains=data.domains,
         )
         if cfg.method.budget is not None:
             fit_budget(tuner, cfg.method.budget, backbone, context)
@@ -112,6 +120,17 @@ def check_calibration(method: MethodConfig) -> None:
             f"method.formulation.calibration={chosen}: no stage measures the prior. Add one, "
             f"'method.stages=[{stages}]', or set calibration=none."
         )
+
+
+def check_trained_by(method: MethodConfig) -> None:
+    """Raises UsageError if a stage makes optimiser steps that the formulation cannot be trained with."""
+    fits = declaration(method.formulation.name).trained_by
+    for name, stage in zip(method.stages, stages_of(method.stages), strict=True):
+        if fits and stage.trains and name not in fits:
+            raise UsageError(
+                f"method/formulation={method.formulation.name} is trained by the stage {' or '.join(fits)}, not by "
+                f"{name}. Use 'method.stages=[{fits[0]}]', or method/formulation=head."
+            )
 
 
 def warm_start(learner: Learner, cfg: RunConfig) -> None:

@@ -51,6 +51,7 @@ class Learner(nn.Module):
         formulation.virtual_tokens = tuner.virtual_tokens
         formulation.pass_answer_starts = tuner.needs_answer_starts
         formulation.takes_cache = tuner.takes_cache
+        formulation.domain_tokens = tuner.domain_tokens
         formulation.shots = context.shots
 
     def with_formulation(self, formulation: Formulation) -> Learner:

@@ -13,12 +13,16 @@ from peftbench.config import registry, schema, sections
 from peftbench.config.catalogue import names
 from peftbench.config.schema import packaged_values
 from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.embed import EmbedConfig
+from peftbench.stages.classical import ClassicalOptions
 from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.mam import MamOptions
 
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
+    EmbedConfig: {"pooling"},
     ClozeConfig: {"dense", "pooling", "answers"},
+    ClassicalOptions: {"vocabulary", "max_terms"},
 }
 """Keys that came later, whose default in the class says what a config or record without them means."""
 
@@ -33,6 +37,9 @@ BEHIND = [
     (registry.get("stage", "classical").options, "method/tfidf_lr", "classical"),
     (registry.get("stage", "ensemble").options, "method/pet", "pet"),
     (registry.get("stage", "self_training").options, "method/self_training/short", ""),
+    (EmbedConfig, "method/formulation/embed", ""),
+    (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
+    (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
     (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),
 ]
 

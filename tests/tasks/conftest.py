@@ -1,10 +1,8 @@
-"""Shared by the task tests: configs as a run gets them, and the user's real data if there is any."""
+"""Shared by the task tests: configs as a run gets them."""
 
 from __future__ import annotations
 
-import os
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,12 +29,3 @@ def task_config():
         return build(adapter_of(section["adapter"]).config, section, "task")
 
     return make
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of real data sets; the test is skipped without it."""
-    folder = os.environ.get("PEFTBENCH_DATA")
-    if not folder or not Path(folder).is_dir():
-        pytest.skip("PEFTBENCH_DATA names no folder of real data sets")
-    return Path(folder)

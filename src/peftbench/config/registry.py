@@ -223,8 +223,18 @@ def _hash(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a user's file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The hash of a user's file, in hexadecimal; a large one (word vectors) is read once a process."""
+    facts = path.stat()
+    return _sha256(path, facts.st_mtime_ns, facts.st_size)
+
+
+@cache
+def _sha256(path: Path, changed: int, size: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 @cache

@@ -126,6 +126,9 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     method.tuner = build(tuner_options(name), tuner_plain, "method.tuner")
     if name in registry.built_in("tuner") and (settle := registry.get("tuner", name).settle):
         settle(method.tuner)
+    for stage in (registry.get("stage", name) for name in stages):
+        if stage.settle:
+            stage.settle(method.options(stage.section))
     return method
 
 

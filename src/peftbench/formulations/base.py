@@ -73,6 +73,8 @@ class Formulation(nn.Module, ABC):
         """Whether a causal model is told where the answer begins (`Tuner.needs_answer_starts`); set by the Learner."""
         self.takes_cache = True
         """Whether the tuned model can go on from a key/value cache (`Tuner.takes_cache`); set by the Learner."""
+        self.domain_tokens: Mapping[str, int] = {}
+        """Domain -> the token that the tuner wants in the first place of its texts; set by the Learner."""
         self.shots: Sequence[Row] = ()
         """The drawn training rows; set by the Learner."""
         self.step = self.seed = 0
@@ -116,6 +118,10 @@ class Formulation(nn.Module, ABC):
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Tokenise; truncated to `max_length` tokens. Rows without a target get no labels."""
+
+    def answers(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[Prediction]:
+        """One prediction a row, from those of the items that `encode` made of the rows, in their order."""
+        return list(predictions)
 
     @abstractmethod
     def collate(self, items: Sequence[Encoded]) -> Batch:

@@ -35,6 +35,7 @@ class Declared:
             open.
         settle: completes the options when the config is composed, above all by hashes of the files that they name;
             raises UsageError.
+        trained_by: the stages whose optimiser steps it knows; empty: those that train on the items of its rows.
     """
 
     implementation: Callable[[Any, str], type | str] | type | str | None = None
@@ -46,6 +47,7 @@ class Declared:
     can_answer_untrained: bool = False
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
+    trained_by: tuple[str, ...] = ()
 
     def version_for(self, problem: str) -> int:
         """The results version for this kind of targets."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +18,7 @@ class Prediction:
         label: the answer, of the kind of the task's targets: a label name, a score, a tuple of tags ...; None when it
             could not be read as one, which counts as wrong and is counted apart, never replaced by some class.
         scores: label name -> score (logit or log-likelihood), empty when the formulation has none.
+        vector: (d,) the text's embedding, for `embed`; not recorded.
         answer: the raw generated text, for `generate`.
     """
 
@@ -21,3 +26,4 @@ class Prediction:
     label: str | float | tuple | None
     scores: dict[str, float] = field(default_factory=dict)
     answer: str | None = None
+    vector: np.ndarray | None = field(default=None, compare=False, repr=False)

@@ -35,7 +35,7 @@ NEITHER = ("lr", "weight_decay", "space", "type", "init_from")
 """What of the method decides how it is trained, and so no answer of what was trained."""
 
 PATHS = ("path", "file", "mlm_head")
-"""Keys of the sections `model` and `method.tuner` that may name a file of the user's."""
+"""Keys of `model` and of the sections of `method` that may name a file of the user's."""
 
 Manifest = dict[str, Any]
 

@@ -72,9 +72,10 @@ def with_places(manifest: Manifest, config: Mapping[str, Any]) -> Manifest:
     for key in manifests.PATHS:
         if model.get(key) is not None and known_model.get(key) is not None:
             model[key] = known_model[key]
-    tuner, known = method.get("tuner") or {}, known_method.get("tuner") or {}
-    if tuner.get("file") and known.get("file"):
-        method["tuner"] = {**tuner, "file": known["file"]}
+    for name, section in method.items():
+        known = known_method.get(name) or {}
+        if isinstance(section, dict) and section.get("file") and known.get("file"):
+            method[name] = {**section, "file": known["file"]}
     return {**manifest, "model": model, "method": method}
 
 
@@ -101,7 +102,8 @@ class SavedLearner:
         from peftbench.training.predict import predict_all
 
         items = self.learner.encode(rows)
-        return predict_all(self.learner, items, cfg=self.cfg.trainer, dist=self.dist, precision=self.precision)
+        found = predict_all(self.learner, items, cfg=self.cfg.trainer, dist=self.dist, precision=self.precision)
+        return self.learner.formulation.answers(rows, found)
 
 
 def restored(folder: Path, manifest: Manifest, cfg: RunConfig, task: TaskData) -> tuple[Learner, Dist, str]:

@@ -39,6 +39,8 @@ class Stage:
         section: where they stand in `method`; two stages may share one section and its dataclass.
         uses: dotted keys and sections of the config, besides its own, that decide what it does.
         results_version: raised when the same keys would give other numbers; renames the runs that have the stage.
+        settle: completes the options when the config is composed, as by the hash of a file that they name; raises
+            UsageError.
         check: `check(context)`, asked before the first stage trains whether this one can do its part; raises
             UsageError if not. A function or where it is, like `run`.
         needs_learner: whether it needs a backbone, and so torch.
@@ -55,6 +57,7 @@ class Stage:
     section: str = ""
     uses: tuple[str, ...] = ()
     results_version: int = 1
+    settle: Callable[[Any], None] | None = None
     check: Callable[[Context], None] | str | None = None
     needs_learner: bool = True
     several_processes: bool = True

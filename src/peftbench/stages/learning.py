@@ -52,9 +52,10 @@ class LearnerPredictor(Predictor):
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         items = self.encode(rows)
         context = self.context
-        return predict_all(
+        found = predict_all(
             self.learner, items, cfg=context.cfg.trainer, dist=context.processes(), precision=context.precision
         )
+        return self.learner.formulation.answers(rows, found)
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()

@@ -30,6 +30,7 @@ class Row:
         text: the first (or only) text.
         target: label *name*, score, tags or tuples; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
+        domain: where the row comes from (a subject area, a venue), for methods with experts by domain, else None.
         parts: what the row is made of, by name (`headline`, `article`; `question`, `answer`, `paragraph`), for cloze
             patterns and text-to-text inputs that place them apart, else None. One that the model is not given is empty.
         group: rows that must stay together in a split or be scored together (a sentence with several aspects in
@@ -42,6 +43,7 @@ class Row:
     pair: str | None = None
     group: str | None = None
     parts: Mapping[str, str] | None = None
+    domain: str | None = None
 
     @property
     def whole(self) -> str:
@@ -105,6 +107,7 @@ class TaskData:
         cloze: the pattern sets of the task by name, the default one first.
         terms: label name -> (term, score) pairs, the label's own name first: what knowledgeable and weighted
             verbalizers take for its words. Empty for a task without such lists.
+        domains: the domains of the rows, in a fixed order; empty where they have none.
         test_is_dev: whether `test` holds the official dev rows, because the labels of the official test are hidden.
         held_out: how `protocol.heldout=halve_dev` makes dev and test of this data set: `halve` the official dev, take
             dev from `train`, or an extra test set's name; empty: by the size of train.
@@ -132,6 +135,7 @@ class TaskData:
     score_range: tuple[float, float] | None = None
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    domains: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property

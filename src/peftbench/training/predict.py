@@ -44,7 +44,7 @@ def predict_all(
     finally:
         learner.train(was_training)
     if dist.world > 1:
-        packed = dist.gather([[p.id, p.label, p.scores, p.answer] for p in mine])
+        packed = dist.gather([[p.id, p.label, p.scores, p.answer, p.vector] for p in mine])
         mine = [Prediction(*fields) for rank in packed for fields in rank]
     return in_order(items, mine)
 

@@ -4,10 +4,11 @@ Free of torch, as what declares a tuner is."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from peftbench.config.registry import imported
@@ -36,6 +37,8 @@ class TunerContext:
     """The task's whole training split, for initialisers that look at unlabelled texts."""
     shots: Sequence[Row] = ()
     """The drawn training rows."""
+    domains: tuple[str, ...] = ()
+    """The domains that the task's rows come from, in a fixed order."""
     restoring: bool = False
     """Whether all that is trained will be read from a file, so that initial values need no texts to look at."""
 
@@ -95,6 +98,10 @@ class Tuner(ABC):
     """Whether `build`'s result can be called again with the `past_key_values` that it has returned, ids of new tokens,
     their `position_ids` (virtual positions not counted) and an `attention_mask` over old and new tokens, (batch, n) or
     (batch, 1, new, n), without places for virtual ones. If not, every label is scored in a pass of its own."""
+
+    domain_tokens: Mapping[str, int] = MappingProxyType({})
+    """Of a tuner with experts by domain: domain -> the token id that tells it a text's domain, in the first place of
+    the text's tokens. Set by `build`; the formulation writes it there."""
 
     budget_knob: str | None = None
     """The key of `cfg` that `method.budget` sets. `expected_parameters` must grow with it."""

@@ -58,29 +58,31 @@ class NoFeatures(Features):
         return np.zeros((len(rows), 1))
 
 
-class TfidfFeatures(Features):
-    """Word n-grams and character n-grams inside word boundaries, sublinear TF-IDF, side by side.
+class NgramFeatures(Features):
+    """Word n-grams and character n-grams inside word boundaries, side by side: sublinear TF-IDF, or raw counts.
 
     Texts without a word (emoji, punctuation) are told by their characters alone; without either, by nothing.
     """
 
     def __init__(self, context: Context) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         cfg = context.cfg.method.options("classical")
-        options = {"sublinear_tf": True, "lowercase": True, "strip_accents": None}
-        word, char = tuple(cfg.word_ngrams), tuple(cfg.char_ngrams)
-        self.vectorizers = {
-            "words": TfidfVectorizer(ngram_range=word, token_pattern=r"(?u)\b\w+\b", **options),
-            "characters": TfidfVectorizer(analyzer="char_wb", ngram_range=char, **options),
+        kinds = {
+            "words": (cfg.word_ngrams, {"token_pattern": r"(?u)\b\w+\b"}),
+            "characters": (cfg.char_ngrams, {"analyzer": "char_wb"}),
         }
+        self.vectorizers = {
+            name: _vectorizer(cfg.features, ngram_range=tuple(lengths), max_features=cfg.max_terms, **options)
+            for name, (lengths, options) in kinds.items()
+            if lengths
+        }
+        self.more_texts = [whole_text(r) for r in context.draw.dev] if cfg.vocabulary == "train+dev" else []
         self.without: list[str] = []
 
     def fit(self, rows: Sequence[Row]) -> Any:
         texts = [whole_text(r) for r in rows]
         for name, vectorizer in list(self.vectorizers.items()):
             try:
-                vectorizer.fit(texts)
+                vectorizer.fit([*texts, *self.more_texts])
             except ValueError as error:
                 if "empty vocabulary" not in str(error):
                     raise
@@ -104,13 +106,23 @@ class TfidfFeatures(Features):
     def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         parts = self.vectorizers
         terms = {n: sorted(part.vocabulary_, key=part.vocabulary_.__getitem__) for n, part in parts.items()}
-        return {f"idf_{n}": part.idf_ for n, part in parts.items()}, {"terms": terms}
+        weights = {f"idf_{n}": part.idf_ for n, part in parts.items() if hasattr(part, "idf_")}
+        return weights, {"terms": terms}
 
     def load_state(self, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
         self.vectorizers = {name: part for name, part in self.vectorizers.items() if name in facts["terms"]}
         for name, part in self.vectorizers.items():
             part.vocabulary_ = {term: column for column, term in enumerate(facts["terms"][name])}
-            part.idf_ = arrays[f"idf_{name}"]
+            if f"idf_{name}" in arrays:
+                part.idf_ = arrays[f"idf_{name}"]
+
+
+def _vectorizer(features: str, **options: Any) -> Any:
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+
+    if features == "counts":
+        return CountVectorizer(**options)
+    return TfidfVectorizer(sublinear_tf=True, **options)
 
 
 class EmbeddingFeatures(Features):

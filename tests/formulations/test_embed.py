@@ -1,0 +1,67 @@
+"""`embed`: losses against their definitions, what is compared, and heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from peftbench.formulations.embed import losses
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.fixture
+def pairs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    a, b = F.normalize(torch.randn(6, 5), dim=-1), F.normalize(torch.randn(6, 5), dim=-1)
+    return a, b, torch.tensor([1.0, 0.0, 1.0, 0.0, 0.5, 1.0])
+
+
+def test_cosine_loss_is_the_summed_squared_error(pairs) -> None:
+    a, b, y = (t.numpy() for t in pairs)
+    cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert float(losses.cosine(*pairs)) == pytest.approx(((cosines - y) ** 2).sum(), rel=1e-5)
+    assert float(losses.cosine(3 * pairs[0], pairs[1], pairs[2])) == pytest.approx(((cosines - y) ** 2).sum(), rel=1e-5)
+
+
+def test_ranking_losses_are_their_formulas(pairs) -> None:
+    a, b, _ = (t.numpy() for t in pairs)
+    there = -np.log(np.diag(softmax(20 * a @ b.T))).sum()
+    back = -np.log(np.diag(softmax(20 * b @ a.T))).sum()
+    assert float(losses.mnr(20.0)(*pairs)) == pytest.approx(there, rel=1e-5)
+    likeness = softmax(20 * (a @ a.T + b @ b.T) / 2)
+    assert (likeness.argmax(1) == np.arange(6)).all()  # of unit rows each is the most like itself
+    assert float(losses.mnr_plus(20.0)(*pairs)) == pytest.approx((there + back) / 2, rel=1e-5)
+
+
+def test_ranking_loss_of_orthonormal_pairs_by_hand() -> None:
+    """A = B = I: each row's softmax has e / (e + n - 1) on the diagonal."""
+    eye = torch.eye(4)
+    assert float(losses.mnr(1.0)(eye, eye, torch.ones(4))) == pytest.approx(4 * -np.log(np.e / (np.e + 3)))
+
+
+def test_a_near_duplicate_may_win_in_mnr_plus() -> None:
+    """The longer of two rows of one direction is the answer to both."""
+    a = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    likeness = softmax(((a @ a.T + a @ a.T) / 2).numpy())
+    assert likeness.argmax(1).tolist() == [1, 1, 2]
+    scores = (a @ a.T).numpy()
+    columns = likeness.T.argmax(1)
+    rows = likeness.argmax(1)
+    wanted = -np.log(softmax(scores)[range(3), rows]).sum() - np.log(softmax(scores.T)[range(3), columns]).sum()
+    assert float(losses.mnr_plus(1.0)(a, a, torch.ones(3))) == pytest.approx(wanted / 2, rel=1e-5)
+
+
+@pytest.mark.peers
+def test_losses_are_those_of_sentence_transformers(pairs) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    cosine = library.losses.CosineSimilarityLoss(torch.nn.Identity())
+    ranking = library.losses.MultipleNegativesRankingLoss(torch.nn.Identity())
+    a, b, y = pairs
+    assert float(losses.cosine(*pairs)) / 6 == pytest.approx(float(cosine.compute_loss_from_embeddings([a, b], y)))
+    assert float(losses.mnr(20.0)(*pairs)) / 6 == pytest.approx(float(ranking.compute_loss_from_embeddings([a, b], y)))
