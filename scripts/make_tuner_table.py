@@ -92,7 +92,7 @@ def is_posed(cfg: FormulationConfig, family: str) -> bool:
 
 def is_judged(name: str) -> bool:
     """Whether the suite, which poses tasks with a head or as generation, judges the method and not only its tuner."""
-    return compose([f"method={name}"]).method.formulation.name != "cloze"
+    return compose([f"method={name}"]).method.formulation.name not in ("cloze", "embed")
 
 
 def row(name: str, known: dict[str, Any], paper: str, findings: list[Finding]) -> str:

@@ -59,9 +59,9 @@ def test_a_near_duplicate_may_win_in_mnr_plus() -> None:
 
 @pytest.mark.peers
 def test_losses_are_those_of_sentence_transformers(pairs) -> None:
-    library = pytest.importorskip("sentence_transformers")
-    cosine = library.losses.CosineSimilarityLoss(torch.nn.Identity())
-    ranking = library.losses.MultipleNegativesRankingLoss(torch.nn.Identity())
+    library = pytest.importorskip("sentence_transformers.losses")
+    cosine = library.CosineSimilarityLoss(torch.nn.Identity())
+    ranking = library.MultipleNegativesRankingLoss(torch.nn.Identity())
     a, b, y = pairs
     assert float(losses.cosine(*pairs)) / 6 == pytest.approx(float(cosine.compute_loss_from_embeddings([a, b], y)))
     assert float(losses.mnr(20.0)(*pairs)) / 6 == pytest.approx(float(ranking.compute_loss_from_embeddings([a, b], y)))

@@ -67,7 +67,7 @@ def answers(predictor, *texts):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("problem", ["classification", "regression"])
 def test_every_model_answers_after_loading_as_it_did(tmp_path, estimator, problem):
-    cfg = options(estimator=estimator, trees=3, hidden=5, max_iter=50, **COUNTS)
+    cfg = options(estimator=estimator, trees=3, hidden=30, max_iter=300, **COUNTS)
     places = {label: float(i) for i, label in enumerate(TOPICS)}
     rows = [(t, places[y] if problem == "regression" else y) for t, y in TRAIN]
     if problem == "regression" and ESTIMATORS[estimator].regressor is None:

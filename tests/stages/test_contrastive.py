@@ -37,7 +37,7 @@ def test_sixteen_rows_and_twenty_iterations_give_640_pairs() -> None:
 
 @pytest.mark.parametrize("sizes", [(1, 1), (3, 5), (8, 8, 8), (1, 4)])
 def test_numbers_of_pairs_are_the_formulas(sizes) -> None:
-    """k (k + 1) / 2 positive pairs of a class of k, a row with itself among them; the rest of n (n + 1) / 2 negative."""
+    """A class of k has k (k + 1) / 2 positive pairs, a row with itself among them; all other pairs are negative."""
     labels = [str(c) for c, size in enumerate(sizes) for _ in range(size)]
     positive = sum(k * (k + 1) // 2 for k in sizes)
     negative = len(labels) * (len(labels) + 1) // 2 - positive

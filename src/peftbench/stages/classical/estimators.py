@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,9 @@ class Estimator:
 
         rows = np.zeros((len(targets), columns)) if self.dense else csr_matrix((len(targets), columns))
         passes = estimator.get_params().get("max_iter")
-        estimator.set_params(**({"max_iter": 1} if passes else {})).fit(rows, targets)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zeros teach nothing
+            estimator.set_params(**({"max_iter": 1} if passes else {})).fit(rows, targets)
         estimator.set_params(**({"max_iter": passes} if passes else {}))
         for name in self.learned:
             several = [arrays[key] for key in (f"{name}{i}" for i in range(len(arrays))) if key in arrays]
