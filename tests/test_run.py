@@ -93,11 +93,7 @@ def test_the_same_command_again_trains_nothing_unless_told_to(here, monkeypatch,
 @pytest.mark.parametrize("method", ["full", "head_only", "lora", "prompt_tuning", "dept"])
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-roberta", "tiny-t5", "tiny-llama"])
 def test_every_method_on_every_family(here, method, model):
-    code = call(*FAST, f"model={model}", f"method={method}", "shots=1")
-    if (method, model) == ("head_only", "tiny-t5"):
-        assert code == 2  # an encoder-decoder answers in words: there is no head to train
-        return
-    assert code == 0
+    assert call(*FAST, f"model={model}", f"method={method}", "shots=1") == 0
     assert records(here)[0]["status"] == "done"
 
 

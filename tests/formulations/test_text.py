@@ -8,7 +8,7 @@ import torch
 from peftbench.errors import UsageError
 from peftbench.formulations.fitting import Cut, fit_texts, token_ends
 from peftbench.formulations.generate.formulation import check_answers, new_tokens, normalise, read_table
-from peftbench.formulations.head.formulation import pool
+from peftbench.formulations.pooling import pool
 from peftbench.formulations.text import pad
 from peftbench.tasks.problems import kind
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 
 import peftbench
 
-FAST = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "tracking.wandb=disabled"]
+FAST = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "trainer.precision=fp32",
+        "tracking.wandb=disabled"]  # fmt: skip
+CLOZE = ["method/formulation=cloze", "method.formulation.template='{text} Topic: {mask}.'"]
 TEXTS = ["A match was won in the last minute.", "Rain", "The central bank raises rates, the third time this year."]
 ALONE = """\
 import json, sys
@@ -23,7 +26,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 names = {"__file__": sys.argv[1] + "/README.md", "__name__": "alone"}
 exec(open(sys.argv[2]).read(), names)
-json.dump(names["logits"](json.loads(sys.argv[3])).tolist(), open(sys.argv[4], "w"))
+json.dump(names["predict"](json.loads(sys.argv[3])), open(sys.argv[4], "w"))
 """
 
 
@@ -31,33 +34,52 @@ def finish(folder: Path, *overrides: str) -> peftbench.Run:
     return peftbench.run(*FAST, "trainer.save=all", f"out_dir={folder}", *overrides)
 
 
-def answered_alone(folder: Path, work: Path) -> list[list[float]]:
+def answered_alone(folder: Path, work: Path) -> list[dict]:
     """What the code in the README gives in a process of its own that cannot import peftbench."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
     (work / "code.py").write_text(code)
-    arguments = [str(folder), str(work / "code.py"), json.dumps(TEXTS), str(work / "logits.json")]
+    arguments = [str(folder), str(work / "code.py"), json.dumps(TEXTS), str(work / "answers.json")]
     subprocess.run([sys.executable, "-I", "-c", ALONE, *arguments], check=True, capture_output=True)
-    return json.loads((work / "logits.json").read_text())
+    return json.loads((work / "answers.json").read_text())
 
 
 def assert_equal_alone(run: peftbench.Run, folder: Path, work: Path) -> None:
-    own = [list(answer.scores.values()) for answer in run.predict(TEXTS)]
-    for found, wanted in zip(answered_alone(folder, work), own, strict=True):
-        assert found == pytest.approx(wanted, abs=1e-5)
+    for found, wanted in zip(answered_alone(folder, work), run.predict(TEXTS), strict=True):
+        assert found["label"] == (pytest.approx(wanted.label) if isinstance(wanted.label, float) else wanted.label)
+        assert found.get("text") == wanted.text
+        assert found.get("scores", {}) == pytest.approx(wanted.scores, abs=1e-5)
+
+
+HEADS = [
+    (["method=lora", "model=tiny-bert", "method.lr.head=0.1", "method.lr.lora=0.1"], False),
+    (["method=lora", "model=tiny-bert", "method.lr.lora=0.1"], True),
+    (["method=prompt_tuning", "model=tiny-bert"], False),
+    (["method=p_tuning_v2", "model=tiny-bert"], False),
+    (["method=ia3", "model=tiny-bert"], True),
+    (["method=bitfit", "model=tiny-bert"], False),
+    (["method=full", "model=tiny-roberta", "method.formulation.dense=true", "method.formulation.pooling=cls"], False),
+    (["method=lora", "model=tiny-llama", "method/formulation=head"], False),
+    (["method=lora", "model=tiny-t5", "method/formulation=head", "method.lr.lora=0.1"], False),
+    (["method=lora", "model=tiny-t5", "method/formulation=head", "method.formulation.pooling=mean"], True),
+]
+WORDS = [
+    (["method=lora", "model=tiny-llama", "method/formulation=score", "method.lr.lora=0.1"], False),
+    (["method=lora", "model=tiny-llama", "method/formulation=generate", "method.lr.lora=0.1"], True),
+    (["method=prompt_tuning", "model=tiny-llama", "method/formulation=generate"], False),
+    (["method=full", "model=tiny-gpt2", "method/formulation=score"], False),
+    (["method=lora", "model=tiny-t5", "method/formulation=generate", "method.lr.lora=0.1"], False),
+    (["method=lora", "model=tiny-t5", "method/formulation=score", "method.lr.lora=0.1"], True),
+    (["method=prompt_tuning", "model=tiny-t5", "method/formulation=score"], False),
+    (["method=lora", "model=tiny-bert", *CLOZE, "method.formulation.train_head=true"], False),
+    (["method=lora", "model=tiny-roberta", *CLOZE], True),
+    (["method=prompt_tuning", "model=tiny-bert", *CLOZE], False),
+    (["method=full", "model=tiny-bert", *CLOZE], False),
+    (["method=lora", "model=tiny-t5", *CLOZE], False),
+]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "merge"),
-    [
-        (["method=lora", "model=tiny-bert", "method.lr.head=0.1", "method.lr.lora=0.1"], False),
-        pytest.param(["method=lora", "model=tiny-bert", "method.lr.lora=0.1"], True, marks=pytest.mark.slow),
-        pytest.param(["method=prompt_tuning", "model=tiny-bert"], False, marks=pytest.mark.slow),
-        pytest.param(["method=p_tuning_v2", "model=tiny-bert"], False, marks=pytest.mark.slow),
-        pytest.param(["method=ia3", "model=tiny-bert"], True, marks=pytest.mark.slow),
-        pytest.param(["method=bitfit", "model=tiny-bert"], False, marks=pytest.mark.slow),
-        pytest.param(["method=full", "model=tiny-roberta"], False, marks=pytest.mark.slow),
-        pytest.param(["method=lora", "model=tiny-llama", "method/formulation=head"], False, marks=pytest.mark.slow),
-    ],
+    ("overrides", "merge"), [HEADS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in HEADS[1:] + WORDS)]
 )
 def test_the_readme_answers_without_peftbench(tmp_path: Path, overrides: list[str], merge: bool) -> None:
     run = finish(tmp_path / "results", *overrides)
@@ -71,6 +93,15 @@ def test_the_readme_answers_without_peftbench(tmp_path: Path, overrides: list[st
         run.export(folder)
 
 
+def test_code_for_answers_in_words_says_what_the_run_says(tmp_path: Path) -> None:
+    """In this process; the slow cases above do it in one without peftbench."""
+    run = finish(tmp_path / "results", "method=lora", "model=tiny-llama", "method/formulation=score")
+    code = runpy.run_path(str(run.export(tmp_path / "exported") / "inference.py"))
+    for found, wanted in zip(code["predict"](TEXTS), run.predict(TEXTS), strict=True):
+        assert found["label"] == wanted.label
+        assert found["scores"] == pytest.approx(wanted.scores, abs=1e-5)
+
+
 def test_what_plain_peft_cannot_load_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     run = finish(tmp_path / "results", "method=dept", "model=tiny-bert")
     with pytest.raises(peftbench.UsageError, match=r"type DEPT is peftbench's own.*peftbench\.register\(\)"):
@@ -80,13 +111,15 @@ def test_what_plain_peft_cannot_load_is_refused_and_leaves_nothing(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
 
 
-def test_answers_in_words_and_floors_are_refused(tmp_path: Path) -> None:
-    words = finish(tmp_path, "method=lora", "model=tiny-t5")
-    with pytest.raises(peftbench.UsageError, match="answers in words"):
+def test_what_has_no_short_form_is_refused(tmp_path: Path) -> None:
+    weighed = ["method/formulation=cloze", "method.formulation.verbalizer=knowledgeable"]
+    words = finish(tmp_path, "method=lora", "model=tiny-bert", *weighed)
+    with pytest.raises(peftbench.UsageError, match=rf"run {words.run_id}: .*verbalizer=knowledgeable.*manual"):
         words.export(tmp_path / "exported")
     floor = finish(tmp_path, "method=majority")
     with pytest.raises(peftbench.UsageError, match="no network"):
         floor.export(tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
 
 
 def test_an_adapter_of_peftbench_is_loaded_by_peft_once_it_is_registered(tmp_path: Path) -> None:

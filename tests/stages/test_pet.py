@@ -204,7 +204,6 @@ def test_without_shots_untrained_models_teach(tmp_path: Path, seen: Seen) -> Non
         (["method.pet.patterns=[0]", "method.pet.generations=2"], ["method.pet.generations=2", "one model"]),
         (["shots=0", "method.pet.generations=2"], ["method.pet.generations=2", "shots=0"]),
         (["model=tiny-gpt2"], ["causal"]),
-        (["model=tiny-t5"], ["classifier", "seq2seq", "minilm-mlm"]),
     ],
 )
 def test_what_cannot_work_is_refused_before_training(

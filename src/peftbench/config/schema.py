@@ -131,7 +131,7 @@ class FormulationConfig:
     head_init_scale: float = number(ge=0)
     normalize: bool = MISSING
     dense: bool = False
-    pooling: str | None = one_of(None, "mean", "cls", "last", default=None)
+    pooling: str | None = one_of(None, "mean", "cls", "last", "decoder_end", default=None)
     answers: str = one_of("words", "digits", default="words")
 
 

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from peftbench.errors import UsageError
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.predictions import Prediction
 from peftbench.tasks.base import bare_task
 
 if TYPE_CHECKING:
     from peftbench.config.schema import FormulationConfig
+    from peftbench.formulations.snippets import Network
     from peftbench.models.base import Backbone, Purpose
     from peftbench.tasks.base import Row, TaskData
 
@@ -88,6 +90,23 @@ class Formulation(nn.Module, ABC):
             cfg: what it was made from.
         """
         return cfg, bare_task(self.task)
+
+    def text_names(self, pairs: bool) -> list[str]:
+        """Names of a row's texts that it reads, in the order in which its exported code is given them."""
+        return ["text", "pair"] if pairs else ["text"]
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        """A Python file that answers as this formulation does, with torch, transformers and peft alone.
+
+        Args:
+            model: what the tuner has made of the backbone.
+            network: how the file loads it.
+            pairs: whether rows have two texts.
+
+        Raises:
+            UsageError: it cannot be said in a few lines.
+        """
+        raise UsageError(f"a {type(self).__name__} cannot be exported. `peftbench predict` answers for this run.")
 
     def shown_rows(self) -> Sequence[Row]:
         """Training rows that stand in every input."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from peftbench.formulations.head.formulation import pool
+from peftbench.formulations.pooling import Reader
 from peftbench.models.base import Backbone
 
 BATCH = 64
@@ -26,13 +26,14 @@ class BiEncoder:
 
     def __init__(self, backbone: Backbone, device: torch.device, max_length: int = 64) -> None:
         self.backbone, self.device, self.max_length = backbone, device, max_length
+        self.read = Reader(backbone, backbone.pooling)
         model: nn.Module = backbone.model
         model.to(device).eval()
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """(texts, d), fp32."""
-        out = np.empty((len(texts), self.backbone.hidden_size), dtype=np.float32)
+        out = np.empty((len(texts), self.backbone.output_size), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(order), BATCH):
             places = order[start : start + BATCH]
@@ -40,8 +41,7 @@ class BiEncoder:
                 [self.backbone.prefix + texts[i] for i in places],
                 padding=True, truncation=True, max_length=self.max_length, return_tensors="pt",
             ).to(self.device)  # fmt: skip
-            hidden = self.backbone.model(**inputs).last_hidden_state.float()
-            vectors = F.normalize(pool(hidden, inputs["attention_mask"], self.backbone.pooling), dim=-1)
+            vectors = F.normalize(self.read(self.backbone.model, inputs), dim=-1)
             out[places] = vectors.cpu().numpy()
         return out
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.errors import UsageError
-from peftbench.formulations.base import Batch, Encoded
+from peftbench.formulations.base import Batch, Encoded, Formulation
 from peftbench.formulations.bi_encoder import bi_encoder
 from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze.formulation import ClozeFormulation
@@ -37,6 +37,7 @@ class DemonstratedCloze(ClozeFormulation):
     """`method.formulation.demonstrations` is the number of sets behind a prediction; training takes one."""
 
     title = "cloze"
+    snippet = Formulation.snippet  # refuses
     _candidates: dict[str, list[tuple[str, str]]] | None = None
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch
-from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze import ClozeConfig, snippet
 from peftbench.formulations.cloze.formulation import ClozeFormulation
+from peftbench.formulations.snippets import Network
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import TaskData
 
@@ -60,6 +61,9 @@ class SentinelCloze(ClozeFormulation):
                 "way. Use method/formulation=score, or a T5 such as model=t5-base."
             )
         return SENTINEL
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        return snippet.code(self, network, pairs, sentinel=True)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, classes)."""

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
 from peftbench.formulations import mlm_head
-from peftbench.formulations.base import Batch, Encoded
+from peftbench.formulations.base import Batch, Encoded, Formulation
 from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.text import pad
@@ -42,6 +42,7 @@ class SoftPatternCloze(ClozeFormulation):
     """
 
     title = "cloze"
+    snippet = Formulation.snippet  # refuses
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
@@ -62,7 +63,7 @@ class SoftPatternCloze(ClozeFormulation):
         self.vectors.copy_(matrix[torch.tensor(ids, dtype=torch.long, device=matrix.device)])
         # a mean of scores is the score of the mean of rows
         self.labels.weight.copy_(self.verbalizer(mlm_head.output_matrix(model).T.float()).T)
-        bias = getattr(mlm_head.output_layer(model), "bias", None)
+        bias = mlm_head.output_bias(model)
         self.labels.bias.copy_(torch.zeros(()) if bias is None else self.verbalizer(bias[None].float())[0])
         super().attach(model)
 
@@ -84,8 +85,8 @@ class SoftPatternCloze(ClozeFormulation):
         """(batch, labels)."""
         with in_place_of_words(model, self.vectors, batch["vectors"]), mlm_head.states_before_output(model) as states:
             self.word_scores(model, batch)
-        with torch.autocast(states[0].device.type, enabled=False):
-            scores: Tensor = self.labels(states[0].float())
+        with torch.autocast(states[-1].device.type, enabled=False):
+            scores: Tensor = self.labels(states[-1].float())
         return scores
 
 

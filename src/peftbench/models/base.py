@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 Family = Literal["encoder", "seq2seq", "causal"]
 Purpose = Literal["features", "lm", "mlm"]
-"""`features`: the bare stack that returns hidden states (AutoModel); `lm`: with its language-model head;
+"""`features`: the bare stack that returns hidden states (AutoModel; of an encoder-decoder both halves); `lm`: with
+its language-model head;
 `mlm`: with the head that fills masked words (an encoder-decoder fills its sentinels with its language-model head)."""
 
 
@@ -29,11 +30,12 @@ class Backbone:
         model: in eval mode, fp32, on the CPU.
         tokenizer: a fast tokenizer with a pad token; `padding_side` is right for encoders and encoder-decoders,
             left for causal models.
-        hidden_size: d, the width of the hidden states.
+        hidden_size: d, the width of the hidden states between the blocks.
+        output_size: the width of what the bare stack returns, and so of a head; d in most networks (OPT-350m projects).
         embedding_size: the width of the word embeddings, and so of soft prompts; d in most networks.
         max_positions: positions the network can take, soft prompts included; None if unlimited (T5).
-        pooling: how one vector is read off the hidden states: `mean` over real tokens, `cls` (first real token) or
-            `last` (last real token).
+        pooling: how one vector is read off the hidden states, of an encoder-decoder the encoder's: `mean` over real
+            tokens, `cls` (first real token) or `last` (last real token).
         prefix: text put before every input (E5 was trained with "query: " / "passage: ").
         revision: `peftbench.models.content.content_id`: equal for equal weights, config and tokenizer.
         source: one readable line, for the record.
@@ -51,9 +53,11 @@ class Backbone:
     revision: str
     source: str
     embedding_size: int = 0
+    output_size: int = 0
 
     def __post_init__(self) -> None:
         self.embedding_size = self.embedding_size or self.hidden_size
+        self.output_size = self.output_size or self.hidden_size
 
     @property
     def anatomy(self) -> Anatomy:

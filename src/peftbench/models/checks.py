@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -96,6 +98,31 @@ def hidden_size(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     width = getattr(config, "hidden_size", None) or getattr(config, "d_model", None)
     return int(width or embedding_size(model))
+
+
+@torch.no_grad()
+def output_size(model: PreTrainedModel) -> int:
+    """Width of what a bare stack returns for two tokens: OPT-350m's is that of its embeddings, for one. No config key
+    says it for every architecture."""
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    return int(model(**inputs).last_hidden_state.shape[-1])
+
+
+def takes(model: nn.Module, keyword: str) -> bool:
+    """Whether `model.forward` has a parameter of this name."""
+    return keyword in inspect.signature(model.forward).parameters
+
+
+def check_padding(model: PreTrainedModel, what: str) -> None:
+    """Raises UsageError if the network cannot be told where a text ends: its answers would depend on the batch."""
+    if not takes(model, "attention_mask"):
+        raise UsageError(
+            f"{what}: a {type(model).__name__} takes no attention mask, so the padding of a batch would change its "
+            "answers. Take a network with attention, such as model=minilm or model=bert-base."
+        )
 
 
 def embedding_size(model: PreTrainedModel) -> int:

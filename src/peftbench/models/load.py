@@ -38,13 +38,12 @@ AUTO_CLASSES = {
     ("encoder", "features"): AutoModel,
     ("causal", "features"): AutoModel,
     ("causal", "lm"): AutoModelForCausalLM,
+    ("seq2seq", "features"): AutoModel,
     ("seq2seq", "lm"): AutoModelForSeq2SeqLM,
     ("encoder", "mlm"): AutoModelForMaskedLM,
     ("seq2seq", "mlm"): AutoModelForSeq2SeqLM,
 }
 REFUSED = {
-    ("seq2seq", "features"): "an encoder-decoder answers in words: use formulation generate or score (or auto), or an "
-    "encoder such as model=minilm for formulation head",
     ("encoder", "lm"): "an encoder has no left-to-right language model: use formulation head (or auto), or a causal or "
     "encoder-decoder model such as model=smollm2-135m or model=flan-t5-base for generate and score",
     (
@@ -72,7 +71,10 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     model, tokenizer = loaded.model.eval(), loaded.tokenizer
     # what adapters say they belong to: a name that means something elsewhere, not a folder of this machine
     model.name_or_path = model.config._name_or_path = str(cfg.path) if cfg.source == "hub" else cfg.name
+    checks.check_padding(model, f"model={cfg.name}")
     _set_padding(model, tokenizer, cfg.family)
+    if not checks.takes(model, "token_type_ids"):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     limit = max_positions(model)
     if limit is not None:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
@@ -84,6 +86,7 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
         tokenizer=tokenizer,
         hidden_size=checks.hidden_size(model),
         embedding_size=checks.embedding_size(model),
+        output_size=checks.output_size(model) if purpose == "features" else 0,
         max_positions=limit,
         pooling=cfg.pooling,  # type: ignore[arg-type]
         prefix=cfg.prefix,
@@ -104,6 +107,7 @@ def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded
     tokenizer = random_init.build_tokenizer(kind, None)
     config = random_init.build_config(cfg.name, cfg.arch, tokenizer)
     check_family(cfg, config)
+    check_head(cfg, config, auto_class)
     set_dropout(config, dropout)
     model = random_init.build_model(auto_class, config, **no_pooler(auto_class, config))
     return _Loaded(model, tokenizer, content.random_revision(cfg.arch), f"random weights, {kind} architecture")
@@ -115,6 +119,7 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
     with readable(cfg, checkpoint.source, folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     check_family(cfg, config)
+    check_head(cfg, config, auto_class)
     set_dropout(config, dropout)
     with readable(cfg, checkpoint.source, folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -185,6 +190,19 @@ def check_family(cfg: ModelConfig, config: PreTrainedConfig) -> None:
             f"model={cfg.name}: model.family={cfg.family}, but a {config.model_type} network is of family {found}. "
             f"Set model.family={found}."
         )
+
+
+def check_head(cfg: ModelConfig, config: PreTrainedConfig, auto_class: Any) -> None:
+    """Raises UsageError if transformers has no network of this architecture with the head that is asked for."""
+    if type(config) in auto_class._model_mapping:
+        return
+    if auto_class is AutoModelForMaskedLM:
+        lacks, way = "masked-LM head", "method/formulation=head, or a masked LM such as model=minilm-mlm for cloze"
+    elif auto_class is AutoModel:
+        lacks, way = "bare stack", "method/formulation=generate or score"
+    else:
+        lacks, way = "language-model head", "method/formulation=head"
+    raise UsageError(f"model={cfg.name}: transformers has no {lacks} for a {config.model_type} network. Use {way}.")
 
 
 def set_dropout(config: PreTrainedConfig, probability: float | None) -> None:

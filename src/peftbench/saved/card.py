@@ -78,15 +78,15 @@ def how_to_load(folder: Path, record: Record) -> list[str]:
 def write_export(folder: Path, record: Record, manifest: Manifest, code: str, interval: str, merged: bool) -> None:
     """Write the `README.md` of an exported folder, the code of `inference.py` in it."""
     what = "The whole model, the trained weights in it" if merged else "A peft adapter"
-    head = "a linear layer on one vector a text; the head of transformers' own classes is another"
+    if "head.safetensors" in code:
+        what += ", and beside it `head.safetensors`, the head that was trained with it"
     lines = [
         *front_matter(record, manifest),
         *about(record, manifest, interval),
         *costs(record),
         f"- command: `{command_of(record)}`",
         "",
-        f"{what}. `head.safetensors` is the classification head, {head}.",
-        "`inference.py` needs torch, transformers, safetensors" + ("" if merged else " and peft") + ":",
+        f"{what}. `inference.py` needs torch, transformers, safetensors" + ("" if merged else " and peft") + ":",
         "",
         "```python",
         code.rstrip(),

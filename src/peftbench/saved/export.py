@@ -7,34 +7,36 @@ import os
 import runpy
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
+from peftbench.formulations.snippets import Network
 from peftbench.records import manifest as manifests
 from peftbench.records.manifest import Manifest
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.saved import card
-from peftbench.saved.inference import check_head, code_for
 from peftbench.saved.load import adapter_folder, restored, with_places
 from peftbench.tasks.base import Row
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from peftbench.config.schema import RunConfig
+    from peftbench.formulations.predictions import Prediction
     from peftbench.learner import Learner
 
 BASE = "base"
 """Folder with the frozen backbone, where it does not come from the hub."""
+HEAD = "head.safetensors"
 TOLERANCE = 1e-4
 TEXTS = (
     "The team won the final after extra time.",
     "Parliament votes on the new budget today, ministers said.",
     "Rain",
+    "The ministers met again and said nothing about the price of bread. " * 60,
 )
 """What the exported code and the run's own model are both asked."""
 
@@ -72,30 +74,40 @@ def _fill(home: Path, store: Store, record: Record, adapter: Path, manifest: Man
     from transformers import PreTrainedModel
 
     from peftbench.models import load_backbone
+    from peftbench.models.load import AUTO_CLASSES
 
-    check_head(manifest)
     cfg, task = _config(record, manifest), manifests.task_of(manifest)
     learner = restored(adapter, manifest, cfg, task)[0]
-    wanted, model = _logits(learner, manifest["pairs"]), learner.model
-    whole, base = merge or isinstance(model, PreTrainedModel), _base(manifest)
-    code = code_for(manifest, base=base, merged=whole, virtual_tokens=learner.tuner.virtual_tokens)
-    if not whole:
-        _check_plain(record, adapter)
+    model, base = learner.model, _base(manifest)
+    whole = merge or isinstance(model, PreTrainedModel)
+    auto_class = AUTO_CLASSES[learner.backbone.family, learner.backbone.purpose].__name__
+    code = _code(record, learner, Network(auto_class, None if whole else base), manifest["pairs"])
+    wanted = _answers(learner, manifest["pairs"])
     if whole:
         merged = model if isinstance(model, PreTrainedModel) else _merged(record, model)
         _name_labels(merged.config, manifest)
         merged.save_pretrained(home)
     else:
+        _check_plain(record, adapter)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copy(adapter / name, home / name)
         if base.startswith("HERE"):
-            load_backbone(cfg.model, "features", cfg.trainer.dropout).model.save_pretrained(home / BASE)
+            load_backbone(cfg.model, learner.backbone.purpose, cfg.trainer.dropout).model.save_pretrained(home / BASE)
     learner.backbone.tokenizer.save_pretrained(home)
-    shutil.copy(adapter / "head.safetensors", home / "head.safetensors")
+    if HEAD in code:
+        shutil.copy(adapter / HEAD, home / HEAD)
     manifests.write(home, manifest)
     write_atomic(home / "inference.py", code.encode())
     card.write_export(home, record, manifest, code, interval=_interval(store, record), merged=whole)
-    _compare(record, home, wanted, manifest["pairs"])
+    _compare(record, home, learner.formulation.text_names(manifest["pairs"]), wanted, manifest["pairs"])
+
+
+def _code(record: Record, learner: Learner, network: Network, pairs: bool) -> str:
+    """`inference.py`. Raises UsageError if the formulation has no short form."""
+    try:
+        return learner.formulation.snippet(learner.model, network, pairs)
+    except UsageError as error:
+        raise UsageError(f"run {record.run_id}: {error}") from None
 
 
 def _interval(store: Store, record: Record) -> str:
@@ -160,28 +172,54 @@ def _name_labels(config: Any, manifest: Manifest) -> None:
         config.label2id = {label: number for number, label in enumerate(labels)}
 
 
-def _logits(learner: Learner, pairs: bool) -> Tensor:
-    """(texts, classes) of `TEXTS`, text by text."""
-    import torch
+def _rows(names: Sequence[str], pairs: bool) -> list[Row]:
+    """`TEXTS` as rows: each with a text for every name, of which other samples are the second and further ones."""
+    rows = []
+    for number in range(len(TEXTS)):
+        texts = [TEXTS[(number + place) % len(TEXTS)] for place in range(max(len(names), 2))]
+        parts = dict(zip(names, texts, strict=False))
+        rows.append(Row(str(number), texts[0], None, pair=texts[1] if pairs else None, parts=parts))
+    return rows
 
-    formulation: Any = learner.formulation
-    paired = TEXTS[::-1] if pairs else (None,) * len(TEXTS)
-    rows = [Row(str(i), text, None, pair=pair) for i, (text, pair) in enumerate(zip(TEXTS, paired, strict=True))]
-    with torch.no_grad():
-        return torch.cat([formulation.logits(learner.model, learner.collate([i])) for i in learner.encode(rows)])
+
+def _answers(learner: Learner, pairs: bool) -> list[Prediction]:
+    """The run's own to `TEXTS`, text by text."""
+    rows = _rows(learner.formulation.text_names(pairs), pairs)
+    return [learner.predict(learner.collate([item]))[0] for item in learner.encode(rows)]
 
 
-def _compare(record: Record, home: Path, wanted: Tensor, pairs: bool) -> None:
-    """Raises UsageError unless the code in `home` gives the same logits: for a pair that plain peft treats
+def _asked(names: Sequence[str], pairs: bool) -> list[Any]:
+    """The same rows as the exported code takes them."""
+    texts = [[row.parts[name] for name in names] for row in _rows(names, pairs) if row.parts]
+    return [own[0] if len(own) == 1 else tuple(own) for own in texts]
+
+
+def _compare(record: Record, home: Path, names: Sequence[str], wanted: Sequence[Prediction], pairs: bool) -> None:
+    """Raises UsageError unless the code in `home` answers alike: for a pair that plain peft treats
     otherwise (it drops token types and positions behind a soft prompt), or a weight without a place in the network."""
     from peftbench.models.load import quiet
 
-    with quiet():
-        found = runpy.run_path(str(home / "inference.py"))["logits"](list(TEXTS), list(TEXTS[::-1]) if pairs else None)
-    distance = float((found - wanted).abs().max())
-    if not distance <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+    try:
+        with quiet():
+            found = runpy.run_path(str(home / "inference.py"))["predict"](_asked(names, pairs))
+        apart = "; ".join(filter(None, map(_difference, found, wanted)))
+    except Exception as error:  # whatever plain libraries raise over what they do not know
+        apart = f"{type(error).__name__}: {error}"
+    if apart:
         raise UsageError(
-            f"run {record.run_id}: plain transformers and peft give other logits than the run's model (up to "
-            f"{distance:.3g} apart on a sample), so method={record.method} on model={record.model} cannot be exported "
-            "faithfully. `peftbench predict` answers."
+            f"run {record.run_id}: plain transformers and peft give other answers than the run's model ({apart:.200}), "
+            f"so method={record.method} on model={record.model} cannot be exported faithfully. `peftbench predict` "
+            "answers."
         )
+
+
+def _difference(found: dict[str, Any], wanted: Prediction) -> str:
+    """In what the exported code's answer to a row is another; empty if in nothing."""
+    numbers = {"label": wanted.label} if isinstance(wanted.label, float) else wanted.scores
+    given = found if isinstance(wanted.label, float) else found.get("scores", {})
+    limit = TOLERANCE * max(1.0, *map(abs, numbers.values())) if numbers else 0.0
+    if far := [name for name, value in numbers.items() if not abs(given[name] - value) <= limit]:
+        return f"{far[0]}: {given[far[0]]:.6g} for {numbers[far[0]]:.6g}"
+    if wanted.answer is not None and found["text"] != wanted.answer:
+        return f"`{found['text']}` for `{wanted.answer}`"
+    return ""

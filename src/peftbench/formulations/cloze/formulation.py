@@ -16,10 +16,11 @@ from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
-from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.cloze import ClozeConfig, snippet
 from peftbench.formulations.cloze_answers import answer_of
 from peftbench.formulations.label_words import TokenisedWords, choose_words, tokenise_words
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
+from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad_inputs
 from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, MeanVerbalizer, SoftVerbalizer
 from peftbench.models.base import Backbone
@@ -61,6 +62,13 @@ class ClozeFormulation(Formulation):
             return cfg, task
         pairs = {x: tuple(zip(w, self.words.scores[x], strict=True)) for x, w in self.words.words.items()}
         return replace(cfg, words="terms", words_sha256=None), replace(task, terms=pairs)
+
+    def text_names(self, pairs: bool) -> list[str]:
+        return list(dict.fromkeys(self.encoder.pattern.names))
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        trained = self.cfg.train_head and network.base is not None
+        return snippet.code(self, network, pairs, head=mlm_head.prefix(model) if trained else None)
 
     def mask_token(self, backbone: Backbone) -> str:
         """The text that stands for the mask."""
@@ -122,7 +130,7 @@ class ClozeFormulation(Formulation):
             return self.verbalizer(self.word_scores(model, batch))
         with mlm_head.states_before_output(model) as states:
             self.word_scores(model, batch)
-        return self.verbalizer(states[0])
+        return self.verbalizer(states[-1])
 
     @torch.no_grad()
     def calibrate(self, model: nn.Module, scores: Tensor) -> int:
@@ -172,7 +180,7 @@ def build_verbalizer(
         )
     scores = list(words.scores.values())
     if cfg.verbalizer == "soft":
-        return SoftVerbalizer(ids, scores, backbone.model.get_output_embeddings().weight.shape[1])
+        return SoftVerbalizer(ids, scores, mlm_head.output_matrix(backbone.model).shape[1])
     if cfg.verbalizer == "manual" and not calibrated and not cfg.learn_weights:
         return MeanVerbalizer(ids, first)
     weighted = scores if cfg.verbalizer == "weighted" else None

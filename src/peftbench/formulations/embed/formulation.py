@@ -15,7 +15,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.embed import EmbedConfig
 from peftbench.formulations.embed.losses import PairLoss, cosine
-from peftbench.formulations.head.formulation import pool
+from peftbench.formulations.pooling import Reader
 from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -44,7 +44,8 @@ class EmbedFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: EmbedConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.pooling, self.prefix, self.normalize = cfg.pooling or backbone.pooling, backbone.prefix, cfg.normalize
+        self.read = Reader(backbone, cfg.pooling or backbone.pooling)
+        self.prefix, self.normalize = backbone.prefix, cfg.normalize
         self.compares = task.problem == "regression"
         self.label_texts = [
             cfg.label_text.replace("{label}", task.label_words.get(label, label)) for label in task.labels
@@ -52,7 +53,7 @@ class EmbedFormulation(Formulation):
         self.pair_loss: PairLoss = cosine
         self.share_texts = False
         """Whether a text of several pairs of a batch is embedded once: the same numbers, if there is no dropout."""
-        self.register_buffer("weight", torch.zeros(len(task.labels), backbone.hidden_size))
+        self.register_buffer("weight", torch.zeros(len(task.labels), backbone.output_size))
         self.register_buffer("bias", torch.zeros(len(task.labels)))
         self.register_buffer("fitted", torch.zeros(1))
 
@@ -124,9 +125,7 @@ class EmbedFormulation(Formulation):
 
     def vectors(self, model: nn.Module, batch: Batch) -> Tensor:
         """(texts, d), fp32."""
-        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
-        hidden = model(**inputs).last_hidden_state[:, self.virtual_tokens :]
-        pooled = pool(hidden.float(), batch["attention_mask"], self.pooling)
+        pooled = self.read(model, batch, self.virtual_tokens)
         return F.normalize(pooled, dim=-1) if self.normalize else pooled
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -15,8 +15,9 @@ from peftbench.config.schema import FormulationConfig, with_options
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
-from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom
+from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad, pad_inputs, prompt_start, text_fields, text_to_text_input
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
@@ -51,9 +52,8 @@ class TextFormulation(Formulation):
         words = {label: self.answer_text(label) for label in task.labels}
         self.answers = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
-        self.cue = (
-            [] if self.encoder_decoder else list(self.tokenizer(ANSWER_CUE, add_special_tokens=False)["input_ids"])
-        )
+        self.cue_text = "" if self.encoder_decoder else ANSWER_CUE
+        self.cue = self.ids_of(self.cue_text)
         self.texts = {label: self.text_of(ids) for label, ids in self.answers.items()}
         """Label name -> its words as this tokenizer writes them back."""
         check_answers(words, self.answers, self.texts, self.tokenizer.unk_token_id, backbone.name)
@@ -95,6 +95,10 @@ class TextFormulation(Formulation):
             ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
             return ids
         return [*prompt_start(self.tokenizer, text), *self.cue]
+
+    def text_names(self, pairs: bool) -> list[str]:
+        fields = list(self.task.fields)
+        return fields if len(fields) > 2 else fields[: 1 + pairs]
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         items = []
@@ -180,6 +184,9 @@ class GenerateFormulation(TextFormulation):
             self.notes.append("answers were constrained to the labels: none can be invalid")
         if self.how.sample:
             self.notes.append(f"answers were sampled (temperature {self.how.temperature}, seed {self.how.sample_seed})")
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        return snippet.written(self, network, pairs)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         texts = self.tokenizer.batch_decode(self.generated(model, batch), skip_special_tokens=True)

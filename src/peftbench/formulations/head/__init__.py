@@ -6,6 +6,6 @@ from peftbench.formulations.declared import Declared
 
 FORMULATION = Declared(
     "peftbench.formulations.head.formulation:HeadFormulation",
-    frozenset({"encoder", "causal"}),
+    frozenset({"encoder", "seq2seq", "causal"}),
     results_version={"regression": 2},  # scores are not clamped to the range
 )

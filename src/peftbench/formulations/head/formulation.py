@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.head import snippet
+from peftbench.formulations.pooling import DECODER_END, Reader
+from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -23,7 +26,9 @@ class HeadFormulation(Formulation):
     """Logits (batch, classes) = W pool(hidden states) + b; cross-entropy, or squared error for a regression task.
 
     Pooling skips the tuner's virtual tokens and the padding: `mean` averages the real tokens, `cls` takes the first
-    and `last` the last real token. With `dense` a layer with tanh comes first: RoBERTa's own classification head. A
+    and `last` the last real token. Where the config is silent encoders and causal models have their own pooling, and
+    encoder-decoders are read at the decoder's end, where every part of the network has a say (`pooling.Reader`). With
+    `dense` a layer with tanh comes first: RoBERTa's own classification head, and BART's. A
     regression target is scaled to [0, 1] by the task's score range; a predicted score may lie outside of it.
     """
 
@@ -31,20 +36,24 @@ class HeadFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.pooling = cfg.pooling or backbone.pooling
+        usual = DECODER_END if backbone.family == "seq2seq" else backbone.pooling
+        self.read = Reader(backbone, cfg.pooling or usual)
         self.prefix = backbone.prefix
         self.normalize = cfg.normalize
         self.dropout = nn.Dropout(cfg.dropout)
         outputs = len(task.labels) if task.problem == "classification" else 1
-        self.classifier = nn.Linear(backbone.hidden_size, outputs)
+        self.classifier = nn.Linear(backbone.output_size, outputs)
         with torch.no_grad():
             self.classifier.weight.mul_(cfg.head_init_scale)
             self.classifier.bias.zero_()
-        self.dense = nn.Linear(backbone.hidden_size, backbone.hidden_size) if cfg.dense else None
+        self.dense = nn.Linear(backbone.output_size, backbone.output_size) if cfg.dense else None
         if self.dense is not None:
             for layer in (self.dense, self.classifier):
                 nn.init.normal_(layer.weight, std=DENSE_STD)
                 nn.init.zeros_(layer.bias)
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        return snippet.code(self, network, pairs)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         texts = [self.prefix + row.text for row in rows]
@@ -92,9 +101,7 @@ class HeadFormulation(Formulation):
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, classes), fp32 whatever the backbone's precision."""
-        inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
-        hidden = model(**inputs).last_hidden_state[:, self.virtual_tokens :]
-        pooled = pool(hidden.float(), batch["attention_mask"], self.pooling)
+        pooled = self.read(model, batch, self.virtual_tokens)
         if self.normalize:
             pooled = F.normalize(pooled, dim=-1) * pooled.shape[-1] ** 0.5
         with torch.autocast(pooled.device.type, enabled=False):
@@ -119,17 +126,3 @@ class HeadFormulation(Formulation):
         low, high = self.task.score_range or (0.0, 1.0)
         values = (logits.squeeze(-1) * (high - low) + low).tolist()
         return [Prediction(id_, value) for id_, value in zip(batch["ids"], values, strict=True)]
-
-
-def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """(batch, n, d) and its (batch, n) mask of real tokens -> (batch, d)."""
-    if pooling == "mean":
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-    position = mask.to(torch.int8).argmax(1) if pooling == "cls" else _last_real(mask)
-    return hidden[torch.arange(len(hidden), device=hidden.device), position]
-
-
-def _last_real(mask: Tensor) -> Tensor:
-    """(batch,) index of the last 1 in each row, for either padding side."""
-    return mask.shape[1] - 1 - mask.flip(1).to(torch.int8).argmax(1)

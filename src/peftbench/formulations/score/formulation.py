@@ -7,8 +7,10 @@ from torch import Tensor, nn
 
 from peftbench.config.schema import FormulationConfig
 from peftbench.formulations.base import Batch, Prediction
+from peftbench.formulations.generate import snippet
 from peftbench.formulations.generate.formulation import TextFormulation
 from peftbench.formulations.scoring import log_likelihoods
+from peftbench.formulations.snippets import Network
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import TaskData
@@ -21,6 +23,9 @@ class ScoreFormulation(TextFormulation):
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.trie = Trie(list(self.answers.values()))
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        return snippet.ranked(self, network, pairs)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         scores = self.label_scores(model, batch).cpu()

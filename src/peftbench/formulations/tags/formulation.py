@@ -43,7 +43,7 @@ class TagsFormulation(Formulation):
         self.normalize = cfg.normalize
         self.tags = tag_set(task.labels)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.classifier = nn.Linear(backbone.hidden_size, len(self.tags))
+        self.classifier = nn.Linear(backbone.output_size, len(self.tags))
         with torch.no_grad():
             self.classifier.weight.mul_(cfg.head_init_scale)
             self.classifier.bias.zero_()

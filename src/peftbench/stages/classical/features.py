@@ -168,7 +168,8 @@ class EmbeddingFeatures(Features):
     def identity(self, backbone: Backbone) -> list[Any]:
         """What a vector depends on besides the text; unit length is what `embed` gives."""
         length = self.context.cfg.trainer.max_length
-        return [STAGE.results_version, backbone.revision, backbone.pooling, "unit length", backbone.prefix, length]
+        of = [STAGE.results_version, backbone.revision, backbone.pooling, "unit length", backbone.prefix, length]
+        return [*of, "real positions"] if backbone.family == "causal" else of  # once padding was counted too
 
     def embed(self, backbone: Backbone, rows: Sequence[Row]) -> np.ndarray:
         """(rows, d) fp32, in row order; batches are bucketed by length."""
@@ -177,22 +178,25 @@ class EmbeddingFeatures(Features):
         from torch import nn
 
         from peftbench.config.schema import FormulationConfig
-        from peftbench.formulations.head.formulation import HeadFormulation, pool
+        from peftbench.formulations.head.formulation import HeadFormulation
+        from peftbench.formulations.pooling import Reader
         from peftbench.training.batching import evaluation_batches
+        from peftbench.tuners.positions import count_real_positions
 
         context = self.context
         head = HeadFormulation(backbone, context.data, context.cfg.trainer.max_length, FormulationConfig(name="head"))
         items = head.encode(rows)
-        out = np.empty((len(items), backbone.hidden_size), dtype=np.float32)
+        read = Reader(backbone, backbone.pooling)
+        out = np.empty((len(items), backbone.output_size), dtype=np.float32)
         device = context.processes().device
         model: nn.Module = backbone.model
         model.to(device).eval()
+        if backbone.family == "causal":
+            count_real_positions(model)
         with torch.inference_mode():
             for indices in evaluation_batches([i.length for i in items], context.cfg.trainer.eval_batch_tokens):
                 batch = head.collate([items[i] for i in indices])
-                names = ("input_ids", "attention_mask", "token_type_ids")
-                inputs = {k: batch[k].to(device) for k in names if k in batch}
-                hidden = model(**inputs).last_hidden_state
-                vectors = F.normalize(pool(hidden, inputs["attention_mask"], backbone.pooling), dim=-1)
+                inputs = {name: values.to(device) for name, values in batch.items() if torch.is_tensor(values)}
+                vectors = F.normalize(read(model, inputs), dim=-1)
                 out[indices] = vectors.cpu().numpy()
         return out

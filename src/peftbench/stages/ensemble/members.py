@@ -19,7 +19,6 @@ from torch import Tensor
 from peftbench.errors import UsageError
 from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze.formulation import pattern_set
-from peftbench.formulations.declared import declaration
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh, train_on
 from peftbench.stages.ledger import once
@@ -148,10 +147,10 @@ def check(context: Context) -> list[Member]:
     """The members of a generation; a config that cannot work is refused before anything is trained.
 
     Raises:
-        UsageError: no cloze formulation, no classes, no such pattern, no unlabelled rows, no `distillation` behind, a
-            backbone that takes no classification head, or iPET without labelled rows or with a single model.
+        UsageError: no cloze formulation, no classes, no such pattern, no unlabelled rows, no `distillation` behind,
+            or iPET without labelled rows or with a single model.
     """
-    method, cfg, family = context.cfg.method, context.cfg.method.options("pet"), context.cfg.model.family
+    method, cfg = context.cfg.method, context.cfg.method.options("pet")
     formulation = method.formulation
     if not isinstance(formulation, ClozeConfig):
         raise UsageError(
@@ -160,11 +159,6 @@ def check(context: Context) -> list[Member]:
         )
     if any(follows != "distillation" for name, follows in pairs(method.stages) if name == "ensemble"):
         raise UsageError("method.stages: `ensemble` only labels rows; put `distillation` right behind it.")
-    if family not in declaration("head").families:
-        raise UsageError(
-            f"method={method.name}: the classifier that the models teach has a head, which a {family} backbone takes "
-            "not. Use a masked LM, such as model=minilm-mlm or model=roberta-large, or method=lm_bff."
-        )
     if context.data.problem != "classification":
         raise UsageError(
             f"method={method.name}: the models vote on classes, and task {context.data.name} is a "

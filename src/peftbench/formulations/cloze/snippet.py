@@ -1,0 +1,129 @@
+"""A cloze in an exported folder."""
+
+from __future__ import annotations
+
+import string
+from typing import TYPE_CHECKING, Any
+
+from peftbench.errors import UsageError
+from peftbench.formulations import snippets
+from peftbench.formulations.patterns import Placeholder
+from peftbench.formulations.snippets import Network
+from peftbench.formulations.verbalizers import MeanVerbalizer
+
+if TYPE_CHECKING:
+    from peftbench.formulations.cloze.formulation import ClozeFormulation
+
+CHANGES = {
+    None: "str",
+    "cut": "lambda text: text[:-1]",
+    "bare": f"lambda text: text[:-1] if text[-1:] in {string.punctuation!r} else text",
+    "lower": "lambda text: text[:1].lower() + text[1:]",
+}
+FILLED = '''
+CHANGES = {{{changes}}}
+
+
+def ids_of(texts):
+    """Token ids of the pattern, filled with texts by name."""
+    texts = {{**texts, "mask": MASK}}
+    pieces = [piece if isinstance(piece, str) else CHANGES[piece[1]](texts[piece[0]]) for piece in PATTERN]
+    return tokenizer(PREFIX + "".join(pieces).strip(), verbose=False)["input_ids"]
+
+
+def filled(row):
+    """Ids of a row, {row}; a mask in its text is written apart."""
+    apart = f"{{MASK[0]}} {{MASK[1:-1]}} {{MASK[-1]}}"
+    texts = {{name: text.replace(MASK, apart) for name, text in zip(NAMES, {texts})}}
+    return ids_of(fitted(texts, ids_of, MAX_LENGTH))
+'''
+MASKED = '''
+
+def word_scores(ids):
+    """Label -> for each of its words the mean score of its tokens at the mask."""
+    inputs = {{"input_ids": torch.tensor([ids]), "attention_mask": torch.ones((1, len(ids)), dtype=torch.long)}}
+    scores = model(**inputs).logits[0, {virtual}ids.index(tokenizer.mask_token_id)].float()
+    return {{label: [scores[torch.tensor(word)].mean() for word in words] for label, words in WORDS.items()}}
+'''
+SENTINEL = '''
+
+def word_scores(ids):
+    """Label -> for each of its words the mean log-likelihood of its tokens behind the sentinel."""
+    inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones((1, len(ids)), dtype=torch.long)}
+    first = [model.config.decoder_start_token_id, tokenizer.convert_tokens_to_ids(MASK)]
+
+    def likelihood(word):
+        logits = model(**inputs, decoder_input_ids=torch.tensor([[*first, *word[:-1]]])).logits[0, 1:]
+        return logits.float().log_softmax(-1)[torch.arange(len(word)), torch.tensor(word)].mean()
+
+    return {label: [likelihood(word) for word in words] for label, words in WORDS.items()}
+'''
+PREDICT = '''
+
+@torch.no_grad()
+def predict(rows):
+    """For each row its label, and the labels' scores."""
+    found = []
+    for row in rows:
+        scores = {{label: torch.stack(own).mean().item() for label, own in word_scores(filled(row)).items()}}
+        found.append({{"label": {label}, "scores": scores}})
+    return found
+'''
+BEST = "max(scores, key=scores.get)"
+BETWEEN = "RANGE[0] + torch.tensor([*scores.values()]).softmax(0)[1].item() * (RANGE[1] - RANGE[0])"
+HEAD = """
+trained = load_file(HERE / "head.safetensors")  # the masked-LM head
+model.get_base_model().load_state_dict({{"{prefix}" + name: tensor for name, tensor in trained.items()}}, strict=False)
+"""
+
+
+def code(
+    formulation: ClozeFormulation, network: Network, pairs: bool, *, sentinel: bool = False, head: str | None = None
+) -> str:
+    """The whole file.
+
+    Args:
+        sentinel: whether an encoder-decoder fills the gap.
+        head: what stands in front of the names in `head.safetensors` in the network; None if nothing is read from it.
+
+    Raises:
+        UsageError: the words are weighed by rules that have no short form.
+    """
+    if not isinstance(formulation.verbalizer, MeanVerbalizer):
+        raise UsageError(
+            f"method.formulation.verbalizer={formulation.cfg.verbalizer}: priors and weights of label words are "
+            "peftbench's to apply; a manual verbalizer without calibration can be exported. `peftbench predict` "
+            "answers for this run."
+        )
+    ids = {label: [w[:1] if formulation.verbalizer.words.first else w for w in own]
+           for label, own in formulation.word_ids.items()}  # fmt: skip
+    pattern, classes = formulation.encoder.pattern, formulation.task.problem == "classification"
+    names = formulation.text_names(pairs)
+    changes = dict.fromkeys(piece.change for piece in pattern.pieces if isinstance(piece, Placeholder))
+    constants: dict[str, Any] = {
+        "WORDS": ids,
+        "PATTERN": [(p.name, p.change) if isinstance(p, Placeholder) else p for p in pattern.pieces if p],
+        "NAMES": tuple(names),
+        "MASK": formulation.encoder.mask,
+        "PREFIX": formulation.encoder.prefix,
+        "MAX_LENGTH": formulation.max_length,
+        **({} if classes else {"RANGE": formulation.task.score_range}),
+    }
+    one = len(names) == 1
+    filled = FILLED.format(
+        changes=", ".join(f"{change!r}: {CHANGES[change]}" for change in changes),
+        row="a text" if one else "a tuple of texts",
+        texts="[row]" if one else "row",
+    )
+    virtual = f"{formulation.virtual_tokens} + " if formulation.virtual_tokens else ""
+    return "".join(
+        [
+            snippets.start(network, constants, files=head is not None),
+            HEAD.format(prefix=head) if head is not None else "",
+            snippets.fitted(pattern.shorten),
+            filled,
+            SENTINEL if sentinel else MASKED.format(virtual=virtual),
+            PREDICT.format(label=BEST if classes else BETWEEN),
+            snippets.end(names),
+        ]
+    )
