@@ -96,7 +96,7 @@ def compare(net: Learner, batches: Sequence[Batch]) -> dict[str, Any]:
         difference = max(difference, float((found["at once"] - found["one by one"]).abs().max()))
     ratios = [a / b for a, b in zip(seconds["at once"], seconds["one by one"], strict=True)]
     return {
-        "labels": len(net.formulation.answers),
+        "labels": len(net.formulation.label_ids),
         "prompt tokens": statistics.mean(int(b["attention_mask"].sum()) for b in batches),
         "trie nodes": len(net.formulation.trie.tokens),
         "cpu seconds": {name: statistics.median(s) for name, s in seconds.items()},

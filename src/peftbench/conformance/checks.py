@@ -224,7 +224,7 @@ def label_scoring(bench: Bench) -> Verdict:
         return not_claimed("the task is posed with a head here")
     if not learner.tuner.takes_cache:
         return not_claimed("takes_cache is False: answers are scored one by one")
-    items, answers = learner.encode(bench.task.train)[:BATCH], list(formulation.answers.values())
+    items, answers = learner.encode(bench.task.train)[:BATCH], list(formulation.label_ids.values())
     prompts = [item.data["prompt"] for item in items]
     with torch.no_grad():
         start = formulation.decoder_start(learner.model) if formulation.encoder_decoder else None

@@ -50,14 +50,14 @@ class TextFormulation(Formulation):
         self.eos = int(eos)
         self.style = cfg.answers
         words = {label: self.answer_text(label) for label in task.labels}
-        self.answers = {label: self.answer_ids(word) for label, word in words.items()}
+        self.label_ids = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
         self.cue_text = "" if self.encoder_decoder else ANSWER_CUE
         self.cue = self.ids_of(self.cue_text)
-        self.texts = {label: self.text_of(ids) for label, ids in self.answers.items()}
+        self.texts = {label: self.text_of(ids) for label, ids in self.label_ids.items()}
         """Label name -> its words as this tokenizer writes them back."""
-        check_answers(words, self.answers, self.texts, self.tokenizer.unk_token_id, backbone.name)
-        self.answer_length = max((len(ids) for ids in self.answers.values()), default=SCORE_TOKENS)
+        check_answers(words, self.label_ids, self.texts, self.tokenizer.unk_token_id, backbone.name)
+        self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=SCORE_TOKENS)
         """Tokens that generation may take: the longest answer, so that a longer text is seen to be no label."""
 
     def answer_text(self, target: str | float) -> str:
@@ -76,7 +76,7 @@ class TextFormulation(Formulation):
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def label_tokens(self) -> dict[str, list[str]]:
-        return {label: list(self.tokenizer.convert_ids_to_tokens(ids[:-1])) for label, ids in self.answers.items()}
+        return {label: list(self.tokenizer.convert_ids_to_tokens(ids[:-1])) for label, ids in self.label_ids.items()}
 
     def text_of(self, ids: list[int]) -> str:
         """What the model says with these ids, in text: the spaces around it are not part of it."""
@@ -179,7 +179,7 @@ class GenerateFormulation(TextFormulation):
         self.label_of = read_table(self.texts)
         self.how = with_options(cfg, GenerateConfig)
         if self.how.constrain == "labels":
-            if not self.answers:
+            if not self.label_ids:
                 raise UsageError("method.formulation.constrain=labels: the task has no labels. Set constrain=none.")
             self.notes.append("answers were constrained to the labels: none can be invalid")
         if self.how.sample:
@@ -210,7 +210,7 @@ class GenerateFormulation(TextFormulation):
         """Of the logits, before the likeliest token is taken."""
         found = LogitsProcessorList()
         if self.how.constrain == "labels":
-            found.append(OnlyFrom(Trie(list(self.answers.values())), self.eos))
+            found.append(OnlyFrom(Trie(list(self.label_ids.values())), self.eos))
         if self.how.sample and self.how.top_p < 1:
             found.append(TopPLogitsWarper(self.how.top_p))
         if self.how.sample:

@@ -22,14 +22,14 @@ class ScoreFormulation(TextFormulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.trie = Trie(list(self.answers.values()))
+        self.trie = Trie(list(self.label_ids.values()))
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         return snippet.ranked(self, network, pairs)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         scores = self.label_scores(model, batch).cpu()
-        labels = list(self.answers)
+        labels = list(self.label_ids)
         return [
             Prediction(id_, labels[int(row.argmax())], dict(zip(labels, row.tolist(), strict=True)))
             for id_, row in zip(batch["ids"], scores, strict=True)
