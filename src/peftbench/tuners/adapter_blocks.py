@@ -19,10 +19,13 @@ INIT_STD = 0.02
 class Bottleneck(nn.Module):
     """W_up act(W_down x + b) + b' (Houlsby et al., ICML 2019, arXiv 1902.00751, section 2.1): 2 d b + b + d numbers.
 
-    `kaiming` draws W_down as He et al. (2022) do, after LoRA, instead of N(0, 0.02^2).
+    `kaiming` draws W_down as He et al. (2022) do, after LoRA, instead of N(0, 0.02^2). With a `std` both matrices start
+    from N(0, std^2), cut at two std.
     """
 
-    def __init__(self, d: int, b: int, activation: str, dropout: float = 0.0, kaiming: bool = False) -> None:
+    def __init__(
+        self, d: int, b: int, activation: str, dropout: float = 0.0, kaiming: bool = False, std: float = 0.0
+    ) -> None:
         super().__init__()
         self.down = nn.Linear(d, b)
         self.act = ACT2FN[activation]
@@ -33,6 +36,9 @@ class Bottleneck(nn.Module):
         else:
             nn.init.normal_(self.down.weight, std=INIT_STD)
         nn.init.zeros_(self.down.bias)
+        if std:
+            for linear in (self.down, self.up):
+                nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.up(self.dropout(self.act(self.down(x))))

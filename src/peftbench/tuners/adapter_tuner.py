@@ -61,7 +61,7 @@ class AdapterConfig(PeftConfig):
         residual: add what the block reads to what it gives.
         scale: s.
         activation: of `bottleneck` and `compacter`.
-        init_std: of `lite`: spread of both matrices at the start.
+        init_std: of `lite` and `bottleneck`: spread of both matrices at the start. 0: a bottleneck's own start.
         kaiming: of `bottleneck`: W_down from Kaiming's uniform distribution instead of N(0, 0.02^2).
         kernel: tokens that a convolution sees.
         dropout: inside the block.
@@ -78,7 +78,7 @@ class AdapterConfig(PeftConfig):
     residual: bool = True
     scale: float = 1.0
     activation: str = "relu"
-    init_std: float = 2e-4
+    init_std: float = 0.0
     kaiming: bool = False
     kernel: int = 5
     dropout: float = 0.0
@@ -122,7 +122,7 @@ def make_block(d: int, config: AdapterConfig, first: nn.Module | None) -> nn.Mod
             return Conformer(d, b, config.kernel, config.dropout)
         case "convpass":
             return Convpass(d, b, config.kernel, config.dropout)
-    return Bottleneck(d, b, config.activation, config.dropout, config.kaiming)
+    return Bottleneck(d, b, config.activation, config.dropout, config.kaiming, config.init_std)
 
 
 class AdapterLayer(nn.Module, BaseTunerLayer):

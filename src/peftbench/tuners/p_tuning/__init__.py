@@ -18,11 +18,15 @@ class PTuningOptions(TunerConfig):
 
     num_virtual_tokens: int = number(ge=1)
     encoder: str = one_of("MLP", "LSTM")
-    hidden: int = number(ge=1)
+    hidden: int | None = number(ge=1)
     layers: int = number(ge=1)
     dropout: float = number(ge=0, le=0.9)
     init: str = one_of(*PROMPT_STARTS)
     init_text: str = MISSING
+
+    def hidden_at(self, width: int) -> int:
+        """h: as configured, or half of the backbone's width, which the LSTM's two directions then have together."""
+        return self.hidden or width // 2
 
 
 TUNER = TunerDeclaration("peftbench.tuners.p_tuning.tuner:PTuningTuner", options=PTuningOptions)

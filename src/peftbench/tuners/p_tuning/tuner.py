@@ -54,7 +54,7 @@ class PTuningTuner(PromptTuningTuner):
             task_type=task_type(backbone),
             num_virtual_tokens=self.cfg.num_virtual_tokens,
             encoder_reparameterization_type=self.cfg.encoder,
-            encoder_hidden_size=self.cfg.hidden,
+            encoder_hidden_size=self.cfg.hidden_at(backbone.embedding_size),
             encoder_num_layers=self.cfg.layers if self.cfg.encoder == "LSTM" else 2,
             encoder_dropout=self.cfg.dropout,
             token_dim=backbone.embedding_size,
@@ -71,7 +71,8 @@ class PTuningTuner(PromptTuningTuner):
         return groups
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        d, h, prompt = backbone.embedding_size, self.cfg.hidden, self.cfg.num_virtual_tokens * backbone.embedding_size
+        d = backbone.embedding_size
+        h, prompt = self.cfg.hidden_at(d), self.cfg.num_virtual_tokens * d
         if self.cfg.encoder == "MLP":
             return prompt + 2 * d * h + h * h + 2 * h + d
         # Of each direction of a layer: four gates of h, each reading the input and the state, with two biases.
