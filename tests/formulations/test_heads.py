@@ -109,7 +109,7 @@ def test_a_network_that_cannot_be_padded_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["lora", "full", "bitfit", "prompt_tuning", "dept", "p_tuning", "ept", "houlsby",
+@pytest.mark.parametrize("method", ["lora", "full", "prompt_tuning", "dept", "p_tuning", "ept", "houlsby",
                                     "compacter", "ia3", "prefix_tuning", "p_tuning_v2", "mam", "hft"])  # fmt: skip
 def test_tuners_train_with_a_head_on_an_encoder_decoder(method: str) -> None:
     net = learner("model=tiny-t5", f"method={method}", *HEAD, data=task())

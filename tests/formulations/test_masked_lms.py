@@ -80,9 +80,9 @@ def test_label_words_of_their_own_start_as_the_vocabulary_has_them(
     tmp_path: Path, network: str, variant: list[str]
 ) -> None:
     write(tmp_path, network, AutoModelForMaskedLM)
-    net = learner(*local(tmp_path), "method=lora", "method.tuner.target_modules=all-linear", *variant)
+    net = learner(*local(tmp_path), "method=full", *variant)
     batch = net.collate(net.encode(ROWS))
-    plain = learner(*local(tmp_path), "method=lora", "method.tuner.target_modules=all-linear")
+    plain = learner(*local(tmp_path), "method=full")
     with torch.no_grad():
         bias = mlm_head.output_bias(plain.model) if "verbalizer" in variant[0] else None
         scores = cloze(plain).word_scores(plain.model, batch)
@@ -92,12 +92,11 @@ def test_label_words_of_their_own_start_as_the_vocabulary_has_them(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["prompt_tuning", "dept", "lora", "bitfit"])
+@pytest.mark.parametrize("method", ["prompt_tuning", "dept", "bitfit"])
 @pytest.mark.parametrize("network", [name for name in MASKED_LMS if name not in READ_PADDING])
 def test_padding_and_virtual_tokens_change_nothing(tmp_path: Path, network: str, method: str) -> None:
     write(tmp_path, network, AutoModelForMaskedLM)
-    targets = ["method.tuner.target_modules=all-linear"] if method == "lora" else []
-    net = learner(*local(tmp_path), f"method={method}", *targets)
+    net = learner(*local(tmp_path), f"method={method}")
     disturb(net)
     items = net.encode(ROWS)
     with torch.no_grad():
