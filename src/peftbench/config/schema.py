@@ -101,6 +101,8 @@ class ModelConfig:
     pooling: str = one_of("mean", "cls", "last", default="mean")
     prefix: str = ""
     arch: dict[str, Any] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
+    """Task, subset or task/subset -> how the backbone was trained on its texts or labels, and where that is said."""
     licence: str = MISSING
     languages: list[str] = field(default_factory=list)
     description: str = MISSING

@@ -13,6 +13,7 @@ from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.ids import Basis
 from peftbench.records.record import Record
+from peftbench.records.seen import seen_before
 from peftbench.records.stage_costs import Peaks, stage_costs
 from peftbench.records.stage_report import StageReport
 from peftbench.tasks.base import TaskData
@@ -50,11 +51,17 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, basis:
             "labels": list(data.labels),
             "score_range": data.score_range,
         },
-        notes=[*data.notes, *drawn.notes],
+        notes=[*data.notes, *drawn.notes, *_seen(cfg, data)],
         tuning=dict(cfg.tuning),
         config=asdict(cfg),
         identity=dict(basis or {}),
     )
+
+
+def _seen(cfg: RunConfig, data: TaskData) -> list[str]:
+    plain = {"model": asdict(cfg.model), "method": {"needs_model": cfg.method.needs_model}}
+    how = seen_before(plain, data.name, data.subset)
+    return [f"the backbone has seen this task in its own training: {how}"] if how else []
 
 
 def fill_measures(

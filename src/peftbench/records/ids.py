@@ -38,6 +38,7 @@ EXCLUDED = (
     "model.description",
     "model.licence",
     "model.languages",
+    "model.seen",
     "method.type",  # said again by method.tuner.type
     "method.description",
     "method.paper",

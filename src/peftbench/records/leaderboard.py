@@ -22,6 +22,7 @@ from peftbench.cache import stamp as stamp_of
 from peftbench.files import readable_errors, write_atomic
 from peftbench.records.ids import variant
 from peftbench.records.record import Record
+from peftbench.records.seen import seen_before
 from peftbench.records.stamps import Stamps, newest, signature, stamps, stamps_of
 from peftbench.records.store import Store
 
@@ -37,7 +38,7 @@ _BEFORE_SCORES = [
 _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
-    "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds",
+    "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen",
 ]
 # fmt: on
 
@@ -76,6 +77,7 @@ def row(record: Record) -> Row:
         "created": record.created,
         "tuning_trials": record.tuning.get("trials"),
         "tuning_seconds": record.tuning.get("seconds"),
+        "seen": seen_before(record.config, record.task, record.subset),
         "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
         "identity": record.identity,
         "reason": record.reason,
@@ -292,4 +294,5 @@ def _mean_row(cell: Row, members: Sequence[Row]) -> Row:
         "score_min": min(scores, default=None),
         "score_max": max(scores, default=None),
         "trainable_params": next((r["trainable_params"] for r in done), None),
+        "seen": members[0].get("seen"),
     }

@@ -138,6 +138,7 @@ class ModelKeys(TypedDict, total=False):
     """What readers look up in `config["model"]`."""
 
     name: str
+    seen: dict[str, str]
 
 
 class FormulationKeys(TypedDict, total=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from peftbench.records.seen import remarks
 from peftbench.tables.cells import TableCell
 from peftbench.tables.claims import Claim
 from peftbench.tables.commands import command, merge, runs
@@ -92,7 +93,8 @@ def _ours(page: Page, cell: TableCell) -> str:
     shown = number(cell.value, cell)
     if cell.low is not None and cell.high is not None and cell.high > cell.low:
         shown += f" [{number(cell.low, cell)}, {number(cell.high, cell)}]"
-    return shown + ("" if cell.complete else f" †{cell.done}/{cell.asked}")
+    seen = "".join(page.note(remark) for remark in remarks(r for g in cell.groups for r in g.runs))
+    return shown + ("" if cell.complete else f" †{cell.done}/{cell.asked}") + seen
 
 
 def _paper(page: Page, cell: TableCell) -> str:

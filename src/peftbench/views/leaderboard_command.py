@@ -12,6 +12,7 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row
 from peftbench.records.naming import BLOCK, method_names
+from peftbench.records.seen import MARK, remarks
 from peftbench.records.store import Store
 from peftbench.statistics.pscp import of_rows, read_constants
 from peftbench.views.filters import ViewParser, choose, every_row
@@ -28,11 +29,11 @@ INTERVAL = (
 _RUN_COLUMNS = [
     "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
     "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
-    "tuned",
+    "tuned", "seen",
 ]
 _GROUP_COLUMNS = [
     "task", "subset", "protocol", "shots", "model", "method", "metric", "score", "interval", "ties", "n", "draws",
-    "seeds", "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned",
+    "seeds", "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned", "seen",
 ]
 # fmt: on
 _SETTINGS = (
@@ -84,7 +85,7 @@ def leaderboard_command(argv: Sequence[str]) -> int:
         if options.csv or options.latex:
             sys.stdout.write((to_csv if options.csv else to_latex)(chosen[: options.limit], columns))
             return 0
-        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown, notes)
+        _print_table(chosen, options.limit or TABLE_ROWS, columns, options.markdown, [*notes, *remarks(chosen)])
         if constants is not None:
             print(constants.describe(timed))
     return 0
@@ -189,6 +190,7 @@ def _split(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], dict
     """The columns of a table, and the values of those in which all rows agree; a column without a value is left out."""
     shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
     empty = {name for name in ("interval", "ties") if not any(_show(name, r) for r in rows)}
+    empty.add("seen")  # a mark behind the model, and a line below
     return [name for name in columns if name not in shared and name not in empty], shared
 
 
@@ -237,6 +239,8 @@ def _show(name: str, r: Row) -> str:
         return "" if r.get("score_low") is None else f"[{r['score_low']:.1f}, {r['score_high']:.1f}]"
     if value is None:
         return ""
+    if name == "model" and r.get("seen"):
+        return f"{value} {MARK}"
     if name == "score" and r.get("score_sd") is not None:
         return f"{value:.1f} ± {r['score_sd']:.1f}"
     if isinstance(value, float):

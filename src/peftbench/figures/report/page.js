@@ -25,6 +25,8 @@ function interval(row) {
     text, el("span", {class: "quiet"}, words), bar);
 }
 
+const model = (name, seen) => seen ? el("span", {title: "the backbone has seen this task: " + seen}, name + " †") : name;
+
 const clamp = (value) => Math.max(0, Math.min(100, value));
 
 const CELLS = [
@@ -33,7 +35,8 @@ const CELLS = [
     title: "mean over draws and seeds in percent, with its 95 % interval; bold: best, or not told apart from the best"},
   {name: "ties", label: "ties", title: "methods of one setting that share a letter are not told apart; a is the best"},
   {name: "task", label: "task", choice: true}, {name: "subset", label: "subset", choice: true},
-  {name: "shots", label: "shots", choice: true}, {name: "model", label: "model", choice: true},
+  {name: "shots", label: "shots", choice: true},
+  {name: "model", label: "model", choice: true, show: (row, v) => model(v, ofCell(row, "seen"))},
   {name: "protocol", label: "protocol", choice: true}, {name: "metric", label: "metric", choice: true},
   {name: "runs", label: "runs", digits: 0, show: (row, v) => runsOf(row, v), title: "finished runs; in brackets failed ones"},
   {name: "draws", label: "draws", digits: 0}, {name: "seeds", label: "seeds", digits: 0},
@@ -57,7 +60,8 @@ const RUNS = [
     show: (row, v) => el("span", {class: v === "done" ? null : "warn", title: ofRun(row, "reason")}, v)},
   {name: "warnings", label: "warnings", digits: 0, show: (row, v) => v ? el("span", {class: "warn"}, String(v)) : ""},
   {name: "task", label: "task", choice: true}, {name: "subset", label: "subset", choice: true},
-  {name: "shots", label: "shots", choice: true}, {name: "model", label: "model", choice: true},
+  {name: "shots", label: "shots", choice: true},
+  {name: "model", label: "model", choice: true, show: (row, v) => model(v, ofRun(row, "seen"))},
   {name: "data_seed", label: "data seed", digits: 0, choice: true}, {name: "seed", label: "seed", digits: 0, choice: true},
   {name: "protocol", label: "protocol", choice: true}, {name: "metric", label: "metric", choice: true},
   {name: "trainable_params", label: "trained", digits: 0}, {name: "train_seconds", label: "train s", digits: 1},

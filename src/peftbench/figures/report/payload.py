@@ -12,6 +12,7 @@ from peftbench.figures import plot
 from peftbench.figures.report.detail import detail
 from peftbench.records.diagnosis import seed_outliers
 from peftbench.records.leaderboard import Row
+from peftbench.records.seen import remarks
 from peftbench.records.store import Store
 from peftbench.tables.standings import Standing, Standings
 from peftbench.version import __version__
@@ -22,11 +23,12 @@ DETAILS = 200
 CELL_COLUMNS = (
     "method", "score", "low", "high", "ties", "best", "task", "subset", "shots", "model", "protocol", "metric", "runs",
     "draws", "seeds", "failed", "outliers", "trainable_params", "train_seconds", "train_peak_mib", "covers", "ids",
+    "seen",
 )  # fmt: skip
 RUN_COLUMNS = (
     "run_id", "status", "method", "score", "task", "subset", "shots", "model", "protocol", "metric", "data_seed",
     "seed", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "warnings", "device", "precision",
-    "created", "reason",
+    "created", "reason", "seen",
 )  # fmt: skip
 MOST_VIEWS = 40
 """Pictures of one plot: each takes a tenth of a second and some 30 kB."""
@@ -50,7 +52,7 @@ def payload(store: Store, rows: Sequence[Row], details: int = DETAILS) -> Data:
     failed = [row["run_id"] for row in rows if row["status"] != "done"]
     chosen = [*_spread(cells), *failed][:details]
     pages = {run_id: detail(store, record) for run_id in chosen if (record := store.load(run_id)) is not None}
-    notes = [*standings.notes, *missing]
+    notes = [*standings.notes, *missing, *remarks(rows)]
     if len(pages) < len(rows):
         notes.append(f"{len(pages):,} of {len(rows):,} runs have a page of their own here; --details N asks for more.")
     return {
@@ -83,6 +85,7 @@ def _cell_row(cell: Standing, position: dict[str, int]) -> list[Any]:
         "failed": cell.failed,
         "outliers": [position[runs[i]["run_id"]] for i in outliers],
         "covers": cell.covers,
+        "seen": runs[0].get("seen") if runs else None,
         "ids": [position[r["run_id"]] for r in runs],
         **{name: _mean(runs, name) for name in ("trainable_params", "train_seconds", "train_peak_mib")},
     }

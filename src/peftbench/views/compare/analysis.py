@@ -11,6 +11,7 @@ from peftbench import statistics
 from peftbench.errors import UsageError
 from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
+from peftbench.records.seen import remarks
 from peftbench.records.store import Store
 from peftbench.statistics import Cell, PermutationTest, Power, Summary
 from peftbench.views.compare.select import Match, Side, check_one_variant, pair_up
@@ -99,7 +100,7 @@ class Comparer:
             seeds=tuple(sorted({(r["data_seed"], r["seed"]) for r in rows}) for rows in match.rows),  # type: ignore
             runs=tuple(self._record(rows[-1]["run_id"]) for rows in match.rows),
             chosen_runs=bool({"run_id", "seed", "data_seed", "draw_sha"} & (match.a.named | match.b.named)),
-            notes=[*match.notes, *_unmatched(a, b, matched), *_other_conditions(match)],
+            notes=[*match.notes, *_unmatched(a, b, matched), *_other_conditions(match), *_seen(match)],
         )
 
     def _average(self, a: Side, b: Side, pairs: Sequence[tuple[Cell, Cell]]) -> Comparison:
@@ -154,6 +155,13 @@ def _unmatched(a: Cell, b: Cell, matched: statistics.Sample | None) -> list[str]
     if matched is None or (common := len(set(matched.draws))) == max(have):
         return []
     return [f"{common} draws are common to both ({have[0]} and {have[1]} in all); only they enter the difference"]
+
+
+def _seen(match: Match) -> list[str]:
+    """What the backbones have seen of the task; worst where only one side's has."""
+    found = remarks(r for rows in match.rows for r in rows)
+    one_sided = len({any(r.get("seen") for r in rows) for rows in match.rows}) > 1
+    return [f"{remark}{'; the other side has not' if one_sided else ''}" for remark in found]
 
 
 def _other_conditions(match: Match) -> list[str]:
