@@ -68,7 +68,7 @@ def build_learner(
 
     check_calibration(cfg.method)
     check_trained_by(cfg.method)
-    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
+    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, data.problem)
     tuner = build_tuner(cfg.method.tuner)
     if cfg.model.family not in tuner.families:
         fits = ", ".join(sorted(tuner.families))
@@ -98,7 +98,7 @@ def build_learner(
     posed = replace(cfg.method.formulation, name=name)
     learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
     trains = any(stage.trains for stage in stages_of(cfg.method.stages))
-    if not learner.param_groups() and trains and cfg.shots != 0:
+    if not learner.param_groups() and trains and cfg.labelled != 0:
         raise UsageError(
             f"method={cfg.method.name}: nothing to train, since the `{chosen.__name__}` has no head of its own. "
             "Use method/formulation=head, or a method that trains the backbone."

@@ -15,7 +15,16 @@ CHOICES = sorted(str(p.relative_to(MODELS).with_suffix("")) for p in MODELS.rglo
 ASKED_FOR = {
     *("minilm", "e5-small-q4", "smollm2-135m", "tiny-bert", "tiny-roberta", "tiny-t5", "tiny-llama"),
     *("arch/t5-base", "arch/t5-large", "arch/roberta-large", "arch/llama-1b"),
-    *("bert-base", "roberta-base", "roberta-large", "xlm-roberta-base", "xlm-roberta-large", "mbert", "scibert"),
+    *(
+        "bert-base",
+        "roberta-base",
+        "roberta-large",
+        "xlm-roberta-base",
+        "xlm-roberta-large",
+        "mbert",
+        "scibert",
+        "berturk",
+    ),
     *("afro-xlmr-base", "afro-xlmr-large", "mdeberta-v3-base", "afriberta-large"),
     *("t5-base", "t5-large", "t5-3b", "flan-t5-base", "gpt2", "llama-3.2-1b", "llama-2-7b", "hub", "local"),
 }

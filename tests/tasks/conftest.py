@@ -9,8 +9,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-from peftbench.config.schema import TaskConfig
-from peftbench.config.sections import build
+from peftbench.config.schema import ProtocolConfig, TaskConfig
+from peftbench.config.sections import build, build_task
 from peftbench.config.tasks import adapter_of
 
 
@@ -29,3 +29,26 @@ def task_config():
         return build(adapter_of(section["adapter"]).config, section, "task")
 
     return make
+
+
+@pytest.fixture
+def settled_task():
+    """`task_config`, as a run gets it: with what the adapter completes when the config is composed."""
+    return lambda choice, *overrides: build_task(compose_task(choice, *overrides))
+
+
+@pytest.fixture
+def protocol():
+    """`protocol("lm_bff")`: the checked section of that name."""
+
+    def make(name: str, **changes: Any) -> ProtocolConfig:
+        with initialize_config_module("peftbench.conf", version_base="1.3"):
+            section = OmegaConf.to_container(compose(overrides=[f"+protocol={name}"]), resolve=True)["protocol"]
+        return build(ProtocolConfig, {**section, **changes}, "protocol")
+
+    return make
+
+
+@pytest.fixture
+def default_protocol(protocol) -> ProtocolConfig:
+    return protocol("default")

@@ -63,7 +63,8 @@ class Choices(NamedTuple):
 
 def choices(cfg: Any) -> Choices:
     """Of a `RunConfig`, or of the plain dictionary of one."""
-    task, shots = _at(cfg, "task"), _at(cfg, "shots")
+    task = _at(cfg, "task")
+    shots = "full" if _at(task, "source_lang") else _at(cfg, "shots")
     return Choices(
         needs_model=_at(cfg, "method", "needs_model") is not False,
         model=str(_at(cfg, "model", "name")),

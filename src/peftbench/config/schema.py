@@ -212,6 +212,21 @@ class TaskConfig:
     cloze: dict[str, Any] = field(default_factory=dict)
     fields: list[str] = field(default_factory=lambda: ["text", "pair"])
     subsets: dict[str, Any] = field(default_factory=dict)
+    lowercase: str | None = one_of(None, "plain", "turkish", default=None)
+
+    @property
+    def place(self) -> str:
+        """The subset as records name it."""
+        return self.subset
+
+
+def transfer_name(source: str, target: str) -> str:
+    """What records call the subset of a task that is trained in one language and tested in another.
+
+    >>> transfer_name("swa", "hau")
+    'swa-to-hau'
+    """
+    return f"{source}-to-{target}"
 
 
 @packaged("protocol/default")
@@ -320,3 +335,8 @@ class RunConfig:
     evaluate: str = "test"
     tuning: dict[str, Any] = field(default_factory=dict)
     plugins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def labelled(self) -> int | str:
+        """How much there is to train on: `shots`, or `full` where all train rows of a source language are taken."""
+        return "full" if getattr(self.task, "source_lang", None) else self.shots

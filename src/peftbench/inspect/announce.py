@@ -33,7 +33,7 @@ def first_line(cfg: RunConfig) -> str:
 
     Like `lora on sst2 with minilm, 10 shots, seed 1 -> results; about 44 s (by the same model, method and task)`.
     """
-    place = cfg.task.name + ("" if cfg.task.subset in ("", cfg.task.name) else f"/{cfg.task.subset}")
+    place = cfg.task.name + ("" if cfg.task.place in ("", cfg.task.name) else f"/{cfg.task.place}")
     model = f" with {cfg.model.name}" if cfg.method.needs_model else ""
     shots = "all rows" if cfg.shots == "full" else f"{cfg.shots} shots"
     search = "" if cfg.search.name == "none" else f", search={cfg.search.name}"

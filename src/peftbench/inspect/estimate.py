@@ -77,10 +77,10 @@ class Estimator:
             "model": cfg.model.name if cfg.method.needs_model else NO_MODEL,
             "method": cfg.method.name,
             "task": cfg.task.name,
-            "subset": cfg.task.subset,
+            "subset": cfg.task.place,
             "shots": cfg.shots,
             "one_training": len(stages) == 1 and stages[0].one_training,
-            "trains": cfg.shots != 0 and any(stage.trains for stage in stages),
+            "trains": cfg.labelled != 0 and any(stage.trains for stage in stages),
             "planned_steps": trainer.steps,
             **{name: getattr(trainer, name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},
         }

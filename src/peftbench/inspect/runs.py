@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftbench.config.schema import transfer_name
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.inspect.arguments import CommandParser, existing_store
 from peftbench.records.leaderboard import current_rows
@@ -100,9 +101,13 @@ def of_overrides(overrides: Sequence[str]) -> Entry:
 
     >>> of_overrides(["method=lora", "task.lang=hau", "trainer.steps=3"])
     {'method': 'lora', 'subset': 'hau'}
+    >>> of_overrides(["task.source_lang=swa", "task.lang=hau"])
+    {'subset': 'swa-to-hau'}
     """
     pairs = (override.partition("=") for override in overrides)
     named = {{"task.lang": "subset", "task.subset": "subset"}.get(key, key): value for key, _, value in pairs}
+    if "subset" in named and "task.source_lang" in named:
+        named["subset"] = transfer_name(named["task.source_lang"], named["subset"])
     return {name: value for name, value in named.items() if name in FACTS}
 
 

@@ -137,7 +137,7 @@ def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Itera
         return
     what = f"{_percent(majority['share'])} of the predictions are `{majority['label']}`"
     what += f", as are {_percent(majority['target_share'])} of the test items: "
-    if record.shots == 0:
+    if record.shots == 0 and not (record.draw.get("rows") or {}).get("train"):
         knob = "method.formulation.words" if _is_cloze(record) else "task.label_words"
         yield f"{what}without training the label words decide; change {knob} or give shots"
         return
@@ -221,6 +221,8 @@ def _word_warnings(record: Record, tokens: dict[str, list[str]]) -> Iterator[str
 def _gap_warnings(record: Record, gap: float | None) -> Iterator[str]:
     """As if the metric were a share of right answers; for an F1 this is near enough to tell noise from overfitting."""
     rows = record.draw.get("rows") or {}
+    if (record.config.get("task") or {}).get("source_lang"):
+        return  # dev is of another language: a gap is what is asked for
     if gap is None or record.score is None or not rows.get("dev") or not rows.get("test") or gap < GAP_POINTS:
         return
     right = record.score * rows["test"] + (record.score + gap) * rows["dev"]

@@ -8,6 +8,7 @@ from typing import Any
 from peftbench.errors import UsageError
 from peftbench.records.manifest import Manifest
 from peftbench.tasks.base import Row
+from peftbench.tasks.lowercase import lower_row
 
 
 def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
@@ -25,7 +26,8 @@ def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
         raise UsageError("predict wants a list of texts, not one: give it [text].")
     if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a DataFrame, without importing pandas
         data = data.to_dict("records")
-    rows = [item if isinstance(item, Row) else _row(item, number) for number, item in enumerate(data)]
+    lowercase = manifest["task"].get("lowercase")
+    rows = [item if isinstance(item, Row) else lower_row(_row(item, n), lowercase) for n, item in enumerate(data)]
     for number, row in enumerate(rows):
         if not row.text.strip():
             raise UsageError(f"row {number}: the text is empty.")

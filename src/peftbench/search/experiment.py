@@ -51,7 +51,7 @@ def folder(cfg: RunConfig) -> Path:
 
 def name_of(cfg: RunConfig) -> str:
     """Method, task, shots and the first digits of the search."""
-    words = f"{cfg.method.name}-{cfg.task.name}-{cfg.task.subset}-{cfg.shots}shots-{cfg.tuning['study'][:8]}"
+    words = f"{cfg.method.name}-{cfg.task.name}-{cfg.task.place}-{cfg.shots}shots-{cfg.tuning['study'][:8]}"
     return re.sub(r"[^\w-]+", "_", words)
 
 

@@ -60,7 +60,7 @@ class RunFinder:
 
         def compose() -> list[Any]:
             config = _composer().compose(overrides)
-            names = (config.method.name, config.task.name, config.task.subset, config.shots)
+            names = (config.method.name, config.task.name, config.task.place, config.shots)
             return [[*map(str, names)], [[*pair] for pair in seeds_asked(config, spec.repeat)]]
 
         names, seeds = self._memory.once(["wanted", fingerprint(), overrides, dict(spec.repeat)], compose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench.config import registry
@@ -10,9 +11,11 @@ from peftbench.config.metric_files import is_own
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
+from peftbench.tasks.lowercase import lowered
 from peftbench.tasks.metrics import check_metrics
 from peftbench.tasks.problems import kinds
 from peftbench.tasks.sources import main_metric_of, metrics_of
+from peftbench.tasks.transfer import transferred
 
 
 def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
@@ -27,7 +30,10 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """
     load = registry.get("adapter", cfg.adapter)
     check_task_metrics(cfg)
-    return load(cfg, data_dir)
+    data = load(cfg, data_dir)
+    if source := getattr(cfg, "source_lang", None):
+        data = transferred(load(replace(cfg, lang=source, subset=source, source_lang=None), data_dir), data)
+    return lowered(data, cfg.lowercase) if cfg.lowercase else data
 
 
 def check_task_metrics(cfg: TaskConfig) -> None:

@@ -112,6 +112,9 @@ class TaskData:
         held_out: how `protocol.heldout=halve_dev` makes dev and test of this data set: `halve` the official dev, take
             dev from `train`, or an extra test set's name; empty: by the size of train.
         score_range: (low, high) of a regression target.
+        source_subset: the language that train and dev are of, where it is not the one of test; see
+            `peftbench.tasks.transfer`.
+        lowercase: how the texts were put into lower case (`peftbench.tasks.lowercase`), so that new ones are too.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
 
@@ -133,6 +136,8 @@ class TaskData:
     test_is_dev: bool = False
     held_out: str = ""
     score_range: tuple[float, float] | None = None
+    source_subset: str = ""
+    lowercase: str | None = None
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     domains: tuple[str, ...] = ()

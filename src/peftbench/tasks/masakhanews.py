@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from omegaconf import MISSING
-
-from peftbench.config.schema import TaskConfig, one_of
+from peftbench.config.schema import one_of
 from peftbench.config.tasks import adapter, text
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.languages import LanguageConfig, check_source
 from peftbench.tasks.readers import read_quoted_tsv, read_text
 from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve_subset, text_of
 
@@ -22,14 +21,13 @@ SPLITS = ("train", "dev", "test")
 
 
 @dataclass
-class MasakhanewsConfig(TaskConfig):
-    """MasakhaNEWS adds the language and the choice of text field."""
+class MasakhanewsConfig(LanguageConfig):
+    """MasakhaNEWS adds the choice of text field."""
 
-    lang: str = MISSING
     text: str = one_of("headline", "text", "headline_text", default="headline_text")
 
 
-@adapter(config=MasakhanewsConfig, subset={"language": text})
+@adapter(config=MasakhanewsConfig, subset={"language": text}, settle=check_source)
 def load(cfg: MasakhanewsConfig, data_dir: Path | None) -> TaskData:
     """One language. Label sets differ between languages and labels travel by name, never by position."""
     subset = resolve_subset(cfg, key="task.lang")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +29,11 @@ csv.field_size_limit(1 << 30)  # the default of 128 KiB is shorter than some art
 
 
 def read_text(path: Path) -> str:
-    """The file as text, without a leading byte-order mark and without blank lines at its end."""
+    """The file as text, without a leading byte-order mark and without blank lines at its end; `.gz` is unpacked."""
     try:
-        data = read_file(path)
+        data = gzip.decompress(read_file(path)) if path.suffix == ".gz" else read_file(path)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{path}: not a whole gzip file ({error}). Fetch it again.") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
     if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):

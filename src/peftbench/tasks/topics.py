@@ -46,26 +46,34 @@ class Layout:
         return [*self.text, *([self.pair] if self.pair else []), self.label]
 
 
-@adapter(
-    subset={
-        "layout": section(**dict.fromkeys(("all", "train", "dev", "test"), LAYOUT)),
-        "required": listed(text),
-        "notes": listed(text),
-    }
-)
+SUBSET_KEYS = {
+    "layout": section(**dict.fromkeys(("all", "train", "dev", "test"), LAYOUT)),
+    "required": listed(text),
+    "notes": listed(text),
+}
+"""Checks of what a subset says of its files."""
+
+
+@adapter(subset=SUBSET_KEYS)
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One data set. Without a train file, the dev rows are what a few-shot draw has to draw from."""
     subset = resolve_subset(cfg)
     required = subset.options.get("required", [split for split in subset.files if split != "dev"])
     found = find_files(cfg, subset, data_dir, required=required)
-    notes = list(subset.options.get("notes", ())) if found.source.kind == "local" else []
-    splits = {
-        split: _rows(split, found, subset, _layout(split, found, subset), notes) for split in ("train", "dev", "test")
-    }
+    splits, notes = read_splits(subset, found)
     if not splits["train"]:
         splits = {"train": splits["dev"], "dev": [], "test": splits["test"]}
         notes.append("train: no train file is there; its place is taken by the rows of the dev file")
     return assemble(cfg, subset, found, splits, notes)
+
+
+def read_splits(subset: Subset, found: Found) -> tuple[dict[str, list[Row]], list[str]]:
+    """The rows of each split, as the layout of the files says, and what is to be said of them."""
+    notes = list(subset.options.get("notes", ())) if found.source.kind == "local" else []
+    splits = {
+        split: _rows(split, found, subset, _layout(split, found, subset), notes) for split in ("train", "dev", "test")
+    }
+    return splits, notes
 
 
 def _rows(split: str, found: Found, subset: Subset, layout: Layout, notes: list[str]) -> list[Row]:
@@ -89,17 +97,19 @@ def _rows(split: str, found: Found, subset: Subset, layout: Layout, notes: list[
 
 def _read(path: Path, layout: Layout) -> Any:
     """The records of a file, by the format that its name tells."""
-    if layout.quoting == "none" and path.suffix in (".tsv", ".csv"):
-        return read_unquoted(path, "\t" if path.suffix == ".tsv" else ",", layout.columns, layout.used())
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if layout.quoting == "none" and suffix in (".tsv", ".csv"):
+        return read_unquoted(path, "\t" if suffix == ".tsv" else ",", layout.columns, layout.used())
     readers: Mapping[str, Reader] = {
         ".tsv": partial(read_quoted_tsv, names=layout.columns, require=layout.used()),
         ".csv": partial(read_csv, names=layout.columns, require=layout.used()),
         ".jsonl": partial(read_jsonl, require=layout.used()),
+        ".json": partial(read_jsonl, require=layout.used()),
         ".txt": partial(read_jsonl, require=layout.used()),
     }
-    if path.suffix not in readers:
+    if suffix not in readers:
         raise UsageError(f"{path}: no reader for this kind of file. Known: {', '.join(readers)}.")
-    return readers[path.suffix](path)
+    return readers[suffix](path)
 
 
 def _layout(split: str, found: Found, subset: Subset) -> Layout:

@@ -84,7 +84,7 @@ def check_run(context: Context) -> None:
     method = f"method={cfg.method.name}"
     if data.problem != "classification":
         raise UsageError(f"{method}: self-training needs classes, and task {data.name} is a {data.problem} task.")
-    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.shots, data.problem)
+    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, data.problem)
     if not gives_class_scores(chosen):
         raise UsageError(
             f"{method}: a student learns the scores of all classes, and `{chosen.__name__}` has none. Use "

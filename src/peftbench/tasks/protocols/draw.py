@@ -110,6 +110,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         UsageError: impossible `shots`, a class with too few rows, or a task without a labelled test split.
     """
     check_shots(shots, cfg)
+    check_data(data, cfg, shots)
     data_seed = data_seed_of(cfg, data_seed, seed)
     notes: list[str] = []
     splits = hold_out(data, cfg, notes)
@@ -119,7 +120,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     in_test = {keys[row.id] for row in splits.all_tests()} if cfg.drop_overlap else set()
     train: Rows = ()
     dev: Rows = ()
-    if shots == "full":
+    if shots == "full" or data.source_subset:
         train, dev = _draw_full(splits, cfg, keys, in_test, notes)
     elif shots:
         train, dev = _FewShot(data, cfg, int(shots), data_seed, splits, keys, in_test, notes).rows()
@@ -128,12 +129,12 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     passed = [row for row in splits.train if row.id not in drawn and keys[row.id] in barred]
     overlap["dropped"] = len(passed) + sum(keys[row.id] in in_test for row in splits.dev)
     spare = without((row for row in splits.train if row.id not in drawn), keys, barred)
-    if shots != 0 and not dev and cfg.select == "best":
+    if train and not dev and cfg.select == "best":
         notes.append("no dev rows: the last model is taken")
     return Draw(
         protocol=cfg.name,
         version=cfg.version,
-        unit="all" if shots == "full" else cfg.unit,
+        unit=unit_of(data, cfg, shots),
         shots=shots,
         data_seed=data_seed,
         select=cfg.select if dev else "last",
@@ -146,6 +147,13 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         notes=tuple(notes),
         problem=data.problem,
     )
+
+
+def unit_of(data: TaskData, cfg: ProtocolConfig, shots: int | str) -> str:
+    """What k counts: rows "per_class" or in "total"; "all" where all train rows are taken."""
+    if shots == "full" or data.source_subset:
+        return "all"
+    return "total" if data.kind.strata == "rows" else cfg.unit
 
 
 def data_seed_of(cfg: ProtocolConfig, data_seed: int | None, seed: int) -> int:
@@ -163,6 +171,30 @@ def check_shots(shots: int | str, cfg: ProtocolConfig) -> None:
     if cfg.unit == "all" and whole and shots != 0:
         raise UsageError(
             f"shots={shots}: protocol={cfg.name} takes all train rows. Use shots=full, or protocol=default to draw."
+        )
+
+
+def check_data(data: TaskData, cfg: ProtocolConfig, shots: int | str) -> None:
+    """Refuse what the protocol or `shots` does not mean for these data."""
+    if data.source_subset and shots != 0:
+        raise UsageError(
+            f"shots={shots}: with task.source_lang, shots counts labelled rows of the language that is tested, and all "
+            "train rows are the source's. Use shots=0, or leave task.source_lang out."
+        )
+    if data.source_subset and cfg.heldout == "halve_dev":
+        raise UsageError(
+            f"protocol={cfg.name}: makes the test set out of dev, which is of another language with task.source_lang. "
+            "Use protocol=default."
+        )
+    if shots != 0 and not data.train:
+        raise UsageError(
+            f"shots={shots}: task `{data.name}`, subset `{data.subset}`, has no train rows. Use shots=0, or train on "
+            "another language with task.source_lang=LANGUAGE shots=0, where the task has languages."
+        )
+    if shots not in (0, "full") and data.kind.strata == "rows" and cfg.sampler not in ("seeded", "dept"):
+        raise UsageError(
+            f"protocol={cfg.name}: draws rows by class, and the rows of a {data.problem} task have no classes. "
+            "Use protocol=default, where k counts rows, or shots=full."
         )
 
 
