@@ -72,8 +72,9 @@ class LibraryPredictor(Predictor):
 
 def setfit_library(context: Context, incoming: Predictor | None) -> Predictor:
     """Train with the library and hand on what it made."""
-    from setfit import SetFitModel, Trainer
-    from sklearn.linear_model import LogisticRegression
+    with context.clock("import"):
+        from setfit import SetFitModel, Trainer
+        from sklearn.linear_model import LogisticRegression
 
     learner = fresh(context).learner
     report, started = StageReport(NAME), context.clock.wall["train"]
