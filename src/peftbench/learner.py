@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
@@ -52,6 +53,8 @@ class Learner(nn.Module):
         formulation.pass_answer_starts = tuner.needs_answer_starts
         formulation.takes_cache = tuner.takes_cache
         formulation.domain_tokens = tuner.domain_tokens
+        if tuner.domain_tokens and not formulation.writes_domains:
+            raise UsageError("method.tuner has experts by domain, which method/formulation=embed alone tells apart.")
         formulation.shots = context.shots
 
     def with_formulation(self, formulation: Formulation) -> Learner:

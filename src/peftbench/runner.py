@@ -122,7 +122,8 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
     for name, rows in tests_of(context.draw).items():
         with context.clock("eval"), context.meter.phase("eval"):
             predictions = predictor.predict(rows)
-        scores = score(context.data, rows, [p.label for p in predictions])
+        own = context.data.extra_metrics.get(name.removeprefix("_"))
+        scores = score(context.data, rows, [p.label for p in predictions], own)
         record.scores.update({f"{metric}{name}": value for metric, value in scores.items()})
         answered += predictions
     record.score = record.scores[context.data.main_metric]

@@ -62,6 +62,9 @@ class Formulation(nn.Module, ABC):
     can_answer_untrained: ClassVar[bool] = False
     """Of a plug-in that is not declared by `peftbench.formulations.declared.Declared`, which explains both."""
 
+    writes_domains: ClassVar[bool] = False
+    """Whether its texts begin with the tokens of `domain_tokens`, where there are any."""
+
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__()
         self.tokenizer = backbone.tokenizer

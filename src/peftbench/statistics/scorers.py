@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.problems import kind
-from peftbench.tasks.problems.base import SumMetric, ratio
+from peftbench.tasks.problems.base import Answers, BatchMetric, GroupMetric, SumMetric, ratio
 
 Floats = NDArray[np.floating]
 _CHUNK = 8_000_000
@@ -151,8 +151,15 @@ def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
     known = kind(items.problem).metrics
     if metric not in known:
         raise UsageError(f"metric `{metric}`: not one of a {items.problem} task. {did_you_mean(metric, known)}")
-    if isinstance(known[metric], SumMetric):
-        return _of_sums(known[metric], items, predictions)
+    declared = known[metric]
+    if isinstance(declared, SumMetric):
+        return _of_sums(declared, items, predictions)
+    if isinstance(declared, BatchMetric):
+        return _of_columns(metric, declared, items, predictions)
+    if isinstance(declared, GroupMetric):
+        answers = Answers(items.targets, predictions, groups=items.groups or ())
+        values = declared.of_groups(answers).astype(np.float32)
+        return LinearScorer(np.stack([values, np.ones_like(values)], axis=1), ratio)
     return _MAKERS[items.problem][metric](items, predictions)
 
 
@@ -273,9 +280,13 @@ def _correlation(moments: Floats) -> Floats:
 
 
 def _spearman(items: Items, predictions: Sequence[Any]) -> Scorer:
+    return _of_columns("spearman", BatchMetric(_rank_correlation), items, predictions)
+
+
+def _of_columns(name: str, metric: BatchMetric, items: Items, predictions: Sequence[Any]) -> Scorer:
     if items.groups is not None and any(g is not None for g in items.groups):
-        raise UsageError("metric `spearman`: resampling by groups of items is not supported.")
-    return BatchScorer(*_scores(items, predictions), _rank_correlation)
+        raise UsageError(f"metric `{name}`: resampling by groups of items is not supported.")
+    return BatchScorer(*_scores(items, predictions), metric.value)
 
 
 def _rank_correlation(truth: Floats, guess: Floats) -> Floats:

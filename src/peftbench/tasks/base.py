@@ -97,6 +97,7 @@ class TaskData:
         train, dev, test: labelled official splits; a split without labels or not in the source is empty.
         unlabeled: extra rows without a target.
         extra_tests: further labelled test sets by name (MNLI: `{"mismatched": ...}`), scored beside `test`.
+        extra_metrics: name of an extra test set -> its own metrics, where they are not the task's.
         labels: label names (of tags: entity types) in a fixed order; empty for regression. An id is a position in this
             tuple and never travels outside the process.
         label_words: label name -> the words a text-to-text or scoring model reads or writes for it.
@@ -133,6 +134,7 @@ class TaskData:
     languages: tuple[str, ...] = ()
     unlabeled: Sequence[Row] = ()
     extra_tests: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    extra_metrics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     test_is_dev: bool = False
     held_out: str = ""
     score_range: tuple[float, float] | None = None

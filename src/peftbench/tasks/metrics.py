@@ -38,13 +38,16 @@ def check_metrics(metrics: Sequence[str], main_metric: str, problem: str, where:
         )
 
 
-def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None]) -> dict[str, float]:
+def score(
+    data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None], metrics: Sequence[str] | None = None
+) -> dict[str, float]:
     """Every metric of a task, x100, not rounded.
 
     Args:
         data: says which metrics, labels and score range there are.
         rows: labelled rows.
         predicted: for each row what the task's targets are, or None if invalid.
+        metrics: None for the task's.
 
     Raises:
         UsageError: the task asks for a metric that there is not.
@@ -57,7 +60,7 @@ def score(data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None
     own = {column(name): name for name in data.metrics if is_own(name)}
     targets = [row.target for row in rows]
     values |= {key: partial(value, name, targets, predicted, data.labels) for key, name in own.items()}
-    names = dict.fromkeys((*map(column, data.metrics), *data.kind.always))
+    names = dict.fromkeys((*map(column, data.metrics), *data.kind.always) if metrics is None else metrics)
     for name in names:
         if name not in values:
             raise UsageError(

@@ -30,7 +30,7 @@ FORMULATION = Declared(
     frozenset({"encoder", "causal"}),
     options=EmbedConfig,
     uses=("task.label_words",),
-    problems=frozenset({"classification", "regression"}),
+    problems=frozenset({"classification", "regression", "similarity"}),
     can_answer_untrained=True,
     trained_by=("contrastive",),
 )

@@ -41,12 +41,13 @@ class EmbedFormulation(Formulation):
     """
 
     purpose = "features"
+    writes_domains = True
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: EmbedConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.read = Reader(backbone, cfg.pooling or backbone.pooling)
         self.prefix, self.normalize = backbone.prefix, cfg.normalize
-        self.compares = task.problem == "regression"
+        self.compares = task.problem != "classification"
         self.label_texts = [
             cfg.label_text.replace("{label}", task.label_words.get(label, label)) for label in task.labels
         ]

@@ -94,7 +94,7 @@ def training_pairs(context: Context) -> tuple[list[Row], list[Pair]]:
     """
     cfg, rows = context.cfg.method.options(NAME), context.draw.train
     random = np.random.RandomState(context.cfg.seed % 2**32)
-    texts, pairs = _scored(context, rows) if context.data.problem == "regression" else _labelled(cfg, rows, random)
+    texts, pairs = _labelled(cfg, rows, random) if context.data.problem == "classification" else _scored(context, rows)
     if not pairs:
         raise UsageError(f"method.contrastive.loss={cfg.loss}: the drawn rows have no pair that is alike. More shots.")
     if cfg.max_pairs is not None and len(pairs) > cfg.max_pairs:

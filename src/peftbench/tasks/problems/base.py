@@ -56,6 +56,47 @@ class SumMetric:
         return float(self.value(np.sum(np.array(rows, dtype=np.float64), axis=0)))
 
 
+@dataclass(frozen=True)
+class BatchMetric:
+    """A metric of whole columns of numbers, computed anew for each resample.
+
+    Attributes:
+        value: (targets, predictions), both [samples, rows] -> [samples], a fraction.
+    """
+
+    value: Callable[[Sums, Sums], Sums]
+
+    def __call__(self, answers: Answers) -> float:
+        import numpy as np
+
+        return float(self.value(np.array([answers.references], float), np.array([answers.predictions], float))[0])
+
+
+@dataclass(frozen=True)
+class GroupMetric:
+    """The mean of a number that each group of rows has (a query with what is ranked for it); a row without a group is
+    one by itself. Groups are resampled.
+
+    Attributes:
+        value: (targets, predictions), both [rows of the group] -> a fraction.
+    """
+
+    value: Callable[[Sums, Sums], float]
+
+    def of_groups(self, answers: Answers) -> Sums:
+        """[groups], in the order of their first rows."""
+        import numpy as np
+
+        places: dict[Hashable, list[int]] = {}
+        for i, group in enumerate(answers.groups or [None] * len(answers.references)):
+            places.setdefault(("row", i) if group is None else ("group", group), []).append(i)
+        truth, guess = np.array(answers.references, float), np.array(answers.predictions, float)
+        return np.array([self.value(truth[rows], guess[rows]) for rows in places.values()])
+
+    def __call__(self, answers: Answers) -> float:
+        return float(self.of_groups(answers).mean())
+
+
 def ratio(sums: Sums) -> Sums:
     """The first sum as a share of the second; 0 where there is nothing to share."""
     import numpy as np
