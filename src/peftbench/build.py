@@ -73,6 +73,7 @@ def build_learner(
     if cfg.model.family not in tuner.families:
         fits = ", ".join(sorted(tuner.families))
         raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone. It fits: {fits}.")
+    check_format(cfg)
     with clock("model"):
         backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
     check_length(backbone, cfg.trainer.max_length)
@@ -108,6 +109,19 @@ def build_learner(
         "formulation": name,
     }
     return learner, facts
+
+
+def check_format(cfg: RunConfig) -> None:
+    """Raises UsageError if the method cannot train on weights of the format `model.load`."""
+    from peftbench.models import formats
+    from peftbench.training.distributed import choose_device
+    from peftbench.training.precision import resolve
+
+    if cfg.model.load == "fp32":
+        return
+    precision = resolve(cfg.trainer.precision, choose_device(cfg.trainer.device, 0))
+    trains = getattr(registry.get("tuner", cfg.method.tuner.name), "trains_weights", False)
+    formats.check(cfg.model, trains, cfg.method.name, precision)
 
 
 def check_calibration(method: MethodConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.models.base import Backbone
+from peftbench.models.formats import count
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Learner(nn.Module):
         return {
             "module": sum(p.numel() for ps in groups.values() for p in ps) - head,
             "head": head,
-            "total": sum(p.numel() for p in self.parameters()),
+            "total": sum(count(p) for p in self.parameters()),
         }
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -47,6 +47,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
                     "num_attention_heads": 2, "ffn_dim": 48, "do_layer_norm_before": False}),  # as OPT-350m
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 80}),
     "llama": ("llama", {**BLOCKS, **POSITIONS, "num_key_value_heads": 1}),
+    "llama-64": ("llama", {**BLOCKS, **POSITIONS, "hidden_size": 64, "intermediate_size": 128}),  # blocks of nf4
     "qwen2": ("qwen2", {**BLOCKS, **POSITIONS, "num_key_value_heads": 1}),
     "bart": ("bart", {**POSITIONS, **PAIRED}),
     "mbart": ("mbart", {**POSITIONS, **PAIRED}),

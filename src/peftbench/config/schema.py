@@ -101,6 +101,8 @@ class ModelConfig:
     pooling: str = one_of("mean", "cls", "last", default="mean")
     prefix: str = ""
     arch: dict[str, Any] = field(default_factory=dict)
+    load: str = one_of("fp32", "bf16", "int8", "nf4", default="fp32")
+    """Number format of the frozen weights."""
     seen: dict[str, str] = field(default_factory=dict)
     """Task, subset or task/subset -> how the backbone was trained on its texts or labels, and where that is said."""
     licence: str = MISSING

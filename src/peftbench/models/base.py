@@ -6,6 +6,8 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from peftbench.models.formats import count
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +75,7 @@ class Backbone:
 
     def total_parameters(self) -> int:
         """Number of parameters, shared tensors counted once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return sum(count(p) for p in self.model.parameters())
 
 
 def accepts(module: nn.Module, keyword: str) -> bool:

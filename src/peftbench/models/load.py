@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -31,7 +30,7 @@ from transformers.utils import logging as hf_logging
 
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
-from peftbench.models import anatomy, checks, content, mlm_head, random_init, sources
+from peftbench.models import anatomy, checks, content, formats, mlm_head, random_init, sources
 from peftbench.models.base import Backbone, Family, Purpose
 
 AUTO_CLASSES = {
@@ -110,6 +109,7 @@ def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded
     check_head(cfg, config, auto_class)
     set_dropout(config, dropout)
     model = random_init.build_model(auto_class, config, **no_pooler(auto_class, config))
+    model.to(formats.arguments(cfg.load)["dtype"])
     return _Loaded(model, tokenizer, content.random_revision(cfg.arch), f"random weights, {kind} architecture")
 
 
@@ -126,10 +126,10 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
         model, report = auto_class.from_pretrained(
             folder,
             config=config,
-            dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            **formats.arguments(cfg.load),
             **no_pooler(auto_class, config),
         )
     anatomy.describe(model, folder)

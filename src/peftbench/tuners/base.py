@@ -55,6 +55,7 @@ class TunerDeclaration:
         results_version: raised when the same keys would give other numbers; renames the runs that have the tuner.
         uses: dotted keys and sections of the config, besides its own, the budget and `init_from`, that decide what it
             does.
+        trains_weights: whether it trains weights of the backbone itself, which have to be fp32 then (`model.load`).
         settle: completes the options when the config is composed, as by the hash of a file that they name; raises
             UsageError.
     """
@@ -63,6 +64,7 @@ class TunerDeclaration:
     options: type[TunerConfig] = TunerConfig
     results_version: int = 1
     uses: tuple[str, ...] = ()
+    trains_weights: bool = False
     settle: Callable[[Any], None] | None = None
 
     def __call__(self, cfg: Any) -> Tuner:

@@ -14,4 +14,4 @@ class FullOptions(TunerConfig):
     """All weights of the backbone are trained."""
 
 
-TUNER = TunerDeclaration("peftbench.tuners.plain:FullTuner", options=FullOptions)
+TUNER = TunerDeclaration("peftbench.tuners.plain:FullTuner", options=FullOptions, trains_weights=True)

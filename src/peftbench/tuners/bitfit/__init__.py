@@ -19,4 +19,4 @@ class BitfitOptions(TunerConfig):
     add_missing: bool = MISSING
 
 
-TUNER = TunerDeclaration("peftbench.tuners.bitfit.tuner:BitfitTuner", options=BitfitOptions)
+TUNER = TunerDeclaration("peftbench.tuners.bitfit.tuner:BitfitTuner", options=BitfitOptions, trains_weights=True)

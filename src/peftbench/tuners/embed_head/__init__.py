@@ -14,4 +14,6 @@ class EmbedHeadOptions(TunerConfig):
     """Word embeddings and the language-model head are trained."""
 
 
-TUNER = TunerDeclaration("peftbench.tuners.embed_head.tuner:EmbedHeadTuner", options=EmbedHeadOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.embed_head.tuner:EmbedHeadTuner", options=EmbedHeadOptions, trains_weights=True
+)

@@ -20,4 +20,4 @@ class HftOptions(TunerConfig):
     mask_seed: int | None = number(ge=0)
 
 
-TUNER = TunerDeclaration("peftbench.tuners.hft.tuner:HftTuner", options=HftOptions)
+TUNER = TunerDeclaration("peftbench.tuners.hft.tuner:HftTuner", options=HftOptions, trains_weights=True)

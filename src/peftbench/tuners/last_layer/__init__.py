@@ -16,4 +16,6 @@ class LastLayerOptions(TunerConfig):
     layers: int = number(ge=1)
 
 
-TUNER = TunerDeclaration("peftbench.tuners.last_layer.tuner:LastLayerTuner", options=LastLayerOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.last_layer.tuner:LastLayerTuner", options=LastLayerOptions, trains_weights=True
+)

@@ -18,4 +18,4 @@ class MoeOptions(TunerConfig):
     alpha: float = number(gt=0)
 
 
-TUNER = TunerDeclaration("peftbench.tuners.moe.tuner:MoeTuner", options=MoeOptions)
+TUNER = TunerDeclaration("peftbench.tuners.moe.tuner:MoeTuner", options=MoeOptions, trains_weights=True)
