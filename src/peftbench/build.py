@@ -76,13 +76,15 @@ def build_learner(
     check_format(cfg)
     with clock("model"):
         backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
-    check_length(backbone, cfg.trainer.max_length)
+    own = getattr(cfg.method.formulation, "max_length", None)
+    longest = own or cfg.trainer.max_length
+    check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
         torch.manual_seed(cfg.seed)
-        formulation = chosen(backbone, data, cfg.trainer.max_length, cfg.method.formulation)
+        formulation = chosen(backbone, data, longest, cfg.method.formulation)
         words = tuple(data.label_words.get(label, label) for label in data.labels)
         context = TunerContext(
-            cfg.trainer.max_length,
+            longest,
             words,
             cfg.seed,
             pool=data.train,

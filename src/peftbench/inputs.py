@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 from peftbench.config import compose
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
-from peftbench.formulations.cloze import ClozeConfig
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
 from peftbench.records.ids import run_id, versions
@@ -157,9 +156,8 @@ def contents(cfg: RunConfig) -> dict[str, str]:
     found = {"model": content_id(cfg.model)}
     if cfg.method.init_from is not None:
         found["init_from"] = adapter_content(Store(cfg.out_dir), cfg.method.init_from)
-    posed = cfg.method.formulation
-    if isinstance(posed, ClozeConfig) and posed.demonstrations and posed.demonstrations_nearest < 1:
-        found["demonstrations"] = content_id(compose([f"model={posed.demonstrations_encoder}"]).model)
+    if (encoder := cfg.method.formulation.second_model()) is not None:
+        found["demonstrations"] = content_id(compose([f"model={encoder}"]).model)
     return found
 
 

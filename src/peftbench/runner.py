@@ -138,7 +138,7 @@ def tests_of(drawn: Draw) -> dict[str, Sequence[Row]]:
 def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) -> None:
     """Files first, the record last: once it is there, the run is done and all of it is on disk."""
     from peftbench.records.diagnosis import diagnose
-    from peftbench.records.predictions import write_predictions
+    from peftbench.records.predictions import write_predictions, write_prompts
 
     record, context = session.record, session.context
     context.attempt.check()
@@ -151,6 +151,9 @@ def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) 
     with context.clock("save"), session.results() as folder:
         rows = {row.id: row for tests in tests_of(context.draw).values() for row in tests}
         record.predictions = write_predictions(folder, [rows[p.id] for p in answers], answers)
+        asked = predictor.prompts()
+        if kept := write_prompts(folder, {p.id: asked[p.id] for p in answers if p.id in asked}):
+            record.predictions["prompts"] = kept
         record.diagnosis = diagnose(record, [(rows[p.id].target, p.label) for p in answers], predictor.tokenisation())
         record.parameters["adapter_bytes"] = save_adapter(context, predictor, record, folder)
     session.file()

@@ -138,6 +138,10 @@ class FormulationConfig:
     pooling: str | None = one_of(None, "mean", "cls", "last", "decoder_end", default=None)
     answers: str = one_of("words", "digits", default="words")
 
+    def second_model(self) -> str | None:
+        """The model, besides the backbone, whose weights decide what the formulation does."""
+        return None
+
 
 C = TypeVar("C", bound=FormulationConfig)
 
@@ -170,6 +174,10 @@ class MethodConfig:
     needs_model: bool = True
     type: str | None = None
     """Short for `method.tuner.type`, in the methods that have one (`method=peft method.type=VERA`)."""
+    select: str | None = None
+    """Short for `method.formulation.select`, likewise (`method=icl method.select=bm25`)."""
+    k: Any = None
+    """Short for `method.formulation.k`."""
     tuner: Any = None
     formulation: FormulationConfig = field(default_factory=FormulationConfig)
     stages: list[str] = field(

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from peftbench.models.base import Backbone, Purpose
     from peftbench.tasks.base import Row, TaskData
 
+PROMPT_TEXT = "prompt_text"
+"""In an item's `data`: the prompt as a text, if it is to be kept beside the answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:

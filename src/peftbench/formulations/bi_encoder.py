@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from peftbench.cache import Cache
 from peftbench.formulations.pooling import Reader
 from peftbench.models.base import Backbone
+from peftbench.models.content import content_id
 
 BATCH = 64
 
@@ -44,6 +46,26 @@ class BiEncoder:
             vectors = F.normalize(self.read(self.backbone.model, inputs), dim=-1)
             out[places] = vectors.cpu().numpy()
         return out
+
+
+def sentence_vectors(name: str) -> Callable[[Sequence[str]], np.ndarray]:
+    """Texts -> (texts, d) vectors of length 1 of `model=NAME`, on the CPU. They are kept for later commands, and the
+    model is loaded when one is missing.
+
+    Raises:
+        UsageError: there is no such model, or it cannot be had.
+    """
+    from peftbench.config import compose
+
+    content = content_id(compose([f"model={name}"]).model)
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        def missing(places: list[int]) -> np.ndarray:
+            return bi_encoder(name, torch.device("cpu"))([texts[i] for i in places])
+
+        return np.stack(Cache("sentences").fill([[content, text] for text in texts], missing))
+
+    return vectors
 
 
 @lru_cache(maxsize=1)

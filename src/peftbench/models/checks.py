@@ -71,8 +71,11 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def check_length(backbone: Backbone, max_length: int, virtual: int = 0, knob: str = "") -> None:
-    """Whether inputs of `max_length` tokens have positions, with the `virtual` ones that `knob` puts before them.
+def check_length(
+    backbone: Backbone, max_length: int, virtual: int = 0, knob: str = "", key: str = "trainer.max_length"
+) -> None:
+    """Whether inputs of `max_length` tokens, as `key` says, have positions, with the `virtual` ones that `knob` puts
+    before them.
 
     Raises:
         UsageError: they have not.
@@ -82,8 +85,7 @@ def check_length(backbone: Backbone, max_length: int, virtual: int = 0, knob: st
         return
     if not virtual:
         raise UsageError(
-            f"trainer.max_length={max_length}, but model={backbone.name} has {limit} positions. "
-            f"Use trainer.max_length={limit} or less."
+            f"{key}={max_length}, but model={backbone.name} has {limit} positions. Use {key}={limit} or less."
         )
     room = limit - virtual
     way = f"Use trainer.max_length={room} or less, or fewer virtual tokens." if room >= 4 else "Use fewer of them."

@@ -40,6 +40,8 @@ EXCLUDED = (
     "model.languages",
     "model.seen",
     "method.type",  # said again by method.tuner.type
+    "method.select",  # said again by method.formulation
+    "method.k",
     "method.description",
     "method.paper",
     "task.path",  # a data set of the user's own is named by the hash of its rows, wherever its files lie

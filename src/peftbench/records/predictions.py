@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from peftbench.records.record import plain
 if TYPE_CHECKING:
     from peftbench.formulations.predictions import Prediction
     from peftbench.tasks.base import Row
+
+PROMPTS = "prompts.jsonl.xz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,35 @@ def write_predictions(
         "count": len(items),
         "invalid": sum(item.prediction is None for item in items),
     }
+
+
+def write_prompts(folder: Path, prompts: Mapping[str, str]) -> dict[str, Any]:
+    """Write `folder/prompts.jsonl.xz`, a line with id, SHA-256 and text for each row's prompt; `file`, `sha256` and
+    `count` for the record, `{}` without prompts.
+
+    Args:
+        prompts: row id -> what a model was asked.
+    """
+    if not prompts:
+        return {}
+    hashed = {row: hashlib.sha256(text.encode()).hexdigest() for row, text in prompts.items()}
+    lines = ({"id": row, "sha256": hashed[row], "text": text} for row, text in prompts.items())
+    content = lzma.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines), preset=1)
+    write_atomic(folder / PROMPTS, content)
+    return {"file": PROMPTS, "sha256": hashlib.sha256(content).hexdigest(), "count": len(prompts)}
+
+
+def read_prompts(path: Path, sha256: str | None = None) -> dict[str, str]:
+    """Row id -> prompt.
+
+    Raises:
+        UsageError: the file is missing, damaged, or not the one with this hash.
+    """
+    try:
+        lines = lzma.decompress(_checked_bytes(path, sha256)).splitlines()
+        return {line["id"]: line["text"] for line in map(json.loads, lines)}
+    except (lzma.LZMAError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path}: not a file of prompts ({error}).") from error
 
 
 def read_predictions(path: Path, sha256: str | None = None) -> list[Item]:

@@ -48,6 +48,14 @@ class DataFacts(TypedDict, total=False):
     score_range: list[float] | None
 
 
+class FileFacts(TypedDict, total=False):
+    """A file of a run's."""
+
+    file: str
+    sha256: str
+    count: int
+
+
 class PredictionFacts(TypedDict, total=False):
     """`Record.predictions`."""
 
@@ -55,6 +63,7 @@ class PredictionFacts(TypedDict, total=False):
     sha256: str
     count: int
     invalid: int
+    prompts: FileFacts
 
 
 class StageFacts(TypedDict, total=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +99,10 @@ class Predictor(ABC):
     def tokenisation(self) -> dict[str, Any]:
         """What became of the texts, for the diagnosis: `max_length`, `cut` and `emptied` (split -> rows with a
         text cut, or cut to nothing; rows in all) and `label_tokens`; empty without a tokenizer."""
+        return {}
+
+    def prompts(self) -> Mapping[str, str]:
+        """Row id -> the prompt that it was answered from, where prompts are to be kept."""
         return {}
 
     @abstractmethod

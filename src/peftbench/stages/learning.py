@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.formulations.base import Encoded, Prediction
+from peftbench.formulations.base import PROMPT_TEXT, Encoded, Prediction
 from peftbench.formulations.fitting import Cut
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
@@ -73,6 +73,10 @@ class LearnerPredictor(Predictor):
                 emptied[split] = [sum(item.cut is Cut.EMPTIED for item in items), len(items)]
         counts = {"cut": cut, "emptied": emptied}
         return {"max_length": formulation.max_length, **counts, "label_tokens": formulation.label_tokens()}
+
+    def prompts(self) -> dict[str, str]:
+        every = (item for items in self._encoded.values() for item in items)
+        return {item.id: item.data[PROMPT_TEXT] for item in every if PROMPT_TEXT in item.data}
 
     def save(self, folder: Path) -> None:
         with disk_errors("write what was trained to", folder):

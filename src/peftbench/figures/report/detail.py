@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from peftbench.errors import UsageError
 from peftbench.records.naming import flat
-from peftbench.records.predictions import Item, read_predictions
+from peftbench.records.predictions import Item, read_predictions, read_prompts
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.tasks.problems import Problem, kinds
@@ -42,7 +42,7 @@ def detail(store: Store, record: Record) -> Data:
         "command": f"peftbench reproduce {record.run_id}",
         "confusion": (counted := confusion(items, record.data.get("labels") or ())),
         "classes": by_class(counted) if counted else by_label(items, kind),
-        **errors(items, kind.show),
+        **errors(items, kind.show, _prompts(store, record)),
     }
 
 
@@ -96,15 +96,17 @@ def _class_row(label: str, right: int, answered: int, true: int) -> list[Any]:
     return [label, true, *(_short(100 * a / b) if b else None for a, b in ratios)]
 
 
-def errors(items: Sequence[Item], show: Callable[[Any], str] = str) -> Data:
-    """`errors`: the wrong answers, the surest first, [id, target, prediction, margin, text written]; `wrong`: how many.
+def errors(items: Sequence[Item], show: Callable[[Any], str] = str, prompts: Mapping[str, str] | None = None) -> Data:
+    """`errors`: the wrong answers, the surest first, [id, target, prediction, margin, text written, prompt]; `wrong`:
+    how many.
 
     The margin is the score of the answer less that of the target; None if the model gives no scores.
     """
     wrong = [i for i in items if i.prediction != i.target]
     wrong.sort(key=lambda i: -(_margin(i) or 0.0))
+    asked = prompts or {}
     rows = [
-        [i.id, _text(i.target, show), _text(i.prediction, show), _short(_margin(i)), i.answer]
+        [i.id, _text(i.target, show), _text(i.prediction, show), _short(_margin(i)), i.answer, asked.get(i.id)]
         for i in wrong[:MOST_ERRORS]
     ]
     return {"errors": rows, "wrong": len(wrong), "items": len(items)}
@@ -119,6 +121,15 @@ def _items(store: Store, record: Record) -> tuple[list[Item], list[str]]:
         return read_predictions(store.folder(record.run_id) / name, record.predictions.get("sha256")), []
     except UsageError as error:
         return [], [f"no predictions: {error}"]
+
+
+def _prompts(store: Store, record: Record) -> dict[str, str]:
+    """What was asked; empty if it was not kept, or cannot be read."""
+    kept = record.predictions.get("prompts") or {}
+    try:
+        return read_prompts(store.folder(record.run_id) / kept["file"], kept.get("sha256")) if kept.get("file") else {}
+    except UsageError:
+        return {}
 
 
 def _margin(item: Item) -> float | None:

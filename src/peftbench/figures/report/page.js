@@ -292,10 +292,15 @@ function drawn(draw) {
 }
 
 function wrongAnswers(more) {
-  const written = more.errors.some((e) => e[4] !== null);
+  const shown = [0, 1, 2, 3, ...[4, 5].filter((column) => more.errors.some((e) => e[column] !== null))];
+  const heads = ["item", "target", "answer", "margin", "text written", "prompt"];
   const note = more.errors.length < more.wrong ? el("p", {class: "quiet"}, `the ${more.errors.length} surest`) : null;
-  return [note, simpleTable(["item", "target", "answer", "margin", ...(written ? ["text written"] : [])],
-    more.errors.map((e) => written ? e : e.slice(0, 4)), [3])];
+  return [note, simpleTable(shown.map((column) => heads[column]),
+    more.errors.map((e) => shown.map((column) => column === 5 && e[5] !== null ? folded(e[5]) : e[column])), [3])];
+}
+
+function folded(text) {
+  return el("details", {}, el("summary", {}, text.slice(-60)), el("pre", {}, text));
 }
 
 // --- addresses, theme

@@ -41,6 +41,9 @@ class ClozeConfig(FormulationConfig):
     prior_rows: int | None = number(ge=1)
     drop_unlikely: float = number(ge=0, le=0.99)
 
+    def second_model(self) -> str | None:
+        return self.demonstrations_encoder if self.demonstrations and self.demonstrations_nearest < 1 else None
+
 
 def variant(cfg: ClozeConfig, family: str) -> str:
     """Encoder-decoders fill a sentinel; demonstrations and a trained pattern are what a masked LM can have besides."""

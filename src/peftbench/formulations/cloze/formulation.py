@@ -16,6 +16,7 @@ from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations import mlm_head
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.calibrated import Calibrated
 from peftbench.formulations.cloze import ClozeConfig, snippet
 from peftbench.formulations.cloze_answers import answer_of
 from peftbench.formulations.label_words import TokenisedWords, choose_words, tokenise_words
@@ -27,7 +28,7 @@ from peftbench.models.base import Backbone
 from peftbench.tasks.base import PatternSet, Row, Target, TaskData
 
 
-class ClozeFormulation(Formulation):
+class ClozeFormulation(Calibrated, Formulation):
     """Class scores (batch, classes) are read from the (batch, vocabulary) scores at the one mask of each item."""
 
     purpose = "mlm"
@@ -148,6 +149,9 @@ class ClozeFormulation(Formulation):
         kept = verbalizer.words.likely(scores.mean(0), drop)
         verbalizer.start(mlm_head.output_matrix(model), kept)
         return int(verbalizer.words.mask.sum() - kept.sum())
+
+    def answer_count(self) -> int:
+        return sum(map(len, self.word_ids.values()))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return self.answer.loss(self.logits(model, batch), batch["targets"])

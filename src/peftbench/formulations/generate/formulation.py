@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class TextFormulation(Formulation):
         if eos is None:
             raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
         self.eos = int(eos)
-        self.style = cfg.answers
+        self.options = cfg
         words = {label: self.answer_text(label) for label in task.labels}
         self.label_ids = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
@@ -64,7 +64,7 @@ class TextFormulation(Formulation):
         """What the model should write for a target."""
         write = self.task.kind.write
         assert write is not None, f"task {self.task.name}: {self.task.problem} is a kind of targets that is not written"
-        return write(target, self.task, self.style)
+        return write(target, self.task, self.options.answers)
 
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
@@ -81,6 +81,10 @@ class TextFormulation(Formulation):
     def text_of(self, ids: list[int]) -> str:
         """What the model says with these ids, in text: the spaces around it are not part of it."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def prompts_of(self, rows: Sequence[Row]) -> Iterable[tuple[list[int], Cut, dict[str, Any]]]:
+        """Of each row the prompt's ids, what became of its texts, and what else an item of it holds."""
+        return ((*self.prompt_ids(row), {}) for row in rows)
 
     def prompt_ids(self, row: Row) -> tuple[list[int], Cut]:
         """At most `max_length` token ids, and what became of the row's texts. For a causal model the answer still has
@@ -102,13 +106,12 @@ class TextFormulation(Formulation):
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         items = []
-        for row in rows:
-            prompt, cut = self.prompt_ids(row)
+        for row, (prompt, cut, more) in zip(rows, self.prompts_of(rows), strict=True):
             answer = None
             if row.target is not None:
                 answer = self.answer_ids(self.answer_text(row.target))  # type: ignore[arg-type]
             length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
-            data = {"prompt": prompt, "answer": answer}
+            data = {"prompt": prompt, "answer": answer, **more}
             items.append(Encoded(row.id, length, float(len(answer or (0,))), data, cut))
         return items
 

@@ -114,8 +114,17 @@ def written(formulation: GenerateFormulation, network: Network, pairs: bool) -> 
     return ("" if classes else "import re\n") + begin + body + snippets.end(formulation.text_names(pairs))
 
 
-def ranked(formulation: TextFormulation, network: Network, pairs: bool) -> str:
-    """The whole file for labels that are ranked."""
+def ranked(formulation: TextFormulation, network: Network, pairs: bool, plain: bool) -> str:
+    """The whole file for labels that are ranked.
+
+    Raises:
+        UsageError: they are ranked by more than the mean log-likelihood of one answer each.
+    """
+    if not plain:
+        raise UsageError(
+            "labels with several candidates, with calibration or by other likelihoods than mean are ranked by rules of "
+            "peftbench's. `peftbench predict` answers for this run."
+        )
     space = "" if formulation.encoder_decoder else " "
     words = {label: space + formulation.answer_text(label) for label in formulation.task.labels}
     body = RANKED.format(logits=PAIRED_LOGITS if formulation.encoder_decoder else CAUSAL_LOGITS)

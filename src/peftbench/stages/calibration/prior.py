@@ -1,7 +1,8 @@
 """The `calibration` stage: how likely the label words are before any step of training, whatever the text.
 
-A masked LM prefers common words. What it gives to each word on average is a prior, by which a knowledgeable verbalizer
-divides (see `formulations.verbalizers`) and which tells the words that it hardly knows.
+A language model prefers common words. What it gives to each word on average is a prior, by which a knowledgeable
+verbalizer divides (see `formulations.verbalizers`) and which tells the words that it hardly knows. Label scores are
+divided by theirs (`formulations.score`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.cloze.formulation import ClozeFormulation
+from peftbench.formulations.calibrated import Calibrated
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh
 from peftbench.stages.ledger import once
@@ -40,10 +41,11 @@ def calibration(context: Context, incoming: Predictor | None) -> Predictor:
     """
     predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
     formulation = predictor.learner.formulation
-    if not isinstance(formulation, ClozeFormulation) or formulation.cfg.calibration == "none":
+    if not isinstance(formulation, Calibrated) or formulation.cfg.calibration == "none":
         raise UsageError(
             "method.stages has `calibration`, and the formulation has nothing to calibrate. Set "
-            "method.formulation.calibration=prior or contextual (method/formulation=cloze), or leave the stage out: "
+            "method.formulation.calibration=prior or contextual (method/formulation=cloze, score or prompted), or "
+            "leave the stage out: "
             "'method.stages=[supervised]'."
         )
     rows = prior_rows(context, formulation)
@@ -67,7 +69,7 @@ class OwnState:
         self.learner.formulation.load_state_dict(state)
 
 
-def prior_rows(context: Context, formulation: ClozeFormulation) -> list[Row]:
+def prior_rows(context: Context, formulation: Calibrated) -> list[Row]:
     """The texts that the prior is the mean of, their labels taken away.
 
     `contextual`: inputs without content. `prior`: the train split as far as a run may look at it: drawn rows, rows that
@@ -102,7 +104,7 @@ def measure(context: Context, predictor: LearnerPredictor, rows: Sequence[Row]) 
     """One pass over `rows`; the formulation then has its prior. Every process makes the whole pass."""
     learner = predictor.learner
     formulation = learner.formulation
-    assert isinstance(formulation, ClozeFormulation)
+    assert isinstance(formulation, Calibrated)
     items = predictor.encode(rows)
     report = StageReport("calibration", tokens=sum(item.length for item in items))
     with context.clock("train"), context.meter.phase("train"):
@@ -111,9 +113,11 @@ def measure(context: Context, predictor: LearnerPredictor, rows: Sequence[Row]) 
         scores, report.unlabeled_passes = (all_scores if contextual else mean_scores)(context, learner, items)
         removed = formulation.calibrate(learner.model, scores)
         report.seconds = time.perf_counter() - began
-    words = sum(map(len, formulation.word_ids.values()))
     texts = "inputs without content" if contextual else "texts of the train split, their labels unseen"
-    report.notes.append(f"calibration by {len(items)} {texts}; {removed} of {words} label words removed as unlikely")
+    report.notes.append(
+        f"calibration by {len(items)} {texts}; {removed} of "
+        f"{formulation.answer_count()} label words removed as unlikely"
+    )
     return report
 
 
@@ -136,7 +140,7 @@ def all_scores(context: Context, learner: Learner, items: Sequence[Encoded]) -> 
 def _batches(context: Context, learner: Learner, items: Sequence[Encoded]) -> Iterator[Tensor]:
     """(batch, vocabulary) scores at the masks, in eval mode, batch by batch; long items first."""
     formulation, device = learner.formulation, context.processes().device
-    assert isinstance(formulation, ClozeFormulation)
+    assert isinstance(formulation, Calibrated)
     was_training = learner.training
     learner.eval()
     try:

@@ -100,7 +100,8 @@ class PrefixedModel(nn.Module):
         new["past_key_values"] = self._filled(kwargs.get("past_key_values"), len(inputs))
         positions = kwargs.get("position_ids")
         if mask is not None:
-            if mask.dim() not in (2, 4):
+            begun = kwargs.get("past_key_values") is not None and kwargs["past_key_values"].get_seq_length() > 0
+            if mask.dim() != 2 and not (begun and mask.dim() == 4):
                 raise ValueError(f"prefix tuning needs an attention_mask (batch, n), found {tuple(mask.shape)}.")
             new["attention_mask"] = with_places_in_front(mask, self.length)
             if mask.dim() == 2 and positions is None and self.numbered:

@@ -1,0 +1,75 @@
+"""`prompted`: the row in a written prompt, behind demonstrations or none; the answer is scored or generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from peftbench.config import registry
+from peftbench.config.schema import number, one_of, packaged
+from peftbench.errors import UsageError
+from peftbench.formulations.declared import Declared
+from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.prompts import packaged_sets, prompt_set
+from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
+
+
+@packaged("method/formulation/prompted")
+@dataclass
+class PromptedConfig(ScoreConfig, GenerateConfig):
+    """`conf/method/formulation/prompted.yaml`."""
+
+    by: str = one_of("score", "generate")
+    prompts: str = MISSING
+    prompts_sha256: str | None = MISSING
+    """Fingerprint of the file that `prompts` names, set when the config is composed."""
+    prompt_number: int = number(ge=0)
+    k: Any = MISSING
+    select: str = one_of("random", "bm25", "semantic", "hybrid")
+    encoder: str = MISSING
+    balance: bool = MISSING
+    order: str = one_of("nearest_last", "nearest_first", "random")
+    budget: int | None = number(ge=0)
+    max_length: int | None = number(ge=16)
+
+    def second_model(self) -> str | None:
+        return self.encoder if self.k and self.select in ("semantic", "hybrid") else None
+
+
+def variant(cfg: PromptedConfig, family: str) -> str:
+    """Scored or generated answers."""
+    return f"peftbench.formulations.prompted.formulation:Prompted{cfg.by.title()}"
+
+
+def settle(cfg: PromptedConfig) -> None:
+    """Look at the prompts, and put hashes of the user's files into the options.
+
+    Raises:
+        UsageError: there are no such prompts, they are no prompts or not those that the run began with, or `k` is no
+            count.
+    """
+    fingerprint_candidates(cfg)
+    if cfg.k != "full" and (isinstance(cfg.k, bool) or not isinstance(cfg.k, int) or cfg.k < 0):
+        raise UsageError(f"method.formulation.k={cfg.k}: how many demonstrations: 0, 1, 2 ..., or full.")
+    prompt_set(cfg.prompts)
+    if cfg.prompts in packaged_sets():
+        return
+    path = Path(cfg.prompts).expanduser().resolve()
+    digest = registry.sha256(path)
+    if cfg.prompts_sha256 not in (None, digest):
+        raise UsageError(f"method.formulation.prompts={path}: was edited since this run began. Start it again.")
+    cfg.prompts, cfg.prompts_sha256 = str(path), digest
+
+
+FORMULATION = Declared(
+    variant,
+    frozenset({"seq2seq", "causal"}),
+    options=PromptedConfig,
+    uses=("task.label_words",),
+    problems=frozenset({"classification", "regression"}),
+    can_answer_untrained=True,
+    settle=settle,
+)
