@@ -132,8 +132,8 @@ def test_confusion_and_errors() -> None:
     }
     found = errors(items)
     assert [row[0] for row in found["errors"]] == ["d", "b", "c"]
-    assert found["errors"][0] == ["d", "y", "x", 3.0, None]
-    assert found["errors"][2] == ["c", "y", "(no label)", None, "nonsense"]
+    assert found["errors"][0] == ["d", "y", "x", 3.0, None, None]
+    assert found["errors"][2] == ["c", "y", "(no label)", None, "nonsense", None]
     assert confusion([Item("a", 2.5, 2.0)], []) is None
 
 

@@ -168,9 +168,9 @@ DECIDE_NOTHING = {*ids.EXCLUDED, "plugins"}
 CHOICES = ("method.needs_model", "search.name", "method.stages", "method.tuner.name", "method.formulation.name")
 """Keys that choose other components altogether."""
 UNUSED = {
-    "classical without a network": ("model", "trainer", "method.tuner", "method.formulation", "method.lr",
+    "untrained, without a network": ("model", "trainer", "method.tuner", "method.formulation", "method.lr",
                                     "method.constant_lr", "method.weight_decay", "method.budget", "method.init_from"),
-    "classical on features": ("trainer", "method.lr", "method.constant_lr", "method.weight_decay"),
+    "untrained": ("trainer", "method.lr", "method.constant_lr", "method.weight_decay"),
 }  # fmt: skip
 """Sections that decide no result of such methods; what is in `components.INPUT` does all the same."""
 USED_IN_TRAINER = {key.partition(".")[2] for key in components.INPUT if key.startswith("trainer.")}
@@ -200,8 +200,8 @@ def test_every_key_changes_the_id_or_is_known_to_decide_nothing(method):
     cfg = config(f"method={method} model=tiny-bert task=demo_news")
     plain = asdict(cfg)
     before = ids.run_id(plain, "draw", "data", basis(cfg))
-    sort = "classical without a network" if not cfg.method.needs_model else "classical on features"
-    unused = UNUSED[sort] if "classical" in cfg.method.stages else ()
+    sort = "untrained, without a network" if not cfg.method.needs_model else "untrained"
+    unused = () if any(registry.get("stage", stage).trains for stage in cfg.method.stages) else UNUSED[sort]
     wrong = []
     for key in leaves(plain):
         *parents, last = parts = key.split(".")
