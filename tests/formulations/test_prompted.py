@@ -88,7 +88,7 @@ def scores_of(net):
 
 def test_normalisation_by_tokens_bytes_or_not_at_all():
     mean, total, byte = (scores_of(scoring(f"method.formulation.likelihood={x}")) for x in ("mean", "sum", "byte"))
-    lengths = {label: len(ids) for label, ids in scoring().formulation.answers.items()}
+    lengths = {label: len(ids) for label, ids in scoring().formulation.label_ids.items()}
     for m, t, b in zip(mean, total, byte, strict=True):
         for label in m:
             assert t[label] == pytest.approx(m[label] * lengths[label], rel=1e-4)
