@@ -4,17 +4,16 @@
     PEFTBENCH_DATA=... python scripts/bench_setfit.py --out results/setfit task=masakhanews task.lang=eng shots=8
 
 Both train in fp32 with the backbone's own dropout, on pairs of one sampling, at one rate, in batches of one size. The
-methods take turns draw by draw, each run in a process of its own; finished runs are found, so a stopped script goes on.
+methods take turns draw by draw in one process; finished runs are found, so a stopped script goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean
 
+import peftbench
 from peftbench import statistics
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -38,7 +37,7 @@ def main() -> None:
     for draw in range(1, args.draws + 1):
         for method in METHODS if draw % 2 else METHODS[::-1]:
             command = [f"method={method}", f"data_seed={draw}", f"out_dir={args.out}", *SAME, *args.overrides]
-            subprocess.run([sys.executable, "-m", "peftbench", *command], check=True)
+            peftbench.run(*command)
     print(report(Store(args.out)))
 
 
