@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,10 @@ class Learner(nn.Module):
     def begin_step(self, step: int, seed: int, items: Sequence[Encoded]) -> None:
         """The loop's call before the batches of a 0-based step are made; `items`: those of its global batch."""
         self.formulation.step, self.formulation.seed = step, seed
+
+    def before_training(self, gradients: Iterable[int]) -> None:
+        """The stage's call before a training; see `peftbench.tuners.base.Tuner.before_training`."""
+        self.tuner.before_training(self.model, gradients)
 
     def before_step(self, step: int, steps: int) -> None:
         """The loop's call between the gradients of a 0-based step and its clipping."""

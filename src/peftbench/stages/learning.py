@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+import math
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from peftbench.errors import UsageError, did_you_mean
@@ -18,6 +20,7 @@ from peftbench.records import manifest
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
+from peftbench.training.batching import plan_batches
 from peftbench.training.checkpoint import disk_errors
 from peftbench.training.loop import train
 from peftbench.training.precision import autocast
@@ -170,6 +173,7 @@ def train_on(
         with context.clock("probe"):
             measure_step(context, learner, items, report, cfg.trainer)
     with context.clock("train"), context.meter.phase("train"):
+        learner.before_training(gradients(context, learner, items, cfg))
         result = train(
             learner,
             items,
@@ -224,6 +228,21 @@ def constant_groups(context: Context, learner: Learner) -> list[str]:
         if name not in groups and name != HEAD:
             raise UsageError(f"method.constant_lr: no parameter group `{name}`. {did_you_mean(name, groups)}")
     return names
+
+
+def gradients(context: Context, learner: Learner, items: Sequence[Encoded], cfg: RunConfig) -> Iterator[int]:
+    """One pass over `items` in train mode, the same on every process; see `Tuner.before_training`."""
+    count, device = math.ceil(len(items) / cfg.trainer.batch_size), context.processes().device
+    learner.train()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(cfg.seed)
+        for positions in plan_batches([i.length for i in items], cfg.trainer.batch_size, count, cfg.seed):
+            chosen = [items[i] for i in positions]
+            with autocast(context.precision, device):
+                loss = learner(to_device(learner.collate(chosen), device)) / sum(item.weight for item in chosen)
+            loss.backward()
+            yield count
+            learner.zero_grad()
 
 
 def measure_step(

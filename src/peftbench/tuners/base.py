@@ -4,7 +4,7 @@ Free of torch, as what declares a tuner is."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -149,6 +149,15 @@ class Tuner(ABC):
     def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
         """A context in which `model` computes what the bare backbone would; None if the tuner has no such switch."""
         return None
+
+    def before_training(self, model: nn.Module, gradients: Iterable[int]) -> None:  # noqa: B027
+        """Called before a training begins, also one that goes on from a checkpoint (with the weights that it began
+        with).
+
+        Args:
+            gradients: one pass over the training's items: each time it is asked, it gives how many batches there are,
+                and the parameters have the gradients of the next one's mean loss. What is not asked costs nothing.
+        """
 
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027 - most tuners need none
         """Called in each of the `steps` optimiser steps (0-based `step`) once the gradients of the global batch are

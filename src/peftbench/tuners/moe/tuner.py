@@ -146,8 +146,8 @@ class MoeTuner(Tuner):
         plain = all(isinstance(backbone.model.get_submodule(name), nn.Linear) for name in names)
         if not names or not plain or any(block.passes > 1 for block in blocks):
             raise UsageError(
-                f"method.tuner=moe: model={backbone.name} has no feed-forward of linear maps in each block, so it cannot be "
-                "copied by domain."
+                f"method.tuner=moe: model={backbone.name} has no feed-forward of linear maps in each block, so "
+                "there is nothing to copy by domain."
             )
         return list(dict.fromkeys(names))
 
