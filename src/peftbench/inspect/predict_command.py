@@ -39,7 +39,8 @@ def predict_command(argv: Sequence[str]) -> int:
 
 def columns(answer: Answer) -> Columns:
     """What stands behind a row."""
-    found: Columns = {"prediction": "" if answer.label is None else answer.label}
+    label = " ".join(answer.label) if isinstance(answer.label, tuple) else answer.label  # the tags of a text
+    found: Columns = {"prediction": "" if label is None else label}
     if answer.text is not None:
         found["answer"] = answer.text
     if answer.probability is not None:

@@ -18,13 +18,14 @@ class Answer:
     """What a run's model says about one new row.
 
     Attributes:
-        label: a label name, a number for regression, or None if what the model wrote is no label.
+        label: a label name, a number for regression, the tags of a text's words, or None if what the model wrote is no
+            label.
         probabilities: label name -> probability, adding up to 1; empty for regression and for generated text.
         scores: what the probabilities are made from: label name -> logit, or mean log-likelihood of its words.
         text: what a generating model wrote.
     """
 
-    label: str | float | None
+    label: str | float | tuple | None
     probabilities: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     text: str | None = None

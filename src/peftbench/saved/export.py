@@ -105,6 +105,8 @@ def _fill(home: Path, store: Store, record: Record, adapter: Path, manifest: Man
 def _code(record: Record, learner: Learner, network: Network, pairs: bool) -> str:
     """`inference.py`. Raises UsageError if the formulation has no short form."""
     try:
+        if how := learner.formulation.task.lowercase:
+            raise UsageError(f"task.lowercase={how} is a rule of peftbench's. `peftbench predict` answers for the run.")
         return learner.formulation.snippet(learner.model, network, pairs)
     except UsageError as error:
         raise UsageError(f"run {record.run_id}: {error}") from None
@@ -220,6 +222,8 @@ def _difference(found: dict[str, Any], wanted: Prediction) -> str:
     limit = TOLERANCE * max(1.0, *map(abs, numbers.values())) if numbers else 0.0
     if far := [name for name, value in numbers.items() if not abs(given[name] - value) <= limit]:
         return f"{far[0]}: {given[far[0]]:.6g} for {numbers[far[0]]:.6g}"
+    if isinstance(wanted.label, tuple) and tuple(found["label"]) != wanted.label:
+        return f"{found['label']} for {list(wanted.label)}"
     if wanted.answer is not None and found["text"] != wanted.answer:
         return f"`{found['text']}` for `{wanted.answer}`"
     return ""

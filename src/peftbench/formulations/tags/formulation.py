@@ -12,6 +12,8 @@ from transformers import BatchEncoding
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.snippets import Network
+from peftbench.formulations.tags import snippet
 from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -24,8 +26,9 @@ IGNORE = -100
 class TagsFormulation(Formulation):
     """Logits (batch, positions, tags) = W hidden states + b; cross-entropy, summed over the words.
 
-    A word is read where its first sub-word stands (Devlin et al. 2019, arXiv 1810.04805, section 5.3), behind the
-    tuner's virtual tokens. The hidden states are scaled to length sqrt(d) first (`normalize`). A word that the model
+    A word is read at its first sub-word (Devlin et al. 2019, arXiv 1810.04805, section 5.3), which is the first token
+    that has a character of it: not the space before, where a tokenizer makes that a token. The tuner's virtual tokens
+    are cut off. The hidden states are scaled to length sqrt(d) first (`normalize`). A word that the model
     does not see, because the sentence is too long or the tokenizer makes nothing of it, is answered with `O` and
     counted (`notes`); it takes no part in the loss.
     """
@@ -99,6 +102,9 @@ class TagsFormulation(Formulation):
             f"are nothing to the tokenizer; they are answered with {OUTSIDE}"
             for split, found in counts.items()
         ]
+
+    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
+        return snippet.code(self, network)
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         side = self.tokenizer.padding_side
