@@ -72,6 +72,14 @@ def test_what_yaml_made_another_type_is_named_with_its_quotes(subset, key, quote
         ({"fields": []}, "task.subsets.all.fields"),
         ({"label_words": ["great"]}, "task.subsets.all.label_words"),
         ({"cloze": {"ours": "{text} {mask}"}}, "task.subsets.all.cloze.ours"),
+        ({"labels": None}, "task.subsets.all.labels: has no value"),
+        ({"labels": ["pos", "pos"]}, "task.subsets.all.labels[1]: `pos` stands there already"),
+        ({"labels": ["pos", "pos "]}, "task.subsets.all.labels[1]: `pos` stands there already"),
+        ({"labels": ["\u00e9", "e\u0301"]}, "task.subsets.all.labels[1]: `\u00e9` stands there already"),
+        ({"labels": ["", "neg"]}, "task.subsets.all.labels[0]: is empty"),
+        ({"label_words": {"pos": " "}}, "task.subsets.all.label_words.pos: is empty"),
+        ({"cloze": {"ours": {"words": {"pos": ["good", ""]}}}}, "task.subsets.all.cloze.ours.words.pos[1]: is empty"),
+        ({"fields": ["text", "text"]}, "task.subsets.all.fields[1]: `text` stands there already"),
     ],
 )
 def test_a_value_of_another_shape_is_refused(subset, key):

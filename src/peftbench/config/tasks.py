@@ -7,6 +7,7 @@ Checks of dictionaries are put together from those of their values, so that this
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -101,8 +102,15 @@ def text(value: Any, where: str) -> None:
     if value is None:
         raise UsageError(f'{where}: has no value, or the unquoted word null. Give one, in quotes: "null".')
     if isinstance(value, (int, float)):
-        raise UsageError(f'{where}: YAML reads {value} as a number. Put it in quotes: "{value}".')
+        raise UsageError(f'{where}: YAML reads it as the number {value}. Put what you wrote in quotes: "{value}".')
     raise UsageError(f"{where}: a text is expected, found {_kind(value)}.")
+
+
+def word(value: Any, where: str) -> None:
+    """A text with something in it."""
+    text(value, where)
+    if not value.strip():
+        raise UsageError(f"{where}: is empty. Give it a text.")
 
 
 def spelling(value: Any, where: str) -> None:
@@ -143,6 +151,8 @@ def listed(check: Check, least: int = 0, most: int | None = None) -> Check:
     """A list whose items pass `check`, of `least` to `most` items."""
 
     def check_list(value: Any, where: str) -> None:
+        if value is None:
+            raise UsageError(f"{where}: has no value. Give a list, or take the key out.")
         if not isinstance(value, (list, tuple)):
             raise UsageError(f"{where}: a list is expected, found {_kind(value)}. Write [{value}].")
         if len(value) < least or (most is not None and len(value) > most):
@@ -151,6 +161,21 @@ def listed(check: Check, least: int = 0, most: int | None = None) -> Check:
             check(item, f"{where}[{position}]")
 
     return check_list
+
+
+def distinct(check: Check) -> Check:
+    """A list whose items pass `check` and read differently: other code points for the same characters, or spaces around
+    them, do not make another item."""
+    each = listed(check, least=1)
+
+    def check_distinct(value: Any, where: str) -> None:
+        each(value, where)
+        read = [unicodedata.normalize("NFC", item).strip() for item in value]
+        for position, item in enumerate(read):
+            if item in read[:position]:
+                raise UsageError(f"{where}[{position}]: `{item}` stands there already. Take one out, or rename it.")
+
+    return check_distinct
 
 
 def one_or_more(check: Check) -> Check:
@@ -196,7 +221,7 @@ def by_split(check: Check) -> Check:
 
 def labels(value: Any, where: str) -> None:
     """Label names in order, or label as the files write it -> its name."""
-    (mapping(text) if isinstance(value, Mapping) else listed(text, least=1))(value, where)
+    (mapping(word) if isinstance(value, Mapping) else distinct(word))(value, where)
 
 
 LAYOUT = section(
@@ -213,27 +238,27 @@ HUB = section(
 CLOZE = mapping(
     section(
         patterns=one_or_more(text),
-        words=mapping(one_or_more(text)),
+        words=mapping(one_or_more(word)),
         shorten=choice("last", "longest"),
         source=text,
     )
 )
 _TASK: dict[str, Check] = {
     "hub": HUB,
-    "label_words": mapping(text),
+    "label_words": mapping(word),
     "cloze": CLOZE,
-    "fields": listed(text, least=1),
+    "fields": distinct(word),
     "metrics": listed(text),
     "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),
 }
 _SUBSET: dict[str, Check] = {
     "labels": labels,
-    "label_words": mapping(text),
+    "label_words": mapping(word),
     "sizes": by_split(whole),
     "languages": listed(text),
     "metrics": listed(text, least=1),
     "main_metric": text,
-    "fields": listed(text, least=1),
+    "fields": distinct(word),
     "folder": text,
     "files": by_split(one_or_more(text)),
     "hub": HUB,
