@@ -59,7 +59,7 @@ FAMILIES = {"opt": "causal", "gpt2": "causal", "llama": "causal", "qwen2": "caus
             "bart": "seq2seq", "mbart": "seq2seq", "t5": "seq2seq", "mt5": "seq2seq"}  # fmt: skip
 
 
-def write(folder: Path, network: str, auto_class: Any) -> PreTrainedModel:
+def write(folder: Path, network: str, auto_class: Any, chat_template: str | None = None) -> PreTrainedModel:
     """The network in `folder`, with its tokenizer, and itself in eval mode."""
     kind, sizes = {**MASKED_LMS, **OTHERS}[network]
     tokenizer = build_tokenizer(kind, None)
@@ -73,5 +73,6 @@ def write(folder: Path, network: str, auto_class: Any) -> PreTrainedModel:
         for parameter in model.parameters():  # biases that are not 0, and scores that differ
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
+    tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     return model

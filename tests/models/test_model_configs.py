@@ -36,7 +36,7 @@ def test_every_model_of_the_plan_is_there():
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_yaml_is_a_model_config(choice, model_config):
-    changes = {"path": "org/name"} if choice in ("hub", "local") else {}
+    changes = {"path": "org/name"} if choice in ("hub", "local", "gguf") else {}
     cfg = model_config(choice, **changes)
     assert cfg.name == (choice if not changes else "org/name")
     assert cfg.licence
@@ -54,7 +54,7 @@ def test_first_line_is_the_command_and_long_lines_do_not_occur(choice):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_hub_revision_is_a_commit_or_the_file_says_what_happens(choice, model_config):
-    if choice in ("hub", "local"):
+    if choice in ("hub", "local", "gguf"):
         return
     cfg = model_config(choice)
     if cfg.source != "hub":

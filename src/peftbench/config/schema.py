@@ -137,6 +137,7 @@ class FormulationConfig:
     dense: bool = False
     pooling: str | None = one_of(None, "mean", "cls", "last", "decoder_end", default=None)
     answers: str = one_of("words", "digits", default="words")
+    prompt: str = one_of("plain", "chat", default="plain")
 
     def second_model(self) -> str | None:
         """The model, besides the backbone, whose weights decide what the formulation does."""

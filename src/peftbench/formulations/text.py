@@ -54,6 +54,19 @@ def what_was_cut(encodings: BatchEncoding, index: int, texts: Sequence[str]) -> 
     return Cut.EMPTIED if any(text.strip() and n not in left for n, text in enumerate(texts)) else Cut.SHORTENED
 
 
+CHAT_DATE = "26 Jul 2024"
+"""What templates that write a date are told (Llama 3's own default): a prompt is the same every day."""
+
+
+def chat_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a conversation with one user's turn, up to where the assistant's begins; the template says what stands
+    around it, a system's turn for one."""
+    turn = [{"role": "user", "content": text}]
+    framed = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False, date_string=CHAT_DATE)
+    ids: list[int] = tokenizer(str(framed), add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
 def prompt_start(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids of a text that goes on: with what the tokenizer puts in front (a BOS token, if it has one), without the
     end-of-sequence token that it may put behind."""

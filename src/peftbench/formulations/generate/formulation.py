@@ -18,7 +18,7 @@ from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom
 from peftbench.formulations.snippets import Network
-from peftbench.formulations.text import pad, pad_inputs, prompt_start, text_fields, text_to_text_input
+from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_fields, text_to_text_input
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
@@ -49,10 +49,16 @@ class TextFormulation(Formulation):
             raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
         self.eos = int(eos)
         self.options = cfg
+        self.chat = cfg.prompt == "chat"
+        if self.chat and getattr(self.tokenizer, "chat_template", None) is None:
+            raise UsageError(
+                f"method.formulation.prompt=chat: the tokenizer of model={backbone.name} has no chat template. Use "
+                "prompt=plain, or an instruction-tuned model such as model=qwen2.5-0.5b-instruct."
+            )
         words = {label: self.answer_text(label) for label in task.labels}
         self.label_ids = {label: self.answer_ids(word) for label, word in words.items()}
         """Label name -> token ids of its words, the end-of-sequence token included."""
-        self.cue_text = "" if self.encoder_decoder else ANSWER_CUE
+        self.cue_text = "" if self.encoder_decoder or self.chat else ANSWER_CUE
         self.cue = self.ids_of(self.cue_text)
         self.texts = {label: self.text_of(ids) for label, ids in self.label_ids.items()}
         """Label name -> its words as this tokenizer writes them back."""
@@ -67,9 +73,18 @@ class TextFormulation(Formulation):
         return write(target, self.task, self.options.answers)
 
     def answer_ids(self, words: str) -> list[int]:
-        """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space."""
-        text = words if self.encoder_decoder else f" {words}"
-        return [*self.ids_of(text), self.eos]
+        """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space, in a chat it
+        begins the assistant's turn."""
+        return [*self.ids_of(f"{self.space}{words}"), self.eos]
+
+    @property
+    def space(self) -> str:
+        """What stands in front of an answer."""
+        return "" if self.encoder_decoder or self.chat else " "
+
+    def start_ids(self, text: str) -> list[int]:
+        """Ids of a causal model's prompt, up to its cue."""
+        return chat_start(self.tokenizer, text) if self.chat else prompt_start(self.tokenizer, text)
 
     def ids_of(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
@@ -98,7 +113,7 @@ class TextFormulation(Formulation):
         if self.encoder_decoder:
             ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
             return ids
-        return [*prompt_start(self.tokenizer, text), *self.cue]
+        return [*self.start_ids(text), *self.cue]
 
     def text_names(self, pairs: bool) -> list[str]:
         fields = list(self.task.fields)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from peftbench.errors import UsageError
 from peftbench.formulations import snippets
 from peftbench.formulations.snippets import Network
+from peftbench.formulations.text import CHAT_DATE
 
 if TYPE_CHECKING:
     from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
@@ -16,7 +17,6 @@ PROMPT = '''
 def ids_of(texts):
     """Token ids of the prompt."""
     whole = PREFIX + " ".join(f"{{name}}: {{text}}" for name, text in texts.items())
-    ids = tokenizer(whole, verbose=False)["input_ids"]
 {cue}
 
 def prompt(row):
@@ -24,10 +24,16 @@ def prompt(row):
     texts = dict(zip(FIELDS, {texts}))
     return torch.tensor([ids_of(fitted(texts, ids_of, ROOM))])
 '''
-NO_CUE = "    return ids\n"
+NO_CUE = '    return tokenizer(whole, verbose=False)["input_ids"]\n'
 CUE = """\
+    ids = tokenizer(whole, verbose=False)["input_ids"]
     ids = ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids  # the text goes on
     return ids + tokenizer(CUE, add_special_tokens=False)["input_ids"]
+"""
+CHAT = """\
+    turn = [{"role": "user", "content": whole}]
+    text = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False, date_string=DATE)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
 """
 WRITTEN = '''
 
@@ -125,8 +131,7 @@ def ranked(formulation: TextFormulation, network: Network, pairs: bool, plain: b
             "labels with several candidates, with calibration or by other likelihoods than mean are ranked by rules of "
             "peftbench's. `peftbench predict` answers for this run."
         )
-    space = "" if formulation.encoder_decoder else " "
-    words = {label: space + formulation.answer_text(label) for label in formulation.task.labels}
+    words = {label: formulation.space + formulation.answer_text(label) for label in formulation.task.labels}
     body = RANKED.format(logits=PAIRED_LOGITS if formulation.encoder_decoder else CAUSAL_LOGITS)
     if not formulation.encoder_decoder:
         body = body.replace("    mask = torch.ones_like(ids)\n", "")
@@ -138,10 +143,9 @@ def _start(formulation: TextFormulation, network: Network, pairs: bool, own: dic
     causal, names = not formulation.encoder_decoder, tuple(formulation.text_names(pairs))
     room = formulation.max_length - (formulation.answer_length if causal else 0)
     constants = {**own, "FIELDS": names, "PREFIX": formulation.prefix, "ROOM": room}
+    cue = CHAT if formulation.chat else CUE if causal else NO_CUE
     if causal:
-        constants["CUE"] = formulation.cue_text
+        constants |= {"DATE": CHAT_DATE} if formulation.chat else {"CUE": formulation.cue_text}
     one = len(names) == 1
-    prompt = PROMPT.format(
-        cue=CUE if causal else NO_CUE, row="a text" if one else "a tuple of texts", texts="[row]" if one else "row"
-    )
+    prompt = PROMPT.format(cue=cue, row="a text" if one else "a tuple of texts", texts="[row]" if one else "row")
     return snippets.start(network, constants) + snippets.fitted("longest") + prompt

@@ -18,7 +18,7 @@ from peftbench.formulations.prompts import Writer, prompt_set
 from peftbench.formulations.score.formulation import ScoreFormulation
 from peftbench.formulations.selection import Selector
 from peftbench.formulations.snippets import Network
-from peftbench.formulations.text import prompt_start, text_fields
+from peftbench.formulations.text import text_fields
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
@@ -125,7 +125,7 @@ class Prompted(TextFormulation):
 
     def _ids(self, text: str) -> list[int]:
         whole: list[int] = self.tokenizer(self.prefix + text, verbose=False)["input_ids"]
-        return whole if self.encoder_decoder else prompt_start(self.tokenizer, self.prefix + text)
+        return whole if self.encoder_decoder else self.start_ids(self.prefix + text)
 
     def _count(self, row: Row, left_out: int, chosen: int) -> None:
         """Remember, and say in the notes, what did not fit."""
