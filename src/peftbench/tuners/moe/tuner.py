@@ -111,9 +111,11 @@ class MoeTuner(Tuner):
 
     families = frozenset({"encoder"})
     identity_at_start = "base"
+    counted: int | None = None
     cfg: MoeOptions
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        self.counted = self._count(backbone, context)
         model = backbone.model.requires_grad_(self.cfg.expert == "full")
         names = self._matrices(backbone)
         words = model.get_input_embeddings()
@@ -160,6 +162,10 @@ class MoeTuner(Tuner):
         return {EXPERTS: [*experts, *tokens], **({SHARED: shared} if shared else {})}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
+        return self._count(backbone, context) if self.counted is None else self.counted
+
+    def _count(self, backbone: Backbone, context: TunerContext) -> int:
+        """By the formula, from a network that is not yet converted."""
         matrices = [backbone.model.get_submodule(name) for name in self._matrices(backbone)]
         count = max(1, len(context.domains))
         tokens = count * backbone.model.get_input_embeddings().embedding_dim if count > 1 else 0
