@@ -179,3 +179,23 @@ def test_texts_without_anything_are_told_by_nothing(cfg):
     predictor = fitted(cfg, ("", "pos"), (" ", "pos"), ("", "neg"))
     assert answers(predictor, "a film") == ["pos"]
     assert predictor.remarks() == ["the train texts hold no words and no characters: features without them"]
+
+
+@pytest.mark.slow
+def test_four_shot_counts_and_five_draws_embed_each_text_once(tmp_path, monkeypatch):
+    """At most 1.2 times one pass over all texts of the data set, told from the runs' own notes."""
+    import re
+
+    import peftbench
+
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    fixed = ["method=frozen_lr", "model=tiny-bert", "task=demo_news", "trainer=debug", f"out_dir={tmp_path}"]
+    runs = [peftbench.run(*fixed, f"shots={k}", f"data_seed={d}") for k in (1, 2, 5, 10) for d in range(1, 6)]
+    notes = [note for run in runs for note in run.record.notes if "came from the cache" in note]
+    counts = [tuple(map(int, re.findall(r"\d+", note)[:2])) for note in notes]
+    data = load_task(compose(["task=demo_news"]).task, None)
+    texts = {row.text for rows in (data.train, data.dev, data.test) for row in rows}
+    assert len(counts) == 20
+    computed = sum(all_ - cached for cached, all_ in counts)
+    assert computed <= 1.2 * len(texts)
+    assert sum(all_ for _, all_ in counts) > 5 * len(texts)  # which is what it would cost without the cache
