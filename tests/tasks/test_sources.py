@@ -108,6 +108,14 @@ def test_an_unknown_subset_names_the_key_and_the_nearest():
         resolve_subset(config(subset="hua"), key="task.lang")
 
 
+@pytest.mark.parametrize(
+    ("named", "written"), [("\u00e9t\u00e9", "e\u0301te\u0301"), ("e\u0301te\u0301", "\u00e9t\u00e9")]
+)
+def test_a_label_in_other_code_points_is_the_same_label(named, written):
+    subset = resolve_subset(config(subsets={"en": {"labels": [named, "dog"]}}))
+    assert subset.label(written, Path("x.tsv"), 3) == named
+
+
 def test_a_label_outside_the_set_names_file_line_and_nearest():
     subset = resolve_subset(config())
     assert subset.label("dog", Path("x.tsv"), 3) == "dog"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -275,8 +276,9 @@ def file_sha256(path: Path) -> str:
 
 
 def _spelling(raw: Any) -> str:
-    """A label as text: JSON's true and false, and the integers of a YAML key or a parquet column."""
-    return str(raw).lower() if isinstance(raw, bool) else str(raw)
+    """A label as text: JSON's true and false, and the integers of a YAML key or a parquet column. Characters that a
+    file has in other code points than the YAML (an accent of its own) are the same."""
+    return str(raw).lower() if isinstance(raw, bool) else unicodedata.normalize("NFC", str(raw))
 
 
 def _local(
