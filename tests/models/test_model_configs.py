@@ -57,7 +57,9 @@ def test_hub_revision_is_a_commit_or_the_file_says_what_happens(choice, model_co
     if choice in ("hub", "local", "gguf"):
         return
     cfg = model_config(choice)
-    if cfg.source != "hub":
+    if cfg.source == "parts":
+        assert re.fullmatch("[0-9a-f]{64}", cfg.sha256)
+    elif cfg.source != "hub":
         assert cfg.revision is None
     elif not re.fullmatch("[0-9a-f]{40}", cfg.revision or ""):
         assert cfg.revision == "main"

