@@ -7,6 +7,7 @@ frozen network changes nothing before the first step.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,51 @@ class Lite(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         return self.up(self.down(x))
+
+
+class TopShare(torch.autograd.Function):
+    """1 for the `keep` share of the scores with the greatest values, 0 for the others; the gradient passes straight
+    through to the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, keep: float) -> Tensor:
+        mask = torch.ones(scores.numel(), dtype=scores.dtype, device=scores.device)
+        mask[scores.flatten().argsort()[: int((1 - keep) * scores.numel())]] = 0
+        return mask.view_as(scores)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class Masked(nn.Module):
+    """W_up act(W_down x + b) + b' with matrices W = prototype * mask (ProPELT; Zeng, Zhang and Lu, ACL 2023,
+    arXiv 2305.17682): one prototype for all blocks, 2 d b + b + d numbers, and two binary masks of its own a block,
+    which keep the `keep` share of a matrix with the greatest |score|; 2 d b scores are trained for them.
+
+    Args:
+        like: another block of the same adapter, whose prototype this one uses; None for the first, which owns it.
+    """
+
+    def __init__(self, d: int, b: int, activation: str, keep: float, like: Masked | None) -> None:
+        super().__init__()
+        if like is None:
+            self.prototype = Bottleneck(d, b, activation, std=0.0)
+            nn.init.normal_(self.prototype.up.weight, std=INIT_STD)  # a mask on zeros would learn nothing
+        # In a tuple, which torch does not look into for parameters.
+        self._prototype: tuple[Bottleneck] = like._prototype if like else (self.prototype,)
+        self.keep = keep
+        self.down_scores, self.up_scores = (nn.Parameter(torch.empty(shape)) for shape in ((d, b), (b, d)))
+        for scores in (self.down_scores, self.up_scores):
+            nn.init.kaiming_uniform_(scores, a=math.sqrt(5))
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        shared = self._prototype[0]
+        hidden = shared.act(F.linear(x, shared.down.weight * self._mask(self.down_scores), shared.down.bias))
+        return F.linear(hidden, shared.up.weight * self._mask(self.up_scores), shared.up.bias)
+
+    def _mask(self, scores: Tensor) -> Tensor:
+        return TopShare.apply(scores.abs(), self.keep).T  # type: ignore[no-untyped-call, no-any-return]
 
 
 class PhmRule(nn.Module):

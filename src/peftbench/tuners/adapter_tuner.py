@@ -29,9 +29,9 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from peftbench.models.base import Backbone
-from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, Lite
+from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, Lite, Masked
 from peftbench.tuners.adapter_options import AdapterOptions
-from peftbench.tuners.base import TunerContext
+from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import count_real_positions
@@ -45,6 +45,8 @@ from peftbench.tuners.sublayers import (
     outlet_pattern,
 )
 
+SCORES = "_scores"
+"""End of the names of scores that a mask is made from."""
 CONVOLUTIONS = ("conformer", "convpass")
 """Blocks that look at neighbouring tokens."""
 
@@ -54,7 +56,7 @@ class AdapterConfig(PeftConfig):
     """peft's view of one adapter; everything needed to rebuild it is in `adapter_config.json`.
 
     Attributes:
-        block: `bottleneck`, `lite`, `compacter`, `conformer` or `convpass`.
+        block: `bottleneck`, `lite`, `compacter`, `masked`, `conformer` or `convpass`.
         bottleneck: b, width inside the block.
         places: sub-layers that get a block: `attention`, `ffn`.
         mode: `sequential` or `parallel`.
@@ -67,6 +69,7 @@ class AdapterConfig(PeftConfig):
         dropout: inside the block.
         phm_dim: n of `compacter`.
         phm_rank: rank of its s_i t_i.
+        keep: of `masked`: share of a matrix that a block's mask keeps.
         target_modules: set by the tuner: the last matrices of the chosen sub-layers.
         modules_to_save: full names of norms that are trained along.
     """
@@ -84,6 +87,7 @@ class AdapterConfig(PeftConfig):
     dropout: float = 0.0
     phm_dim: int = 4
     phm_rank: int = 1
+    keep: float = 0.5
     target_modules: str | None = None
     exclude_modules: list[str] | None = None
     modules_to_save: list[str] | None = None
@@ -103,10 +107,16 @@ BLOCK_COUNTS = {
     "bottleneck": lambda d, c: 2 * d * c.bottleneck + c.bottleneck + d,
     "lite": lambda d, c: 2 * d * c.bottleneck,
     "compacter": lambda d, c: (2 * c.phm_rank + 1) * (d + c.bottleneck),
+    "masked": lambda d, c: 2 * d * c.bottleneck,
     "conformer": lambda d, c: 3 * d * c.bottleneck + c.bottleneck * (c.kernel + 5) + 3 * d,
     "convpass": lambda d, c: (2 * d + 2) * c.bottleneck + d + c.kernel * c.bottleneck**2,
 }
-"""Block -> trainable numbers of one of it, at width d. Compacter's blocks share n^3 more."""
+"""Block -> trainable numbers of one of it, at width d."""
+SHARED_COUNTS = {
+    "compacter": lambda d, c: c.phm_dim**3,
+    "masked": lambda d, c: 2 * d * c.bottleneck + c.bottleneck + d,
+}
+"""Block -> trainable numbers that all of them share."""
 
 
 def make_block(d: int, config: AdapterConfig, first: nn.Module | None) -> nn.Module:
@@ -118,6 +128,8 @@ def make_block(d: int, config: AdapterConfig, first: nn.Module | None) -> nn.Mod
         case "compacter":
             like = cast(Compacter | None, first)
             return Compacter(d, b, config.phm_dim, config.phm_rank, config.activation, like)
+        case "masked":
+            return Masked(d, b, config.activation, config.keep, cast(Masked | None, first))
         case "conformer":
             return Conformer(d, b, config.kernel, config.dropout)
         case "convpass":
@@ -275,7 +287,7 @@ register_type(AdapterConfig, AdapterModel)
 
 class AdapterTuner(PeftTuner):
     """The tuner of all adapters; what tells them apart is in their options, `AdapterOptions.adapter`. Group `adapter`,
-    which trained norms belong to as well."""
+    which trained norms belong to as well; the scores of masks are the group `mask`."""
 
     group = "adapter"
     cfg: AdapterOptions
@@ -285,6 +297,12 @@ class AdapterTuner(PeftTuner):
         self.families = cfg.families  # type: ignore[misc]
         self.budget_knob = cfg.budget_knob
         self.identity_at_start = cfg.identity_at_start
+
+    def param_groups(self, model: nn.Module) -> ParamGroups:
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        scores = [p for name, p in named if name.endswith(SCORES)]
+        rest = [p for name, p in named if not name.endswith(SCORES)]
+        return {self.group: rest, **({"mask": scores} if scores else {})}
 
     def adapter(self, width: int) -> AdapterConfig:
         """The adapter at a backbone's `width`, without what is read off the backbone's modules.
@@ -312,7 +330,7 @@ class AdapterTuner(PeftTuner):
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         """Those of one block, times the sub-layers that have one; what blocks share; the norms trained along."""
         config = self.adapter(backbone.hidden_size)
-        shared = config.phm_dim**3 if config.block == "compacter" else 0
+        shared = SHARED_COUNTS[config.block](backbone.hidden_size, config) if config.block in SHARED_COUNTS else 0
         norms = sum(p.numel() for n in find_norms(backbone.model).values() for p in n.parameters())
         blocks = sum(
             s.place in config.places
