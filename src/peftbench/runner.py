@@ -144,6 +144,7 @@ def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) 
     context.attempt.check()
     context.attempt.progress.show("save")
     fill_measures(record, context.reports, context.clock, *session.peaks())
+    record.compute |= predictor.costs()
     record.parameters = predictor.counts()
     record.notes += predictor.remarks()
     if not session.main:

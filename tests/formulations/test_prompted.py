@@ -42,7 +42,7 @@ def test_whole_demonstrations_go_before_the_rows_own_text_and_both_are_counted()
     assert all(item.length <= 200 for item in items)
     assert len(net.formulation.notes) == 1
     assert (
-        "test: 4 of 8 demonstrations did not fit into 200 tokens and were left out, in 1 of 2 prompts"
+        "test: 4 of 8 demonstrations did not fit into 198 tokens and were left out, in 1 of 2 prompts"
         in (net.formulation.notes[0])
     )
     assert items[0].data[PROMPT_TEXT].count("answer:") == 5

@@ -9,7 +9,6 @@ from tiny_answers import task
 from peftbench.errors import UsageError
 from peftbench.formulations.prompts import Writer, packaged_sets, prompt_set
 from peftbench.formulations.selection import K1, B, Bm25, Selector, in_turn, words
-from peftbench.formulations.text import text_fields
 from peftbench.tasks.base import Row
 
 POOL = [
@@ -84,7 +83,7 @@ def test_balance_gives_every_class_its_best_and_order_is_kept():
 
 def writer(name, number=0, labels=("sports", "health"), **changes):
     data = task(labels, **changes)
-    return Writer(prompt_set(name), number, data, lambda row: text_fields(row, data))
+    return Writer(prompt_set(name), number, data)
 
 
 def test_plain_prompts_name_the_fields_and_the_labels():

@@ -9,15 +9,6 @@ from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from peftbench.formulations.fitting import Cut, Texts
-from peftbench.tasks.base import Row, TaskData
-
-
-def text_fields(row: Row, task: TaskData) -> dict[str, str]:
-    """Field name -> text, in the order in which a text-to-text input has them."""
-    if row.parts and all(name in row.parts for name in task.fields):
-        return {name: row.parts[name] for name in task.fields}
-    texts = [row.text] if row.pair is None else [row.text, row.pair]
-    return dict(zip(task.fields, texts, strict=False))
 
 
 def text_to_text_input(texts: Texts, prefix: str = "") -> str:

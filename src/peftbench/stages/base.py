@@ -101,6 +101,10 @@ class Predictor(ABC):
         text cut, or cut to nothing; rows in all) and `label_tokens`; empty without a tokenizer."""
         return {}
 
+    def costs(self) -> Mapping[str, float]:
+        """What its answers cost besides time, for the record's `compute`."""
+        return {}
+
     def prompts(self) -> Mapping[str, str]:
         """Row id -> the prompt that it was answered from, where prompts are to be kept."""
         return {}

@@ -176,3 +176,11 @@ def bare_task(data: TaskData) -> TaskData:
     """The task without its rows, patterns and terms: what a formulation reads of it that needs none of these."""
     none: dict[str, Any] = {"train": (), "dev": (), "test": (), "unlabeled": (), "extra_tests": {}}
     return replace(data, **none, cloze={}, terms={}, notes=())
+
+
+def text_fields(row: Row, task: TaskData) -> dict[str, str]:
+    """Field name -> text, in the order in which a text-to-text input has them."""
+    if row.parts and all(name in row.parts for name in task.fields):
+        return {name: row.parts[name] for name in task.fields}
+    texts = [row.text] if row.pair is None else [row.text, row.pair]
+    return dict(zip(task.fields, texts, strict=False))

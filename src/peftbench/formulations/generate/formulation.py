@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,11 +16,12 @@ from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom
+from peftbench.formulations.reading import normalise, read_table
 from peftbench.formulations.snippets import Network
-from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_fields, text_to_text_input
+from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
-from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.base import Row, TaskData, text_fields
 
 IGNORE = -100
 SCORE_TOKENS = 8
@@ -250,14 +250,6 @@ def new_tokens(generated: Tensor, prompt: Tensor) -> Tensor:
     return generated[:, width:] if repeats else generated
 
 
-def read_table(texts: Mapping[str, str]) -> dict[str, str]:
-    """What may be written -> the label that it stands for: the label's own text, and the same but for case, spaces and
-    a final full stop where that is no other label too."""
-    loose = Counter(normalise(text) for text in texts.values())
-    table = {normalise(text): label for label, text in texts.items() if loose[normalise(text)] == 1}
-    return table | {text: label for label, text in texts.items()}
-
-
 def check_answers(
     words: Mapping[str, str],
     ids: Mapping[str, Sequence[int]],
@@ -279,8 +271,3 @@ def check_answers(
                 f"`{texts[label]}`, for its tokenizer. {way_out}"
             )
         seen[texts[label]] = label
-
-
-def normalise(text: str) -> str:
-    """Lower case, single spaces, no final full stop: differences that do not make an answer another label."""
-    return " ".join(text.lower().split()).rstrip(".")

@@ -17,7 +17,7 @@ between, and `{language}`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +27,7 @@ import yaml
 
 from peftbench.config.user_files import read_yaml
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.base import Row, TaskData, text_fields
 
 KEY = "method.formulation.prompts"
 ANSWER, FIELDS = "answer", "fields"
@@ -123,15 +123,13 @@ class Writer:
         UsageError: the set has no such prompt, no word for a label, or names what the task does not have.
     """
 
-    def __init__(
-        self, chosen: PromptSet, number: int, task: TaskData, name_fields: Callable[[Row], dict[str, str]]
-    ) -> None:
+    def __init__(self, chosen: PromptSet, number: int, task: TaskData) -> None:
         if number >= len(chosen.prompts):
             raise UsageError(
                 f"method.formulation.prompt_number={number}: the set `{chosen.name}` has {len(chosen.prompts)} "
                 f"prompts, 0 to {len(chosen.prompts) - 1}."
             )
-        self.chosen, self.prompt, self.task, self._name_fields = chosen, chosen.prompts[number], task, name_fields
+        self.chosen, self.prompt, self.task = chosen, chosen.prompts[number], task
         self.places = [name for name in _PLACE.findall(self.prompt.example) if name != ANSWER]
         self.words = {label: self._word(label) for label in task.labels}
         self.instruction = self._fill(self.prompt.instruction, self._about_task(), "instruction")
@@ -171,7 +169,7 @@ class Writer:
         Raises:
             UsageError: the row lacks one.
         """
-        own = self._name_fields(row)
+        own = text_fields(row, self.task)
         known = {**(row.parts or {}), "text": row.text, **({} if row.pair is None else {"pair": row.pair}), **own}
         for name in self.places:
             if name != FIELDS and name not in known:

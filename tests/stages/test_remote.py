@@ -1,0 +1,199 @@
+"""A remote model, tried on a local server that answers slowly, wrongly, not at all, or cuts the connection."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+import peftbench
+from peftbench.errors import UsageError
+from peftbench.formulations.reading import LabelReader
+from peftbench.models.remote import HttpModel, RemoteError
+
+KEY = "sk-secret-of-the-test"
+
+
+class Server(ThreadingHTTPServer):
+    """Answers `reply` to every prompt, after going through `script`: a word for each request, the last one for good."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script: list[str] = []
+        self.seen: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.reply = "Category: Sports."
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is no news."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.seen.append({"path": self.path, **json.loads(body)})
+        self.server.keys.append(self.headers.get("Authorization"))
+        how = self.server.script.pop(0) if self.server.script else "well"
+        getattr(self, how, self.status)(how)
+
+    def well(self, _: str) -> None:
+        usage = {"prompt_tokens": 11, "completion_tokens": 3}
+        self.send(200, json.dumps({"choices": [{"message": {"content": self.server.reply}}], "usage": usage}))
+
+    def slow(self, how: str) -> None:
+        time.sleep(0.6)
+        self.well(how)
+
+    def wrong(self, _: str) -> None:
+        self.send(200, '{"choices": []}')
+
+    def garbage(self, _: str) -> None:
+        self.send(200, "<html>busy</html>")
+
+    def cut(self, _: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "5000")
+        self.end_headers()
+        self.wfile.write(b'{"choices": ')
+        self.connection.close()
+
+    def elsewhere(self, _: str) -> None:
+        self.send(302, "", {"Location": "http://127.0.0.1:9/"})
+
+    def status(self, how: str) -> None:
+        self.send(int(how), "{}", {"Retry-After": "0"})
+
+    def send(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(text)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path) -> Iterator[Server]:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PEFTBENCH_API_KEY", KEY)
+    made = Server()
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def model(server: Server, **changes: Any) -> HttpModel:
+    return HttpModel(server.url, {"model": "m"}, **{"timeout": 0.3, "retries": 3, "wait": 0.01, **changes})
+
+
+@pytest.mark.parametrize("trouble", ["slow", "wrong", "garbage", "cut", "429", "500", "503"])
+def test_what_may_pass_is_asked_again(server, trouble):
+    server.script = [trouble, trouble]
+    answer = model(server).complete("What is it?")
+    assert (answer.text, answer.retries, answer.cached) == ("Category: Sports.", 2, False)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (11, 3)
+    assert [request["path"] for request in server.seen] == ["/v1/chat/completions"] * 3
+    assert server.seen[0]["messages"] == [{"role": "user", "content": "What is it?"}]
+    assert server.keys == [f"Bearer {KEY}"] * 3
+
+
+def test_the_wait_is_the_servers_or_doubles(server, monkeypatch):
+    waits: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    server.script = ["429", "wrong", "wrong", "wrong"]
+    with pytest.raises(RemoteError, match=r"no answer after 4 attempts; the last: ValueError"):
+        model(server, wait=40.0).complete("x")
+    assert waits == [0.0, 60.0, 60.0], "Retry-After; 40 x 2, 40 x 4, a minute at most"
+
+
+@pytest.mark.parametrize(("trouble", "way"), [("401", "key"), ("404", "chat/completions"), ("400", "status 400"),
+                                              ("elsewhere", "status 302")])  # fmt: skip
+def test_what_will_not_pass_ends_it_at_once(server, trouble, way):
+    server.script = [trouble]
+    with pytest.raises(RemoteError, match=way) as error:
+        model(server).complete("x")
+    assert len(server.seen) == 1
+    assert KEY not in str(error.value)
+
+
+def test_a_repeat_costs_nothing_and_another_question_does(server):
+    first, again = model(server).complete("x"), model(server).complete("x")
+    assert not first.cached
+    assert again.cached
+    assert again.text == first.text
+    HttpModel(server.url, {"model": "other"}).complete("x")
+    model(server).complete("y")
+    assert len(server.seen) == 3
+
+
+def test_free_answers_are_read_by_the_first_label_named():
+    read = LabelReader({"sports": "sports", "politics": "politics", "us": "us politics"})
+    assert [read(t) for t in ("Sports.", " category: sports", "SPORTS", "It is US Politics, I think")] == [
+        "sports", "sports", "sports", "us"]  # fmt: skip
+    assert [read(t) for t in ("sport", "", "esports are played")] == [None, None, None]
+    assert read.several == 0
+    assert read("politics, not sports") == "politics"
+    assert read.several == 1
+
+
+RUN = {"task": "demo_news", "method": "remote", "shots": 2, "trainer.progress": False, "method.remote.model": "m"}
+RUN |= {"method.remote.wait": 0.01, "method.remote.retries": 1, "method.remote.timeout": 2.0}
+
+
+def run(server: Server, folder: Any, **more: Any) -> Any:
+    return peftbench.run(**{**RUN, "method.remote.url": server.url, "out_dir": str(folder), **more})
+
+
+def test_a_run_counts_what_it_costs_and_keeps_no_key(server, tmp_path):
+    server.script = ["500"]
+    record = run(server, tmp_path / "a", **{"method.remote.parallel": 4}).record
+    assert record.status == "done"
+    assert record.predictions["invalid"] == 0
+    assert record.predictions["prompts"]["count"] == 105
+    costs = {name: value for name, value in record.compute.items() if name.startswith("remote_")}
+    assert costs == {"remote_calls": 106, "remote_retries": 1, "remote_cached": 0, "remote_prompt_tokens": 1155,
+                     "remote_completion_tokens": 315}  # fmt: skip
+    assert server.seen[0]["messages"][0]["content"].count("answer:") == 3, "shots=2: two demonstrations"
+    again = run(server, tmp_path / "b").record
+    assert again.compute["remote_calls"] == 0
+    assert again.compute["remote_cached"] == 105
+    assert again.score == record.score
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert written
+    assert not [path for path in written if KEY.encode() in path.read_bytes()]
+
+
+def test_a_server_that_is_down_makes_a_failed_record(server, tmp_path):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(peftbench.RunFailed, match=r"no answer after 2 attempts; the last: URLError") as error:
+        run(server, tmp_path, shots=0)
+    assert error.value.record.status == "failed"
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"method.remote.url": None}, r"method.remote.url: is not set.*off until"),
+    ({"method.remote.model": None}, r"method.remote.model: is not set"),
+    ({"method.remote.url": "http://me:secret@host/v1"}, "without user, password"),
+    ({"method.formulation.prompts": "afrobench", "task": "sst2"}, "no word for the label|sst2"),
+])  # fmt: skip
+def test_it_is_off_until_a_server_is_named(server, tmp_path, more, message):
+    with pytest.raises(UsageError, match=message):
+        run(server, tmp_path, **more)
+    assert not server.seen
