@@ -99,12 +99,13 @@ class Cache:
 
     def once(self, key: Any, compute: Callable[[], T], keep: Callable[[], bool] = lambda: True) -> T:
         """What is known under `key`, or else `compute()`, which is kept if `keep()` says so afterwards."""
-        known = self.get(key)
-        if known is None:
-            known = compute()
-            if keep():
-                self.put(key, known)
-        return known
+        known: T | None = self.get(key)
+        if known is not None:
+            return known
+        made = compute()
+        if keep():
+            self.put(key, made)
+        return made
 
     def fill(self, keys: Sequence[Any], compute: Callable[[list[int]], Iterable[Any]]) -> list[Any]:
         """The values of all keys, those that are missing computed: each once, whatever other processes do meanwhile.
@@ -178,7 +179,7 @@ def _read(names: Sequence[bytes]) -> dict[bytes, str | bytes]:
     """The sound ones of these entries."""
 
     def ask(database: sqlite3.Connection) -> dict[bytes, str | bytes]:
-        found = {}
+        found: dict[bytes, str | bytes] = {}
         for start in range(0, len(names), _CHUNK):
             part = names[start : start + _CHUNK]
             marks = ",".join("?" * len(part))
@@ -243,7 +244,8 @@ def _connection(path: Path) -> sqlite3.Connection:
         _open.place, _open.database = place, sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
         # what a power cut costs is lost, or found to be damaged
         _open.database.executescript(f"PRAGMA synchronous=OFF;{_TABLE}")
-    return _open.database
+    database: sqlite3.Connection = _open.database
+    return database
 
 
 def _forget_connection() -> None:

@@ -20,6 +20,8 @@ from peftbench.version import __version__
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from peftbench.config.schema import RunConfig
+
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 COMMANDS = {
@@ -126,9 +128,9 @@ def run_command(args: list[str]) -> int:
             return DONE
     if typed.flags:
         return through_hydra(typed)
-    from peftbench.config.load import compose_raw
+    from peftbench.config.many import compose_remembered
 
-    return run_one(compose_raw(typed.overrides))
+    return run_one(compose_remembered(typed.overrides))
 
 
 def through_hydra(typed: Arguments) -> int:
@@ -137,7 +139,7 @@ def through_hydra(typed: Arguments) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.load import CONFIG_MODULE, check_overrides, explain, opened
+    from peftbench.config.load import CONFIG_MODULE, check_overrides, explain, opened, to_run_config
 
     check_overrides(typed.overrides)
     codes: list[int] = []
@@ -145,7 +147,7 @@ def through_hydra(typed: Arguments) -> int:
 
     def job(cfg: DictConfig) -> None:  # a sweep comes here only with a launcher that is not ours
         try:
-            codes.append(run_one(cfg))
+            codes.append(run_one(to_run_config(cfg)))
         except UsageError as error:  # kept from Hydra, which would announce it in its own words
             mistakes.append(error)
 
@@ -168,12 +170,10 @@ def through_hydra(typed: Arguments) -> int:
     return max([*codes, USAGE] if mistakes else codes, default=DONE)
 
 
-def run_one(cfg: DictConfig) -> int:
+def run_one(config: RunConfig) -> int:
     """One run and its summary; the exit code."""
-    from peftbench.config.load import to_run_config
     from peftbench.inspect.announce import Announced, announce
 
-    config = to_run_config(cfg)
     announce(config)
     from peftbench.search.search import run_searched
     from peftbench.views.summary import print_summary

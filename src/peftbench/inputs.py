@@ -15,7 +15,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
-from peftbench.records.ids import run_id, versions
+from peftbench.records.ids import Spelled, run_id, versions
 from peftbench.records.store import Store
 from peftbench.tasks import TaskData, load_task
 from peftbench.tasks.base import Row
@@ -23,6 +23,7 @@ from peftbench.tasks.protocols import Draw, draw
 from peftbench.tasks.protocols.draw import data_seed_of
 
 T = TypeVar("T")
+Key = tuple[Any, ...]
 KEPT_DATA, KEPT_DRAWS = 8, 4
 """Data sets and draws held at a time: rows take memory. Their hashes are all kept."""
 
@@ -43,10 +44,11 @@ class InputCache:
     """
 
     def __init__(self) -> None:
-        self._data: OrderedDict[tuple, TaskData | UsageError] = OrderedDict()
-        self._draws: OrderedDict[tuple, Draw | UsageError] = OrderedDict()
-        self._hashes: dict[tuple, tuple[str, str] | UsageError] = {}
-        self._contents: dict[tuple, tuple[RunConfig, dict[str, str]]] = {}
+        self._data: OrderedDict[Key, TaskData | UsageError] = OrderedDict()
+        self._draws: OrderedDict[Key, Draw | UsageError] = OrderedDict()
+        self._hashes: dict[Key, tuple[str, str] | UsageError] = {}
+        self._contents: dict[Key, tuple[RunConfig, dict[str, str]]] = {}
+        self._spelled: Spelled = {}
         self._sections: dict[int, tuple[Any, dict[str, Any], str]] = {}
 
     def load(self, cfg: RunConfig) -> Inputs:
@@ -88,7 +90,7 @@ class InputCache:
         if isinstance(known, UsageError):
             raise known
         plain = self._plain(cfg)
-        return run_id(plain, known[1], known[0], self._basis(cfg, plain))
+        return run_id(plain, known[1], known[0], self._basis(cfg, plain), self._spelled)
 
     def basis(self, cfg: RunConfig) -> dict[str, Any]:
         """What the run's name rests on besides config, draw and data; see `peftbench.records.ids.Basis`."""
@@ -97,11 +99,11 @@ class InputCache:
     def _basis(self, cfg: RunConfig, plain: dict[str, Any]) -> dict[str, Any]:
         return {"contents": self.contents(cfg), "versions": versions(plain)}
 
-    def data_key(self, cfg: RunConfig) -> tuple:
+    def data_key(self, cfg: RunConfig) -> Key:
         """Equal for runs on the same data."""
         return self._keys(cfg)[0]
 
-    def _keys(self, cfg: RunConfig) -> tuple[tuple, tuple]:
+    def _keys(self, cfg: RunConfig) -> tuple[Key, Key]:
         data_key = (self._section(cfg.task)[1], str(data_dir(cfg)))
         seed = data_seed_of(cfg.protocol, cfg.data_seed, cfg.seed)
         return data_key, (*data_key, self._section(cfg.protocol)[1], cfg.shots, seed)
@@ -128,7 +130,7 @@ class InputCache:
         return known[1:]
 
 
-def _recall(store: OrderedDict[tuple, T | UsageError], key: tuple, limit: int, make: Callable[[], T]) -> T:
+def _recall(store: OrderedDict[Key, T | UsageError], key: Key, limit: int, make: Callable[[], T]) -> T:
     """`make()`, or what it gave, or the mistake it raised, when it was last called for this key."""
     if key not in store:
         try:

@@ -50,7 +50,7 @@ def packaged(file: str, section: str = "") -> Callable[[type[T]], type[T]]:
     return decorate
 
 
-def _is_open(known: Field) -> bool:
+def _is_open(known: Field[Any]) -> bool:
     """Whether a field has no default of its own: none at all, an empty collection, or that of another file."""
     return (
         known.default == MISSING or known.default_factory in (list, dict) or isinstance(known.default_factory, partial)

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,12 @@ from peftbench.config.doors import literal, shortened
 from peftbench.config.metric_files import fingerprint as fingerprint_metric
 from peftbench.config.tasks import adapter_of, check_task
 from peftbench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from peftbench.formulations.declared import Declared
+    from peftbench.tuners.base import TunerDeclaration
+
+S = TypeVar("S")
 
 CHOSEN_METRIC = "main_metric_chosen"
 """Says that `task.main_metric` was given with the command; it never gets into a config."""
@@ -137,7 +143,7 @@ def build_formulation(method: schema.MethodConfig, plain: dict[str, Any]) -> sch
     name = str(plain["name"])
     options = formulation_options(name)
     check_keys_of_other_formulations(method, name, plain, options)
-    made: schema.FormulationConfig = build(options, plain, "method.formulation")
+    made = build(options, plain, "method.formulation")
     if not registry.is_plugin("formulation", name) and (settle := registry.get("formulation", name).settle):
         settle(made)
     return made
@@ -151,14 +157,16 @@ def formulation_options(name: str) -> type[schema.FormulationConfig]:
     """
     if registry.is_plugin("formulation", name):
         return schema.PluginFormulationConfig
-    return registry.get("formulation", name).options
+    declared: Declared = registry.get("formulation", name)
+    return declared.options
 
 
 def tuner_options(name: str) -> type[schema.TunerConfig]:
     """The dataclass of the tuner of that name. Raises UsageError if there is none."""
     if registry.is_plugin("tuner", name):
         return schema.PluginTunerConfig
-    return registry.get("tuner", name).options
+    declared: TunerDeclaration = registry.get("tuner", name)
+    return declared.options
 
 
 @functools.cache
@@ -219,14 +227,14 @@ def check_keys_of_other_formulations(
             )
 
 
-def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
+def build(schema_class: type[S], section: dict[str, Any], where: str) -> S:
     """An instance of `schema_class` from plain values: keys, types and ranges checked."""
     fields = field_names(schema_class)
     for key in section:
         if key not in fields:
             raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
     try:
-        instance: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), literal(section)))
+        instance = cast(S, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), literal(section))))
     except OmegaConfBaseException as error:
         key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
         raise wrong_type(key, error) from None
@@ -234,7 +242,7 @@ def build(schema_class: type, section: dict[str, Any], where: str) -> Any:
     return instance
 
 
-BOUNDS = (
+BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("ge", lambda value, bound: value >= bound, "at least"),
     ("gt", lambda value, bound: value > bound, "more than"),
     ("le", lambda value, bound: value <= bound, "at most"),

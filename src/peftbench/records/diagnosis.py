@@ -96,7 +96,7 @@ def _gap(record: Record) -> float | None:
     return None if record.dev_score is None or record.score is None else record.dev_score - record.score
 
 
-def _norms(curves: dict[str, list]) -> dict[str, dict[str, float]]:
+def _norms(curves: dict[str, list[Any]]) -> dict[str, dict[str, float]]:
     """Group -> medians over the measured steps; steps with a number that is not finite are left out, and so is a run
     that ends before its gradients say anything."""
     found: dict[str, dict[str, float]] = {}

@@ -70,6 +70,9 @@ SEEDS = ("seed", "data_seed", "protocol.data_seed")
 """Keys that differ between repetitions of one experiment."""
 
 
+SECTIONS = ("model", "task", "protocol", "trainer", "search", "method")
+"""Of these sections names are made, and of the scalars beside them."""
+
 Basis = Mapping[str, Any]
 """What a name rests on besides config, draw and data, as `Record.identity` has it: `contents`, the weights that the run
 starts from (`peftbench.inputs.contents`), and `versions` of the components that have raised theirs (`versions`)."""
@@ -83,7 +86,13 @@ BY_CONTENT = {
 """Keys that say where weights lie, which `contents` says better, by the part there."""
 
 
-def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, basis: Basis | None = None) -> str:
+Spelled = dict[tuple[Any, ...], dict[str, str]]
+"""What of configs enters names, key by key as JSON, by what tells their sections apart."""
+
+
+def run_id(
+    config: dict[str, Any], draw_sha: str, data_sha: str, basis: Basis | None = None, known: Spelled | None = None
+) -> str:
     """16 hex digits that name a run by its content.
 
     Args:
@@ -91,13 +100,21 @@ def run_id(config: dict[str, Any], draw_sha: str, data_sha: str, basis: Basis | 
         draw_sha: SHA-256 of the drawn rows.
         data_sha: SHA-256 of the task's data.
         basis: see `Basis`.
+        known: for whoever names many runs and keeps their sections, the same objects where they are the same: each
+            combination of sections is then spelled once.
     """
-    return _digest([_placed(content(config), basis), draw_sha, data_sha, _stated(basis)])
+    known = {} if known is None else known
+    sections = (*(id(config.get(name)) for name in SECTIONS), repr(basis))
+    if sections not in known:
+        known[sections] = {key: _text(value) for key, value in _placed(content(config), basis).items()}
+    spelled = {k: text if isinstance(config[k], dict) else _text(config[k]) for k, text in known[sections].items()}
+    whole = ",".join(f"{json.dumps(key)}:{spelled[key]}" for key in sorted(spelled))
+    return _hash(f"[{{{whole}}},{_text(draw_sha)},{_text(data_sha)},{_text(_stated(basis))}]")
 
 
 def variant(config: dict[str, Any], data_sha: str, basis: Basis | None = None) -> str:
     """8 hex digits shared by exactly those runs that differ in their seeds alone, and so may be averaged."""
-    return _digest([_placed(content(config, EXCLUDED + SEEDS), basis), data_sha, _stated(basis)])[:8]
+    return _hash(_text([_placed(content(config, EXCLUDED + SEEDS), basis), data_sha, _stated(basis)]))[:8]
 
 
 def versions(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +207,7 @@ def _used(config: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[s
 def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` without the keys that 0.1.0 did not have and that stand at the default of their dataclass."""
     kept = dict(config)
-    for group in ("model", "task", "protocol", "trainer", "search", "method"):
+    for group in SECTIONS:
         section = kept.get(group)
         if isinstance(section, dict):
             kept[group] = _trimmed(section, _section_class(group, section))
@@ -260,9 +277,12 @@ def _without(config: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return kept
 
 
-def _digest(value: Any) -> str:
-    text = json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 _ONE_SPELLING = frozenset({str, int, bool, type(None)})

@@ -116,7 +116,7 @@ def rows(records: Iterable[Record]) -> list[Row]:
     return sorted((row(r) for r in records), key=_order)
 
 
-def _order(r: Row) -> tuple:
+def _order(r: Row) -> tuple[Any, ...]:
     return (
         r["task"],
         r["subset"],
@@ -273,7 +273,7 @@ def group(rows: Iterable[Row]) -> list[Row]:
     `n` runs; `draws` and `seeds` distinct data and training seeds; for each of `AVERAGED` the mean, and for the score
     its standard deviation over runs (n - 1 in the denominator; None for a single run), least and greatest value.
     """
-    cells: dict[tuple, list[Row]] = {}
+    cells: dict[tuple[Any, ...], list[Row]] = {}
     for r in rows:
         cells.setdefault(tuple(r.get(name) for name in CELL), []).append(r)
     return [_mean_row(dict(zip(CELL, key, strict=True)), members) for key, members in cells.items()]

@@ -60,7 +60,7 @@ def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
     for a variant is a hash of what is told here.
     """
     members: dict[str, Row] = {}
-    together: dict[tuple, dict[str, None]] = defaultdict(dict)
+    together: dict[tuple[Any, ...], dict[str, None]] = defaultdict(dict)
     for row in rows:
         members.setdefault(row["variant"], row)
         together[(row["method"], *(row.get(name) for name in BLOCK))][row["variant"]] = None
@@ -73,7 +73,7 @@ def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:
 
 
 def _told(
-    store: Store, members: Mapping[str, Row], together: Mapping[tuple, Mapping[str, None]], unclear: set[str]
+    store: Store, members: Mapping[str, Row], together: Mapping[tuple[Any, ...], Mapping[str, None]], unclear: set[str]
 ) -> dict[str, str]:
     """`method_names`, from the records."""
     records = {v: store.load(row["run_id"]) for v, row in members.items() if row["method"] in unclear}
@@ -155,7 +155,7 @@ def short_value(value: Any) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _unique(names: dict[str, str], together: Mapping[tuple, Iterable[str]]) -> dict[str, str]:
+def _unique(names: dict[str, str], together: Mapping[tuple[Any, ...], Iterable[str]]) -> dict[str, str]:
     """Names that are the same in a block get the first digits of their variant, for no config says what differs."""
     same = set()
     for variants in together.values():

@@ -69,7 +69,7 @@ class Record:
     model_info: Annotated[dict[str, Any], schema.ModelFacts] = field(default_factory=dict)
     predictions: Annotated[dict[str, Any], schema.PredictionFacts] = field(default_factory=dict)
     """file, sha256, count, invalid; of answers to written prompts also `prompts`: file, sha256, count."""
-    curves: Annotated[dict[str, list], dict[str, list[float | None]]] = field(default_factory=dict)
+    curves: Annotated[dict[str, list[Any]], dict[str, list[float | None]]] = field(default_factory=dict)
     stages: Annotated[list[dict[str, Any]], list[schema.StageFacts]] = field(default_factory=list)
     """What each stage of the method did and cost; empty in records of earlier versions."""
     environment: Annotated[dict[str, Any], schema.EnvironmentFacts] = field(default_factory=dict)

@@ -36,7 +36,7 @@ class StageReport:
     tokens: int = 0
     seconds: float = 0.0
     dev_score: float | None = None
-    curves: dict[str, list] = field(default_factory=dict)
+    curves: dict[str, list[Any]] = field(default_factory=dict)
     lr: dict[str, float] = field(default_factory=dict)
     step_flops: float | None = None
     saved_bytes: float | None = None

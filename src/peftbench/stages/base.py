@@ -69,7 +69,8 @@ class Stage:
 
     def __call__(self, context: Context, incoming: Predictor | None) -> Predictor:
         """Do the stage."""
-        return imported(self.run)(context, incoming)
+        run: Callable[[Context, Predictor | None], Predictor] = imported(self.run)
+        return run(context, incoming)
 
     def check_run(self, context: Context) -> None:
         """Ask whether it can do its part; see `check`."""

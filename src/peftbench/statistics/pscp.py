@@ -106,7 +106,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], constants: Constants = PAPER, tim
         timed: count inference too, as `eval_seconds` beyond those of the fastest method on the same backbone, data and
             device. Off unless asked for: the paper counts FLOPs, and times on a busy machine vary more than methods do.
     """
-    times: dict[tuple, list[float]] = {}
+    times: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         if timed and row.get("eval_seconds") and row.get("model") != "none":
             times.setdefault(_place(row), []).append(row["eval_seconds"])
@@ -123,7 +123,7 @@ def _of_row(row: Mapping[str, Any], times: Sequence[float], constants: Constants
     )
 
 
-def _place(row: Mapping[str, Any]) -> tuple:
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in ("model", "task", "subset", "protocol", "shots", "device", "precision"))
 
 

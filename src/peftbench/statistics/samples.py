@@ -237,7 +237,7 @@ def _draw_name(record: Record) -> Hashable:
     return record.draw.get("sha256") or record.data_seed
 
 
-def _test_columns(store: Store, record: Record) -> tuple[list, list, list, list]:
+def _test_columns(store: Store, record: Record) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
     """Ids, targets, groups and predictions of the test set proper, in the order of ids.
 
     Further test sets stand behind it in the file; their items belong to metrics of their own.
@@ -253,7 +253,7 @@ def _test_columns(store: Store, record: Record) -> tuple[list, list, list, list]
     return tuple([column[i] for i in order] for column in (ids, targets, groups, predictions))  # type: ignore
 
 
-def _items(record: Record, targets: list, groups: list) -> Items:
+def _items(record: Record, targets: list[Any], groups: list[Any]) -> Items:
     problem = record.data.get("problem") or _problem(targets)
     labels: Sequence[str] = record.data.get("labels") or ()
     if problem == "classification" and not labels:

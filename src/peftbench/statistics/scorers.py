@@ -233,7 +233,7 @@ def _mcc(sums: Floats) -> Floats:
     return np.where(spread > 0, both / np.sqrt(np.where(spread > 0, spread, 1)), 0.0)
 
 
-def _classification(value: Callable[[Floats], Floats], invalid_is_other: bool = False) -> Callable:
+def _classification(value: Callable[[Floats], Floats], invalid_is_other: bool = False) -> Callable[..., Any]:
     def make(items: Items, predictions: Sequence[Any]) -> Scorer:
         return LinearScorer(_classes(items, predictions, invalid_is_other)[0], value)
 
@@ -322,13 +322,13 @@ def _by_unit(features: Floats, items: Items) -> Any:
     return total
 
 
-def _sums(weights: NDArray, features: Floats) -> Floats:
+def _sums(weights: NDArray[Any], features: Floats) -> Floats:
     """`weights @ features` as float64; blocks keep the memory bounded. Counts are exact in float32."""
     kind = features.dtype
     return _in_blocks(lambda w: (w.astype(kind, copy=False) @ features).astype(np.float64), weights)
 
 
-def _in_blocks(function: Callable[[NDArray], NDArray], rows: NDArray) -> NDArray:
+def _in_blocks(function: Callable[[NDArray[Any]], NDArray[Any]], rows: NDArray[Any]) -> NDArray[Any]:
     """`function` of blocks of rows, joined."""
     size = max(1, _CHUNK // max(1, rows.shape[1]))
     return np.concatenate([function(rows[i : i + size]) for i in range(0, len(rows), size)])

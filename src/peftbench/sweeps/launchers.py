@@ -59,7 +59,7 @@ def run_sweep(launcher: str, options: Mapping[str, Any], job_overrides: Sequence
             is left has been said.
     """
     option_class, start = LAUNCHERS[launcher]
-    checked = build(option_class, dict(options), "hydra.launcher")
+    checked: Any = build(option_class, dict(options), "hydra.launcher")
     inputs = InputCache()
     jobs = compose_jobs(job_overrides, inputs)
     refuse(jobs)

@@ -163,7 +163,7 @@ class Estimates:
         for run in group.runs:
             name, place = run["run_id"], self.store.path(run["run_id"]).absolute()
             if name not in self._stamps:
-                self._stamps[name] = stamp([place]) or [str(place), run["created"], run.get(group.metric)]
+                self._stamps[name] = stamp([place]) or [[str(place), run["created"], run.get(group.metric)]]
         return [group.metric, *(self._stamps[run["run_id"]] for run in group.runs)]
 
     def _remember(self, key: Any, compute: Callable[[], Any]) -> Any:

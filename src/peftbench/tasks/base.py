@@ -17,7 +17,7 @@ from typing import Any, Literal
 from peftbench.config.tasks import ENDS
 from peftbench.tasks.problems import Problem, kind
 
-Target = str | float | tuple
+Target = str | float | tuple[Any, ...]
 """What is asked for: a label name, a score, a tuple of tags or of tuples. `peftbench.tasks.problems` has the kinds."""
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from peftbench.config.schema import TaskConfig, number, one_of
-from peftbench.config.tasks import check_labels, listed, one_or_more, score, section, spelling, text
+from peftbench.config.tasks import ENDS, check_labels, listed, one_or_more, score, section, spelling, text
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.tasks.base import ENDS, DataSource, Row, Target, TaskData, text_key
+from peftbench.tasks.base import DataSource, Row, Target, TaskData, text_key
 from peftbench.tasks.sources import assemble, resolve_subset
 
 ALL = "all"

@@ -18,9 +18,10 @@ from typing import Any
 from peftbench.config.components import problem_of
 from peftbench.config.metric_files import column, is_own
 from peftbench.config.schema import TaskConfig
+from peftbench.config.tasks import ENDS
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import open_file
-from peftbench.tasks.base import ENDS, DataSource, PatternSet, Row, TaskData
+from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 from peftbench.tasks.problems import kind
 from peftbench.tasks.readers import read_parquet
 

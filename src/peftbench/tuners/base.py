@@ -73,7 +73,8 @@ class TunerDeclaration:
 
     def build_function(self) -> Callable[[Any], Tuner]:
         """What builds it, imported."""
-        return imported(self.build)
+        build: Callable[[Any], Tuner] = imported(self.build)
+        return build
 
     def needed_modules(self) -> list[str]:
         """What it imports sooner or later."""

@@ -178,9 +178,9 @@ def _bytes(count: float) -> str:
 
 def printable(text: Any, encoding: str) -> str:
     """`text` as a terminal of this encoding can show it, without control characters."""
-    text = "".join(c if c.isprintable() else " " for c in str(text))
+    shown = "".join(c if c.isprintable() else " " for c in str(text))
     try:
-        text.encode(encoding)
+        shown.encode(encoding)
     except (UnicodeEncodeError, LookupError):
-        text = text.replace("█", "#").replace("±", "+-").encode("ascii", "replace").decode()
-    return text
+        return shown.replace("█", "#").replace("±", "+-").encode("ascii", "replace").decode()
+    return shown

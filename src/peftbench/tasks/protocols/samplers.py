@@ -19,7 +19,9 @@ Orders = tuple[list[int], list[int]]
 """Positions in the pool, best first: for train and for dev."""
 
 
-def walk(order: Sequence[int], classes: Sequence[str], quota: Mapping[str, int], free: Callable[[int], bool]) -> list:
+def walk(
+    order: Sequence[int], classes: Sequence[str], quota: Mapping[str, int], free: Callable[[int], bool]
+) -> list[int]:
     """The first `quota[c]` positions of every class `c` along `order` for which `free` is true."""
     left, missing, taken = dict(quota), sum(quota.values()), []
     for i in order:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.store import Store
@@ -88,7 +89,7 @@ def _across(text: str) -> list[str]:
     return chosen
 
 
-def _print(found: list, averages: list, notes: Sequence[str], level: float) -> None:
+def _print(found: list[Any], averages: list[Any], notes: Sequence[str], level: float) -> None:
     from rich.console import Console
     from rich.text import Text
 

@@ -124,8 +124,8 @@ def _setting_columns(a: Side, b: Side) -> list[str]:
     return columns
 
 
-def _by(columns: Sequence[str], rows: Sequence[Row]) -> dict[tuple, list[Row]]:
-    groups: dict[tuple, list[Row]] = {}
+def _by(columns: Sequence[str], rows: Sequence[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for r in rows:
         groups.setdefault(tuple(r[c] for c in columns), []).append(r)
     return groups
@@ -200,12 +200,12 @@ def check_one_variant(match: Match, load: Callable[[str], Record]) -> None:
             )
 
 
-def _show(columns: Sequence[str], key: tuple) -> str:
+def _show(columns: Sequence[str], key: tuple[Any, ...]) -> str:
     return ", ".join(f"{c}={v}" for c, v in zip(columns, key, strict=True) if v != "")
 
 
 def _nothing_common(
-    a: Side, b: Side, columns: Sequence[str], mine: Collection[tuple], others: Collection[tuple]
+    a: Side, b: Side, columns: Sequence[str], mine: Collection[tuple[Any, ...]], others: Collection[tuple[Any, ...]]
 ) -> str:
     shown = ["; ".join(_show(columns, key) for key in list(keys)[:3]) for keys in (mine, others)]
     return (
