@@ -100,17 +100,18 @@ def build_learner(
     name = chosen.title or chosen.__name__.removesuffix("Formulation").lower()
     posed = replace(cfg.method.formulation, name=name)
     learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
+    check_trains(learner, cfg, chosen.__name__)
+    return learner, {**backbone.facts(), "formulation": name}
+
+
+def check_trains(learner: Learner, cfg: RunConfig, formulation: str) -> None:
+    """Raises UsageError if stages train and there is nothing that they could."""
     trains = any(stage.trains for stage in stages_of(cfg.method.stages))
     if not learner.param_groups() and trains and cfg.labelled != 0:
         raise UsageError(
-            f"method={cfg.method.name}: nothing to train, since the `{chosen.__name__}` has no head of its own. "
+            f"method={cfg.method.name}: nothing to train, since the `{formulation}` has no head of its own. "
             "Use method/formulation=head, or a method that trains the backbone."
         )
-    facts = {
-        **backbone.facts(),
-        "formulation": name,
-    }
-    return learner, facts
 
 
 def check_format(cfg: RunConfig) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peftbench import build
 from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt
@@ -31,6 +31,9 @@ from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
 from peftbench.tuners import get_tuner
+
+if TYPE_CHECKING:
+    from peftbench.training.distributed import Dist
 
 log = logging.getLogger(__name__)
 
@@ -73,21 +76,7 @@ class Session:
         from peftbench.records.tracking import Tracker
         from peftbench.stages.base import Context
 
-        dist, precision = None, "fp32"
-        if self.cfg.method.needs_model:
-            from peftbench.training.distributed import check_alike, join
-            from peftbench.training.precision import resolve
-
-            dist = join(self.cfg.trainer)
-            self._resources.callback(dist.close)
-            self.main = dist.main
-            if dist.world > 1:
-                check_alike(dist.gather(self._facts()))
-            precision = resolve(self.cfg.trainer.precision, dist.device)
-            if dist.device.type == "cuda":
-                import torch
-
-                self.clock.synchronize = torch.cuda.synchronize
+        dist, precision = self._join() if self.cfg.method.needs_model else (None, "fp32")
         if self.main:
             self._claim()
         self.is_known = dist.broadcast(self.known is not None) if dist else self.known is not None
@@ -113,6 +102,22 @@ class Session:
         )
         if self.cfg.method.needs_model:
             self.context.new_learner = partial(build.new_learner, self.context, self.record)
+
+    def _join(self) -> tuple[Dist, str]:
+        """The processes of the run, this one among them, and the precision on their devices."""
+        from peftbench.training.distributed import check_alike, join
+        from peftbench.training.precision import resolve
+
+        dist = join(self.cfg.trainer)
+        self._resources.callback(dist.close)
+        self.main = dist.main
+        if dist.world > 1:
+            check_alike(dist.gather(self._facts()))
+        if dist.device.type == "cuda":
+            import torch
+
+            self.clock.synchronize = torch.cuda.synchronize
+        return dist, resolve(self.cfg.trainer.precision, dist.device)
 
     def _facts(self) -> dict[str, Any]:
         """What every process of the run must agree in."""

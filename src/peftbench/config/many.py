@@ -220,7 +220,7 @@ class _Base:
         return part
 
 
-_ELSEWHERE = re.compile(r"@package|@_|^\s*- *(override |/)|^\s*-.*\$\{", re.MULTILINE)
+_ELSEWHERE = re.compile(r"@package|@_|^\s*- *(override +)?/|^\s*-.*\$\{", re.MULTILINE)
 """What a config file says if it writes outside of its group's section, or depends on the choice in another group."""
 
 

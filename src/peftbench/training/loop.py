@@ -33,7 +33,7 @@ from peftbench.training import batching, optim
 from peftbench.training.norms import NormMeter
 from peftbench.training.precision import autocast, resolve
 from peftbench.training.predict import to_device
-from peftbench.training.progress import reporter
+from peftbench.training.progress import Silent, reporter
 from peftbench.training.resume import LoopProgress, resume, save
 
 if TYPE_CHECKING:
@@ -112,52 +112,93 @@ def train(
         UsageError: learning rates do not fit; `folder` holds checkpoints of another training, or cannot be written.
         Interrupted: some process was told to stop, and what was done by then is in a checkpoint.
     """
-    evaluate = evaluate if select == "best" else None
-    log = on_log if on_log and dist.main else lambda entry: None
     attempt = attempt or Attempt(clock)
-    unread: list[Tensor] = []
-
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
         engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, constant, course)
-        progress, best = resume(folder, engine, attempt) if folder else (LoopProgress(), None)
-        started = clock.wall["train"] - progress.seconds
-        with reporter(cfg.progress and dist.main, engine.steps, progress.step) as shown:
-            while progress.step < engine.steps:
-                unread.append(engine.step(progress.step))
-                progress.step += 1
-                evaluates, told = engine.due(progress.step, engine.eval_every), attempt.received is not None
-                saves = bool(cfg.checkpoint_every) and engine.due(progress.step, cfg.checkpoint_every)
-                if evaluates or saves or engine.due(progress.step, engine.read_every) or (told and dist.world == 1):
-                    losses, told = _exchange(unread, told, dist)
-                    for step, loss in progress.read(losses):
-                        log({"step": step, "loss": loss, **engine.rates(step)})
-                    unread.clear()
-                    engine.norms.read(progress.norms)
-                    shown.step(progress.step, progress.losses[-1])
-                    attempt.progress.show(step=progress.step, steps=engine.steps, loss=progress.losses[-1])
-                else:
-                    told = False  # the others cannot know yet
-                if progress.reason:
-                    break
-                if evaluate and evaluates:
-                    score = float(dist.broadcast(evaluate()))
-                    if progress.note(score):
-                        best = learner.trainable_state()
-                    shown.dev(progress.step, score)
-                    log({"step": progress.step, "dev": score})
-                    if cfg.patience and progress.stale >= cfg.patience:
-                        break
-                if folder and (saves or told):
-                    with clock("save"):
-                        progress.seconds = clock.wall["train"] - started
-                        save(folder, engine, progress, best, attempt)
-                if told:
-                    attempt.end()
-        if best is not None and not progress.reason:
-            learner.load_trainable_state(best)
+        training = _Training(
+            engine,
+            clock,
+            attempt,
+            evaluate=evaluate if select == "best" else None,
+            log=on_log if on_log and dist.main else lambda entry: None,
+            folder=folder,
+        )
+        training.run()
+    training.progress.seconds = clock.wall["train"] - training.started
+    return _result(engine, training.progress)
+
+
+class _Training:
+    """Steps until the plan is done, the loss is lost, patience is at its end or the process is told to stop."""
+
+    def __init__(
+        self,
+        engine: _Engine,
+        clock: PhaseClock,
+        attempt: Attempt,
+        evaluate: Callable[[], float] | None,
+        log: Callable[[dict[str, float]], None],
+        folder: Path | None,
+    ) -> None:
+        self.engine, self.cfg, self.clock, self.attempt = engine, engine.cfg, clock, attempt
+        self.evaluate, self.log, self.folder = evaluate, log, folder
+        self.progress, self.best = resume(folder, engine, attempt) if folder else (LoopProgress(), None)
+        self.started = clock.wall["train"] - self.progress.seconds
+        self.unread: list[Tensor] = []
+
+    def run(self) -> None:
+        """Train, and go back to the best state if one was looked for."""
+        engine, progress = self.engine, self.progress
+        with reporter(self.cfg.progress and engine.dist.main, engine.steps, progress.step) as shown:
+            while progress.step < engine.steps and self._goes_on(shown):
+                pass
+        if self.best is not None and not progress.reason:
+            engine.learner.load_trainable_state(self.best)
         progress.reason = progress.reason or engine.damage(progress.step)
-    progress.seconds = clock.wall["train"] - started
-    return _result(engine, progress)
+
+    def _goes_on(self, shown: Silent) -> bool:
+        """Do a step and what is due after it; whether another one may follow."""
+        engine, progress, every = self.engine, self.progress, self.cfg.checkpoint_every
+        self.unread.append(engine.step(progress.step))
+        progress.step += 1
+        evaluates = engine.due(progress.step, engine.eval_every)
+        saves = bool(every) and engine.due(progress.step, every)
+        told = self.attempt.received is not None
+        if evaluates or saves or engine.due(progress.step, engine.read_every) or (told and engine.dist.world == 1):
+            told = self._read(told, shown)
+        else:
+            told = False  # the others cannot know yet
+        if progress.reason or (self.evaluate and evaluates and self._is_enough(self.evaluate, shown)):
+            return False
+        if self.folder and (saves or told):
+            with self.clock("save"):
+                progress.seconds = self.clock.wall["train"] - self.started
+                save(self.folder, engine, progress, self.best, self.attempt)
+        if told:
+            self.attempt.end()
+        return True
+
+    def _read(self, told: bool, shown: Silent) -> bool:
+        """Read the losses since the last time, over all ranks; whether any rank was told to stop."""
+        engine, progress = self.engine, self.progress
+        losses, told = _exchange(self.unread, told, engine.dist)
+        for step, loss in progress.read(losses):
+            self.log({"step": step, "loss": loss, **engine.rates(step)})
+        self.unread.clear()
+        engine.norms.read(progress.norms)
+        shown.step(progress.step, progress.losses[-1])
+        self.attempt.progress.show(step=progress.step, steps=engine.steps, loss=progress.losses[-1])
+        return told
+
+    def _is_enough(self, evaluate: Callable[[], float], shown: Silent) -> bool:
+        """Look at dev and keep the state if it is the best so far; whether patience is at its end."""
+        progress = self.progress
+        score = float(self.engine.dist.broadcast(evaluate()))
+        if progress.note(score):
+            self.best = self.engine.learner.trainable_state()
+        shown.dev(progress.step, score)
+        self.log({"step": progress.step, "dev": score})
+        return bool(self.cfg.patience) and progress.stale >= self.cfg.patience
 
 
 class _Engine:

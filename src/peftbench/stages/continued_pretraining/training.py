@@ -27,7 +27,7 @@ from peftbench.stages.learning import LearnerPredictor, fresh, learning_rates, m
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
 from peftbench.training.batching import total_steps
-from peftbench.training.loop import train
+from peftbench.training.loop import TrainResult, train
 from peftbench.training.optim import Course, build_optimizer
 
 if TYPE_CHECKING:
@@ -250,6 +250,13 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
             attempt=context.attempt,
             course=Course(optimizer, total_steps(trainer, len(items))),
         )
+    report.unlabeled_passes += round(result.steps * len(items) / math.ceil(len(items) / trainer.batch_size))
+    _tell(report, result, len(held_out))
+    return report
+
+
+def _tell(report: StageReport, result: TrainResult, held_out: int) -> None:
+    """What came of the training, with dev scores as what they are here: losses of held-out texts."""
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
     steps, losses = report.curves.pop("dev_step"), report.curves.pop("dev")
@@ -257,8 +264,4 @@ def fit(context: Context, learner: Learner, rows: Sequence[Row], folder: Path, r
     if losses:
         best, step = min((-score, step) for step, score in zip(steps, losses, strict=True))
         first = "" if len(losses) == 1 else f"{-losses[0]:.3f} after {steps[0]} steps, "
-        report.notes.append(
-            f"masked-LM loss on {len(held_out)} held-out texts: {first}{best:.3f} after {step} steps (kept)"
-        )
-    report.unlabeled_passes += round(result.steps * len(items) / math.ceil(len(items) / trainer.batch_size))
-    return report
+        report.notes.append(f"masked-LM loss on {held_out} held-out texts: {first}{best:.3f} after {step} steps (kept)")
