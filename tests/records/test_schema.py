@@ -128,10 +128,14 @@ def test_a_newer_record_is_left_out_of_views_and_never_written_over(
 
 
 def test_the_table_of_a_filed_run_may_fail(
-    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: Store,
+    make_record: Callable[..., Record],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (store.out_dir / "leaderboard.csv").mkdir()
     leaderboard.refresh(store)
+    store.save(make_record("feed"))
     monkeypatch.setattr(leaderboard, "row", lambda record: 1 / 0)
     leaderboard.refresh(store)
     assert "ZeroDivisionError" in caplog.text
