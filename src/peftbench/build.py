@@ -62,8 +62,9 @@ def build_learner(
         from peftbench.learner import Learner
         from peftbench.models import load_backbone
         from peftbench.models.checks import check_length
+        from peftbench.models.outline import outline
         from peftbench.tuners import build_tuner
-        from peftbench.tuners.base import TunerContext
+        from peftbench.tuners.base import Tuner, TunerContext
         from peftbench.tuners.budget import fit_budget
 
     check_calibration(cfg.method)
@@ -74,24 +75,26 @@ def build_learner(
         fits = ", ".join(sorted(tuner.families))
         raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone. It fits: {fits}.")
     check_format(cfg)
-    with clock("model"):
-        backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length
+    words = tuple(data.label_words.get(label, label) for label in data.labels)
+    context = TunerContext(
+        longest,
+        words,
+        cfg.seed,
+        pool=data.train,
+        shots=shots,
+        restoring=restoring,
+        domains=data.domains,
+    )
+    with clock("model"):
+        if type(tuner).check is not Tuner.check:
+            tuner.check(outline(cfg.model, chosen.purpose), context)  # from the config alone: nothing is downloaded yet
+        backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
     check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
         torch.manual_seed(cfg.seed)
         formulation = chosen(backbone, data, longest, cfg.method.formulation)
-        words = tuple(data.label_words.get(label, label) for label in data.labels)
-        context = TunerContext(
-            longest,
-            words,
-            cfg.seed,
-            pool=data.train,
-            shots=shots,
-            restoring=restoring,
-            domains=data.domains,
-        )
         if cfg.method.budget is not None:
             fit_budget(tuner, cfg.method.budget, backbone, context)
         learner = Learner(backbone, tuner, formulation, context)

@@ -70,14 +70,14 @@ def test_structure_tells_what_the_table_says(name: str) -> None:
 
 def test_queries_keys_and_values_are_slices_of_one_matrix() -> None:
     neox = anatomy_of(network("gpt_neox")).blocks()[0].attention
-    assert neox.query.rows == ((0, 8), (24, 32), (48, 56), (72, 80))  # heads one after the other, each q, k, v
+    assert neox.query.rows == ((0, 16), (48, 64), (96, 112), (144, 160))  # heads one after the other, each q, k, v
     phi = anatomy_of(network("phi3")).blocks()[0]
     assert [p.rows for p in (phi.attention.query, phi.attention.key, phi.attention.value)] == [
-        ((0, 32),),
-        ((32, 48),),
-        ((48, 64),),
+        ((0, 64),),
+        ((64, 96),),
+        ((96, 128),),
     ]
-    assert phi.feed_forward.gate == Projection("layers.0.mlp.gate_up_proj", ((0, 64),))
+    assert phi.feed_forward.gate == Projection("layers.0.mlp.gate_up_proj", ((0, 128),))
 
 
 def test_slices_are_what_the_attention_takes() -> None:

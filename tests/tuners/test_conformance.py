@@ -293,7 +293,7 @@ def test_dropout_is_switched_off_for_the_checks_only() -> None:
 def test_checks_do_not_touch_the_shared_networks() -> None:
     from peftbench.conformance.bench import pristine
 
-    before = copy.deepcopy(pristine("tiny-bert", "features").model.state_dict())
+    before = copy.deepcopy(pristine(BERT, "features").model.state_dict())
     list(judge(find_subject("full"), [BERT], quick=True))
-    after = pristine("tiny-bert", "features").model.state_dict()
+    after = pristine(BERT, "features").model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

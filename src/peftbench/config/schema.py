@@ -87,6 +87,11 @@ def one_of(*choices: Any, default: Any = MISSING) -> Any:
     return field(default=default, metadata={"choices": choices})
 
 
+def matching(pattern: str, wanted: str, default: Any = MISSING) -> Any:
+    """A field of text that fits a regular expression; `wanted` says in words what that is."""
+    return field(default=default, metadata={"pattern": pattern, "wanted": wanted})
+
+
 @dataclass
 class ModelConfig:
     """`conf/model/*.yaml`: a backbone."""

@@ -269,6 +269,8 @@ def check_ranges(instance: Any, where: str) -> None:
             raise UsageError(
                 f"{key}={shortened(value)}: not a valid choice. {did_you_mean(str(value), map(str, choices))}"
             )
+        if (pattern := f.metadata.get("pattern")) and value is not None and not re.fullmatch(pattern, str(value)):
+            raise UsageError(f"{key}={shortened(value)}: use {f.metadata['wanted']}.")
         if f.metadata.get("filled") and not value:
             raise UsageError(f"{key}={value}: must not be empty. {f.metadata['filled']}")
         for place, number in _numbers(value, key):

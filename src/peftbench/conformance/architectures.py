@@ -10,9 +10,6 @@ import yaml
 
 from peftbench.config.schema import ModelConfig
 
-POSITIONS = 64
-"""Of every tiny network that has a bound."""
-
 
 @cache
 def architectures() -> dict[str, ModelConfig]:

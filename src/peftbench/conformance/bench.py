@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.config.load import compose
-from peftbench.config.schema import FormulationConfig, TrainerConfig
+from peftbench.config.schema import FormulationConfig, ModelConfig, TrainerConfig
 from peftbench.formulations import formulation_class
 from peftbench.formulations.base import Encoded, Formulation
 from peftbench.formulations.generate.formulation import IGNORE, TextFormulation
@@ -22,7 +22,7 @@ from peftbench.formulations.head.formulation import HeadFormulation
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models import load_backbone
-from peftbench.models.base import Backbone
+from peftbench.models.base import Backbone, Purpose
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
@@ -41,12 +41,13 @@ RATE = 1.0e-2
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny network and how the task is posed to it."""
+    """A tiny network and how the task is posed to it. `config`: the network, where `model` is no packaged choice."""
 
     name: str
     model: str
     family: str
     formulation: str
+    config: ModelConfig | None = field(default=None, compare=False)
 
 
 CASES = (
@@ -105,9 +106,10 @@ def task() -> TaskData:
 
 
 @functools.cache
-def pristine(model: str, purpose: str) -> Backbone:
+def pristine(case: Case, purpose: Purpose) -> Backbone:
     """The tiny network; callers work on copies."""
-    return load_backbone(compose([f"model={model}"]).model, purpose, dropout=0.0)  # type: ignore[arg-type]
+    cfg = case.config or compose([f"model={case.model}"]).model
+    return load_backbone(cfg, purpose, dropout=0.0)
 
 
 def trainer(**changes: Any) -> TrainerConfig:
@@ -118,11 +120,16 @@ def trainer(**changes: Any) -> TrainerConfig:
 
 
 class Bench:
-    """A tuner on one case: fresh learners, training, logits, and one learner trained for `STEPS` steps."""
+    """A tuner on one case: fresh learners, training, logits, and one learner trained for `steps` steps."""
 
-    def __init__(self, new_tuner: Callable[[], Tuner], lr: Mapping[str, float], case: Case) -> None:
-        self.new_tuner, self.lr, self.case = new_tuner, lr, case
+    def __init__(self, new_tuner: Callable[[], Tuner], lr: Mapping[str, float], case: Case, steps: int = STEPS) -> None:
+        self.new_tuner, self.lr, self.case, self.steps = new_tuner, lr, case, steps
         self.task = task()
+
+    @property
+    def context(self) -> TunerContext:
+        """What a tuner may know of the sixteen texts."""
+        return TunerContext(MAX_LENGTH, self.task.labels, SEED, pool=self.task.train, shots=self.task.train)
 
     def learner(self, tuner: Tuner | None = None, dtype: torch.dtype = torch.float32) -> Learner:
         """A fresh learner; the same one every time. `dtype` is the backbone's."""
@@ -130,12 +137,11 @@ class Bench:
         # The head starts above zero, so that its gradient reaches the backbone in the first step.
         cfg = FormulationConfig(name=case.formulation, head_init_scale=1.0)
         chosen: Any = formulation_class(cfg, case.family, 8, self.task.problem)
-        shared = pristine(case.model, chosen.purpose)
+        shared = pristine(case, chosen.purpose)
         backbone = replace(shared, model=copy.deepcopy(shared.model).to(dtype))  # type: ignore[arg-type]
         torch.manual_seed(SEED)
         formulation = chosen(backbone, self.task, MAX_LENGTH, cfg)
-        context = TunerContext(MAX_LENGTH, self.task.labels, SEED, pool=self.task.train, shots=self.task.train)
-        learner = Learner(backbone, tuner or self.new_tuner(), formulation, context)
+        learner = Learner(backbone, tuner or self.new_tuner(), formulation, self.context)
         for module in learner.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # chance would hide what the checks look for
@@ -161,7 +167,7 @@ class Bench:
         return train(
             learner,
             learner.encode(self.task.train),
-            cfg=trainer(**changes),
+            cfg=trainer(**{"steps": self.steps, **changes}),
             lr=rates,
             weight_decay=0.0,
             seed=SEED,
@@ -179,7 +185,7 @@ class Bench:
 
     @cached_property
     def trained(self) -> Learner:
-        """The learner of `start` after `STEPS` steps, in eval mode. Checks leave it as they found it."""
+        """The learner of `start` after `steps` steps, in eval mode. Checks leave it as they found it."""
         learner, _ = self.start
         self.train(learner)
         return learner.eval()

@@ -100,7 +100,7 @@ def declared(bench: Bench) -> Verdict:
         return failed(f"gets a gradient, but is in no group of `param_groups`: {first(reached)}")
     bench.trained  # noqa: B018 - trains the learner of `start`
     if still := [names[p] for p in groups if torch.equal(p, before[names[p]])]:
-        return failed(f"declared, but the same after {STEPS} steps: {first(still)}")
+        return failed(f"declared, but the same after {bench.steps} steps: {first(still)}")
     return passed(f"{len(groups)} tensors")
 
 
@@ -115,7 +115,9 @@ def frozen_base(bench: Bench) -> Verdict:
     if changed:
         name = next(iter(changed))
         gap = (changed[name].double() - before[name].double()).abs().max()
-        return failed(f"{name} changed by up to {gap:.1e} in {STEPS} steps ({len(changed)} of {len(rest)} tensors)")
+        return failed(
+            f"{name} changed by up to {gap:.1e} in {bench.steps} steps ({len(changed)} of {len(rest)} tensors)"
+        )
     return passed(f"{len(rest)} tensors")
 
 

@@ -72,7 +72,6 @@ def lines(anatomy: Anatomy) -> Iterator[str]:
 
 WORDS = {
     "cache": "through the key/value cache",
-    "function": "through the function that computes attention (there is no cache)",
     "rows": "as further rows of what attention reads (there is no cache)",
 }
 

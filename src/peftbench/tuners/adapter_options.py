@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from omegaconf import MISSING
 
 from peftbench.config.schema import TunerConfig, number
+from peftbench.tuners.layerwise import layer_range
 
 BOTH = ("attention", "ffn")
 """The sub-layers of a block."""
@@ -24,6 +25,7 @@ class AdapterOptions(TunerConfig, ABC):
     """
 
     train_norms: bool = MISSING
+    layers: str = layer_range()
 
     budget_knob: ClassVar[str] = "bottleneck"
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "seq2seq", "causal"})

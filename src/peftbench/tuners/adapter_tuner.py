@@ -15,35 +15,28 @@ cache, under gradient checkpointing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
 import torch
 from peft import PeftConfig, PeftType
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from peftbench.models.anatomy import anatomy_of
+from peftbench.models.anatomy.choose import chosen_blocks, norms_of
+from peftbench.models.anatomy.parts import PLACES, Anatomy, SubLayer
 from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, Lite, Masked
 from peftbench.tuners.adapter_options import AdapterOptions
 from peftbench.tuners.base import ParamGroups, TunerContext
+from peftbench.tuners.hosted import HostedModel
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import count_real_positions
-from peftbench.tuners.sublayers import (
-    PLACES,
-    Place,
-    find_layout,
-    find_norms,
-    find_sublayers,
-    out_features,
-    outlet_pattern,
-)
 
 SCORES = "_scores"
 """End of the names of scores that a mask is made from."""
@@ -70,6 +63,7 @@ class AdapterConfig(PeftConfig):
         phm_dim: n of `compacter`.
         phm_rank: rank of its s_i t_i.
         keep: of `masked`: share of a matrix that a block's mask keeps.
+        layers: blocks that have one, see `peftbench.tuners.layerwise`.
         target_modules: set by the tuner: the last matrices of the chosen sub-layers.
         modules_to_save: full names of norms that are trained along.
     """
@@ -88,7 +82,8 @@ class AdapterConfig(PeftConfig):
     phm_dim: int = 4
     phm_rank: int = 1
     keep: float = 0.5
-    target_modules: str | None = None
+    layers: str = "all"
+    target_modules: list[str] | str | None = None
     exclude_modules: list[str] | None = None
     modules_to_save: list[str] | None = None
 
@@ -155,18 +150,21 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         self._input: Tensor | None = None
         self._hook: RemovableHandle | None = None
 
-    def update_layer(self, name: str, config: AdapterConfig, inlet: nn.Module, first: nn.Module | None) -> None:
+    def update_layer(
+        self, name: str, config: AdapterConfig, width: int, inlet: nn.Module, first: nn.Module | None
+    ) -> None:
         """Add an adapter.
 
         Args:
             name: the adapter's.
             config: the adapter's.
+            width: d, of the sub-layer's output.
             inlet: first matrix of the sub-layer.
             first: the adapter's block at the first wrapped sub-layer; None if that is this one.
         """
         base = self.get_base_layer()
         self.configs[name] = config
-        self.adapter_block[name] = make_block(out_features(base), config, first).to(next(base.parameters()).device)
+        self.adapter_block[name] = make_block(width, config, first).to(next(base.parameters()).device)
         if config.mode == "parallel" and self._hook is None:
             # A bound method: a deep copy of the network binds it to the copy of this layer.
             self._hook = inlet.register_forward_pre_hook(self._remember_input)
@@ -205,42 +203,32 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         return (y + change if parallel else change).to(y.dtype)
 
 
-class AdapterModel(BaseTuner):
+class AdapterModel(HostedModel):
     """Puts the blocks in, and tells the convolutions among them where the padding is."""
 
     prefix = "adapter_"
     tuner_layer_cls = AdapterLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+    title = "A bottleneck adapter"
+    why_not_merged = "it is no change of any weight"
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         assert isinstance(peft_config, AdapterConfig)
         if peft_config.target_modules is None:
-            places = cast(tuple[Place, ...], tuple(peft_config.places))
-            peft_config.target_modules = outlet_pattern(find_layout(self.model), places)
-            if peft_config.block in CONVOLUTIONS and self.model.config.is_encoder_decoder:
-                # A decoder must not see the tokens to come, and its cache does not hold what a convolution needs.
-                peft_config.target_modules = r"encoder\." + peft_config.target_modules
+            anatomy = anatomy_of(self.model)
+            outlets = [s.outlet for s in adapted(anatomy, peft_config)]
+            peft_config.target_modules = [name.removeprefix(f"{anatomy.stack}.") for name in outlets]
         return peft_config
 
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        peft_config: AdapterConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **unused: Any,
+    def put(
+        self, config: AdapterConfig, adapter: str, target: nn.Module, name: str, parent: nn.Module, place: str
     ) -> None:
         blocks = [layer.adapter_block for layer in self.layers()]
-        first = next((b[adapter_name] for b in blocks if adapter_name in b), None)
-        inlet = self.model.get_submodule(next(s.inlet for s in find_sublayers(self.model) if s.outlet == current_key))
-        if isinstance(target, AdapterLayer):
-            target.update_layer(adapter_name, peft_config, inlet, first)
-            return
-        layer = AdapterLayer(target)
-        layer.update_layer(adapter_name, peft_config, inlet, first)
-        self._replace_module(parent, target_name, layer, target)
+        first = next((b[adapter] for b in blocks if adapter in b), None)
+        anatomy = anatomy_of(self.model)
+        inlet = self.model.get_submodule(next(s.inlet for s in anatomy.sublayers() if s.outlet == place))
+        layer = target if isinstance(target, AdapterLayer) else AdapterLayer(target)
+        layer.update_layer(adapter, config, anatomy.hidden_size, inlet, first)
+        setattr(parent, name, layer)
 
     def _post_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         assert isinstance(config, AdapterConfig)
@@ -269,17 +257,15 @@ class AdapterModel(BaseTuner):
             self._mask_hook.remove()
         return super().unload()
 
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(
-            "A bottleneck adapter cannot be merged into the base model: it is no change of any weight. Keep the "
-            "adapter beside the model, or call unload() to drop it."
-        )
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if kwargs.get("adapter_names") is not None:
-            raise ValueError("adapters do not support adapter_names (several in one batch). Use set_adapter.")
-        yield
+def adapted(anatomy: Anatomy, config: AdapterConfig) -> list[SubLayer]:
+    """The sub-layers that get a block. Of an encoder-decoder only the encoder's get a convolution: a decoder must not
+    see the tokens to come, and its cache does not hold what a convolution needs."""
+    causal = {block.name for stack in anatomy.stacks if stack.causal for block in stack.blocks}
+    blocks = [
+        b for b in chosen_blocks(anatomy, config.layers) if config.block not in CONVOLUTIONS or b.name not in causal
+    ]
+    return [sublayer for block in blocks for sublayer in block.sublayers() if sublayer.place in config.places]
 
 
 register_type(AdapterConfig, AdapterModel)
@@ -310,15 +296,18 @@ class AdapterTuner(PeftTuner):
         Raises:
             UsageError: the knobs do not fit each other or the width.
         """
-        return AdapterConfig(**self.cfg.adapter(width))
+        return AdapterConfig(**self.cfg.adapter(width), layers=self.cfg.layers)
+
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        self.cfg.check()
+        adapted(backbone.anatomy, self.adapter(backbone.hidden_size))
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        find_layout(backbone.model)
-        self.cfg.check()
+        self.check(backbone, context)
         config = self.adapter(backbone.hidden_size)
         config.task_type = task_type(backbone)
         if self.cfg.train_norms:
-            config.modules_to_save = list(find_norms(backbone.model))
+            config.modules_to_save = list(norms_of(backbone.model))
         if backbone.family == "causal":
             count_real_positions(backbone.model)
         model = wrap(backbone, config, context.seed)
@@ -331,14 +320,9 @@ class AdapterTuner(PeftTuner):
         """Those of one block, times the sub-layers that have one; what blocks share; the norms trained along."""
         config = self.adapter(backbone.hidden_size)
         shared = SHARED_COUNTS[config.block](backbone.hidden_size, config) if config.block in SHARED_COUNTS else 0
-        norms = sum(p.numel() for n in find_norms(backbone.model).values() for p in n.parameters())
-        blocks = sum(
-            s.place in config.places
-            and not (config.block in CONVOLUTIONS and backbone.family == "seq2seq" and s.outlet.startswith("decoder."))
-            for s in find_sublayers(backbone.model)
-        )
+        norms = sum(p.numel() for n in norms_of(backbone.model).values() for p in n.parameters())
         return (
-            blocks * BLOCK_COUNTS[config.block](backbone.hidden_size, config)
+            len(adapted(backbone.anatomy, config)) * BLOCK_COUNTS[config.block](backbone.hidden_size, config)
             + shared
             + (norms if self.cfg.train_norms else 0)
         )

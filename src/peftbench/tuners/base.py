@@ -119,6 +119,14 @@ class Tuner(ABC):
         self.notes: list[str] = []
         """What a reader of the result must know; it goes into the record."""
 
+    def check(self, backbone: Backbone, context: TunerContext) -> None:  # noqa: B027 - most fit every network
+        """Asked before weights are loaded or downloaded: `backbone` is an outline, its parameters have shapes and no
+        values, and it has no tokenizer. `build` may rely on it having been asked.
+
+        Raises:
+            UsageError: the pair cannot work, and why.
+        """
+
     @abstractmethod
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         """Freeze `backbone.model`, make or add what is trainable, and return the module to call in its place.

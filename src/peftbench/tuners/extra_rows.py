@@ -1,101 +1,119 @@
-"""Extra rows at the input of a Transformer block: the block's tokens attend to them, and they are cut off behind it.
+"""Extra rows at the input of a module that attends: its tokens attend to them, and they are cut off behind it.
 
-The block itself is not changed. Its stack is called with an attention mask (and, with rotary positions, position ids)
-that already has room for the rows, so a block needs nothing but the rows in front of its hidden states. In a causal
-model the rows' keys and values stay in the cache, in front of the text's.
+The module itself is not changed. What it is called with besides the hidden states (masks, biases by position,
+rotations) is given room for the rows: they are seen by all tokens, carry no bias and are not rotated. In a causal model
+the rows' keys and values stay in the cache, in front of the text's.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
+from peftbench.models.anatomy import anatomy_of
 from peftbench.models.base import Backbone
 
-ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert")
-BLOCKS = {
-    **dict.fromkeys(ENCODERS, "encoder.layer"),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), "layers"),
-    "gpt2": "h",
-}
-"""Architecture -> its list of blocks within the bare stack. These stacks use a 4-D attention mask as it is given."""
-
 MASKS = ("sdpa", "eager")
-"""Attention implementations that take such a mask."""
+"""Attention implementations that take a mask for each pair of tokens."""
 
 
 def stack_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The bare stack of blocks: `model` itself, or what its language-model head sits on."""
-    return getattr(model, model.base_model_prefix, model)
+    """The stack that answers (the decoder, where there is one of its own): what is called with its mask and cache."""
+    stack = model.get_submodule(anatomy_of(model).last.module)
+    assert isinstance(stack, PreTrainedModel)
+    return stack
 
 
-def check_architecture(backbone: Backbone, longest: int) -> None:
+def check_room(backbone: Backbone, longest: int) -> None:
     """Raises UsageError if rows cannot be put before this backbone's blocks, for inputs of `longest` tokens."""
-    config = backbone.model.config
-    if config.model_type not in BLOCKS:
+    anatomy, config = backbone.anatomy, backbone.model.config
+    if anatomy.positions == "alibi":
         raise UsageError(
-            f"method.tuner does not know the blocks of the architecture `{config.model_type}` "
-            f"(model={backbone.name}). It fits: {', '.join(sorted(BLOCKS))}."
+            f"method.tuner: model={backbone.name} biases each key by the number of tokens before it (ALiBi), and rows "
+            "in front of a block are no tokens. Use method=prefix_tuning or method=prompt_tuning there."
         )
     if config._attn_implementation not in MASKS:
         raise UsageError(
             f"method.tuner needs an attention mask of its own, which `{config._attn_implementation}` attention does "
             f"not take. Load model={backbone.name} with one of: {', '.join(MASKS)}."
         )
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True) and longest > window:
+    if anatomy.last.causal:
+        check_window(backbone, longest)
+
+
+def check_window(backbone: Backbone, longest: int) -> None:
+    """Raises UsageError if layers look back less far than to what stands in front of inputs of `longest` tokens."""
+    window = backbone.anatomy.window
+    if window is not None and longest > window:
         raise UsageError(
-            f"trainer.max_length={longest}: model={backbone.name} looks back {window} tokens only, which this tuner's "
-            f"mask does not know. Use trainer.max_length={window} or less."
+            f"trainer.max_length={longest}: layers of model={backbone.name} look back {window} tokens only, and would "
+            f"not see what this tuner puts in front. Use trainer.max_length={window} or less."
         )
-
-
-def blocks_of(stack: PreTrainedModel) -> nn.ModuleList:
-    """The list of blocks of a bare stack."""
-    found = stack.get_submodule(BLOCKS[stack.config.model_type])
-    assert isinstance(found, nn.ModuleList)
-    return found
-
-
-def has_rotary_positions(stack: nn.Module) -> bool:
-    """Whether positions enter in the attention of each block, and not with the embeddings."""
-    return any(name.endswith("rotary_emb") for name, _ in stack.named_modules())
-
-
-def mask_with_rows(mask: Tensor, rows: int | Tensor, queries: int, stack: PreTrainedModel, causal: bool) -> Tensor:
-    """The 4-D attention mask of a block whose input, or cache, begins with extra rows.
-
-    Args:
-        mask: (batch, n) 1 for real tokens, n counts all tokens so far.
-        rows: how many rows there are, visible to all; or (batch, rows) which of them each item sees.
-        queries: how many of the last tokens are computed now. If that is all n, the rows are computed too.
-        stack: decides the form: true / false for sdpa, 0 / lowest number for eager attention.
-
-    Returns:
-        (batch, 1, rows + n, rows + n), or (batch, 1, queries, rows + n) where only the last tokens are computed.
-    """
-    batch, n = mask.shape
-    seen = mask.new_ones(batch, rows) if isinstance(rows, int) else rows.to(mask.dtype)
-    keys = torch.cat([seen, mask], dim=1).bool()[:, None, None, :]
-    count = seen.shape[1]
-    place = torch.arange(count + n, device=mask.device)
-    computed = place if queries == n else place[-queries:]
-    allowed = keys.expand(batch, 1, len(computed), -1)
-    if causal:
-        allowed = allowed & ((place < count) | (place <= computed[:, None]))
-    if stack.config._attn_implementation == "sdpa":
-        return allowed
-    return torch.zeros_like(allowed, dtype=stack.dtype).masked_fill(~allowed, torch.finfo(stack.dtype).min)
 
 
 def call_with_rows(
     block: nn.Module, rows: Tensor, hidden: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Any:
     """The block's output for `hidden` (batch, n, d) with `rows` (batch, k, d) in front, these cut off again."""
-    out = block(torch.cat([rows.to(hidden.dtype), hidden], dim=1), *args, **kwargs)
-    return out[:, rows.shape[1] :] if isinstance(out, Tensor) else (out[0][:, rows.shape[1] :], *out[1:])
+    k = rows.shape[1]
+    args, kwargs = with_room(block, k, hidden.shape[1], args, kwargs)
+    return without_rows(block(torch.cat([rows.to(hidden.dtype), hidden], dim=1), *args, **kwargs), k)
+
+
+def without_rows(output: Any, k: int) -> Any:
+    """Hidden states, or a tuple that begins with them, without the first k positions."""
+    return output[:, k:] if isinstance(output, Tensor) else (output[0][:, k:], *output[1:])
+
+
+def with_room(
+    module: nn.Module, k: int, n: int, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What a module is called with behind its hidden states, for k more positions in front of the n there are."""
+    names = list(inspect.signature(module.forward).parameters)[1:]
+    room = [widened(name, value, k, n) for name, value in zip(names, args, strict=False)]
+    return room, {name: widened(name, value, k, n) for name, value in kwargs.items()}
+
+
+def widened(name: str, value: Any, k: int, n: int) -> Any:
+    """One argument, by its name in transformers."""
+    if isinstance(value, tuple) and name == "position_embeddings":
+        cosines, sines = value
+        return rotation(cosines, k, n, 1.0), rotation(sines, k, n, 0.0)
+    if not isinstance(value, Tensor):
+        return value
+    match name:
+        case "attention_mask":
+            return square(value, k, n, visible(value))
+        case "position_bias" | "relative_pos":
+            return square(value, k, n, 0)
+        case "sinusoidal_pos":  # sines, then cosines
+            sines, cosines = value.chunk(2, dim=-1)
+            return torch.cat([rotation(sines, k, n, 0.0), rotation(cosines, k, n, 1.0)], dim=-1)
+    return value
+
+
+def visible(mask: Tensor) -> int:
+    """What stands in a mask for a key that is seen: of numbers to be added 0, else 1."""
+    return 0 if mask.is_floating_point() else 1
+
+
+def square(table: Tensor, k: int, n: int, value: int) -> Tensor:
+    """(..., n or 1, n) -> (..., k + n or 1, k + n), new entries `value`; what is wide enough already stays."""
+    if table.shape[-1] != n:
+        return table
+    if table.dim() < 3:
+        raise ValueError(f"rows need a mask for each pair of tokens, found {tuple(table.shape)}; use sdpa or eager")
+    above = k if table.shape[-2] == n else 0
+    return F.pad(table, (k, 0, above, 0), value=bool(value) if table.dtype == torch.bool else value)
+
+
+def rotation(table: Tensor, k: int, n: int, value: float) -> Tensor:
+    """(..., n, width) -> (..., k + n, width); what is long enough already stays."""
+    return F.pad(table, (0, 0, k, 0), value=value) if table.shape[-2] == n else table

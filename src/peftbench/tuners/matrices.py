@@ -2,64 +2,85 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.models.anatomy.choose import is_matrix, is_target, names_of_roles, unmistakable
 from peftbench.models.base import Backbone
+from peftbench.tuners.layerwise import in_layers
 
 
-def matrix_names(backbone: Backbone, chosen: list[str] | None) -> list[str]:
+@dataclass(frozen=True)
+class Choice:
+    """Which matrices a user wants.
+
+    Attributes:
+        names: of modules, or ends of such; None: not chosen by name.
+        target: a group of `peftbench.models.anatomy.parts.TARGETS`; None: peft's own choice for the architecture, else
+            queries and values.
+        layers: see `chosen_blocks`.
+    """
+
+    names: list[str] | None = None
+    target: str | None = None
+    layers: str = "all"
+
+
+def matrix_names(backbone: Backbone, choice: Choice) -> list[str]:
     """The chosen names of matrices, or the usual ones of the architecture.
 
     Raises:
-        UsageError: a chosen name fits no matrix, or the architecture has no usual ones.
+        UsageError: a chosen name fits no matrix, or names and target are both given.
     """
-    matrices = sorted({name.rpartition(".")[2] for name, m in backbone.model.named_modules() if is_matrix(m)})
-    architecture = backbone.model.config.model_type
-    if chosen is None:
-        usual = {"albert": ["query", "value"], **TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING}
-        if architecture not in usual:
-            raise UsageError(
-                f"method.tuner.target_modules: no default for the architecture `{architecture}` "
-                f"(model={backbone.name}). Choose some of: {', '.join(matrices)}."
-            )
-        chosen = list(usual[architecture])
-    for name in chosen:
-        if not any(is_target(full, name) for full, m in backbone.model.named_modules() if is_matrix(m)):
+    if choice.names is not None and choice.target is not None:
+        raise UsageError(
+            f"method.tuner.target={choice.target} and method.tuner.target_modules are both set. Leave one at null."
+        )
+    usual = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(backbone.model.config.model_type)
+    if choice.names is not None:
+        names = checked(backbone, choice.names)
+    elif choice.target is None and isinstance(usual, list):
+        names = list(usual)
+    else:
+        return names_of_roles(backbone.model, choice.target or "attention.qv", choice.layers)
+    if choice.layers == "all":
+        return names
+    return unmistakable(backbone.model, in_layers(backbone, choice.layers, matched(backbone, names)))
+
+
+def checked(backbone: Backbone, names: list[str]) -> list[str]:
+    """`names`, if each of them is a matrix's."""
+    matrices = [name for name, module in backbone.model.named_modules() if is_matrix(module)]
+    for name in names:
+        if not any(is_target(full, name) for full in matrices):
+            ends = sorted({full.rpartition(".")[2] for full in matrices})
             raise UsageError(
                 f"method.tuner.target_modules: no matrix of model={backbone.name} is called `{name}`. "
-                f"{did_you_mean(name, matrices)}"
+                f"{did_you_mean(name, ends)}"
             )
-    return chosen
+    return list(names)
+
+
+def matched(backbone: Backbone, names: list[str]) -> dict[str, nn.Module]:
+    """Full name -> matrix that one of `names` stands for. Peft's wrapper of one may be a matrix itself."""
+    return {
+        full.removesuffix(".base_layer"): module
+        for full, module in backbone.model.named_modules()
+        if is_matrix(module) and any(is_target(full, name) for name in names)
+    }
 
 
 def matrix_shapes(backbone: Backbone, names: list[str]) -> list[tuple[int, int]]:
     """(out, in) of every matrix that one of `names` stands for."""
-    found = [
-        module
-        for full, module in backbone.model.named_modules()
-        if is_matrix(module) and any(is_target(full, name) for name in names)
-    ]
-    shapes = [(tuple(m.weight.shape), isinstance(m, Conv1D)) for m in found]
+    found = matched(backbone, names).values()
+    shapes = [(tuple(m.weight.shape), isinstance(m, Conv1D)) for m in found]  # type: ignore[arg-type]
     return [(b, a) if transposed else (a, b) for (a, b), transposed in shapes]
 
 
 def has_transposed(backbone: Backbone, names: list[str]) -> bool:
     """Whether one of `names` stands for a matrix that GPT-2 stores with its axes swapped."""
-    return any(
-        isinstance(module, Conv1D) and any(is_target(full, name) for name in names)
-        for full, module in backbone.model.named_modules()
-    )
-
-
-def is_matrix(module: nn.Module) -> bool:
-    """A weight matrix that LoRA can sit beside: a Linear, or GPT-2's transposed one."""
-    return isinstance(module, (nn.Linear, Conv1D))
-
-
-def is_target(full_name: str, target: str) -> bool:
-    """peft's rule: a name, or the end of one after a dot. A matrix that peft has wrapped already counts as itself."""
-    full_name = full_name.removesuffix(".base_layer")
-    return full_name == target or full_name.endswith(f".{target}")
+    return any(isinstance(module, Conv1D) for module in matched(backbone, names).values())

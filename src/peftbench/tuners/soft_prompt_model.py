@@ -5,17 +5,15 @@ Ids become prompted embeddings, and mask, positions, token types and labels are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, TaskType
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from peftbench.models.anatomy import anatomy_of
+from peftbench.tuners.hosted import HostedModel
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
 from peftbench.tuners.soft_prompt_layer import DeptConfig, SoftPromptEmbedding, check_length, rank_for_budget
@@ -24,7 +22,7 @@ IGNORE = -100
 """Label of a position that the loss skips."""
 
 
-class SoftPromptModel(BaseTuner):
+class SoftPromptModel(HostedModel):
     """Turns token ids into prompted embeddings before the base model's `forward` and `generate`.
 
     Outputs of encoders and causal models have m more positions in front, as under peft's prompt tuning; an
@@ -34,12 +32,14 @@ class SoftPromptModel(BaseTuner):
 
     prefix = "dept_"
     tuner_layer_cls = SoftPromptEmbedding
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+    title = "A soft prompt"
+    why_not_merged = "a soft prompt and input offsets are not a change of any weight"
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         assert isinstance(peft_config, DeptConfig)
         embedding = self.model.get_input_embeddings()
-        self.first_position = first_position(self.model)
+        anatomy = anatomy_of(self.model)
+        self.first_position, self.scale = anatomy.first_position, anatomy.embedding_scale
         self.takes_positions = accepts_position_ids(self.model)
         # A string is matched as a regular expression against the whole name: exactly this module, and neither the
         # encoder's and decoder's own copies (T5) nor another embedding of the same short name.
@@ -55,36 +55,17 @@ class SoftPromptModel(BaseTuner):
             )
         return peft_config
 
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        peft_config: DeptConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **unused: Any,
+    def put(
+        self, config: DeptConfig, adapter: str, target: nn.Module, name: str, parent: nn.Module, place: str
     ) -> None:
         if isinstance(target, SoftPromptEmbedding):
-            target.update_layer(adapter_name, peft_config)
-        else:
-            assert isinstance(target, nn.Embedding)
-            self._replace_module(parent, target_name, self.tuner_layer_cls(target, adapter_name, peft_config), target)
+            target.update_layer(adapter, config)
+            return
+        assert isinstance(target, nn.Embedding)
+        self._replace_module(parent, name, self.tuner_layer_cls(target, adapter, config), target)
 
     def _check_tied_modules(self, model: nn.Module, peft_config: PeftConfig) -> None:
         """Nothing to check: the embedding matrix itself is never changed, so a tied output head is not concerned."""
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(
-            "A DePT adapter cannot be merged into the base model: a soft prompt and input offsets are not a change of "
-            "any weight. Keep the adapter beside the model, or call unload() to drop it."
-        )
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if kwargs.get("adapter_names") is not None:
-            raise ValueError("DePT does not support adapter_names (several adapters in one batch). Use set_adapter.")
-        yield
 
     @property
     def layer(self) -> SoftPromptEmbedding:
@@ -136,7 +117,9 @@ class SoftPromptModel(BaseTuner):
         positions = self._position_ids(new.get("position_ids"), new.get("attention_mask"), config)
         if positions is not None:
             new["position_ids"] = positions
-        new["inputs_embeds"] = self.layer.prompted(input_ids, starts)
+        prompted = self.layer.prompted(input_ids, starts)
+        # What a network does to the embeddings of ids it may not do to embeddings that it is given.
+        new["inputs_embeds"] = prompted if self.scale == 1 else prompted * self.scale
         return new
 
     def _continued(self, input_ids: Tensor, new: dict[str, Any]) -> dict[str, Any]:
@@ -179,12 +162,6 @@ def longest_text(starts: Tensor, mask: Tensor | None, n: int) -> int:
         return int(starts.max())
     before = torch.arange(n, device=mask.device) < starts
     return int((mask.bool() & before).sum(1).max())
-
-
-def first_position(model: PreTrainedModel) -> int:
-    """The position id of a first token: 0, but padding_idx + 1 in RoBERTa and its relatives."""
-    relatives = any(hasattr(m, "create_position_ids_from_inputs_embeds") for m in model.modules())
-    return int(model.config.pad_token_id) + 1 if relatives else 0
 
 
 def put_in_front(input_ids: Tensor, generated: Any) -> Any:

@@ -9,15 +9,18 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
-from peftbench.models.anatomy.names import Misfit, Names, Reader, refused
 from peftbench.models.anatomy.parts import Anatomy
 from peftbench.models.folder import ANATOMY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from peftbench.models.anatomy.names import Names
 
 KEPT = "_peftbench_anatomy"
 """Attribute of a network that holds its anatomy, read before a tuner changes anything. Copies keep it."""
@@ -36,6 +39,8 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
 
 def read(model: PreTrainedModel) -> Anatomy:
     """The parts by the table, else by the structure."""
+    from peftbench.models.anatomy.names import Misfit, Reader, refused
+
     architecture = str(model.config.get_text_config().model_type)
     try:
         if architecture in known():
@@ -53,6 +58,8 @@ def describe(model: PreTrainedModel, folder: Path) -> None:
     Raises:
         UsageError: it is no description, or not of this network.
     """
+    from peftbench.models.anatomy.names import Misfit, Reader
+
     path = folder / ANATOMY
     if not path.is_file():
         return

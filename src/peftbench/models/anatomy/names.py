@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.models.anatomy.parts import Anatomy, Attention, Block, FeedForward, PrefixEntry, Projection, Stack
+from peftbench.models.base import accepts
 
 Names = Mapping[str, Any]
 KEYS = {"stacks", "positions", "norm", "projection", "scale"}
@@ -75,6 +76,7 @@ class Reader:
         return Anatomy(
             architecture=str(self.config.model_type),
             source=self.source,
+            stack=self.prefix,
             stacks=stacks,
             word_embeddings=next(name for name, module in self.modules.items() if module is word),
             hidden_size=width,
@@ -97,7 +99,12 @@ class Reader:
         passes = self._passes(entry, found)
         blocks = tuple(self._block(name, entry, times) for name, times in zip(found, passes, strict=True))
         decoder = index == number - 1 and (number > 1 or self._generates())
-        return Stack("decoder" if decoder else "encoder", decoder, blocks)
+        return Stack(self._holder(found[0]), "decoder" if decoder else "encoder", decoder, blocks)
+
+    def _holder(self, block: str) -> str:
+        """The innermost of transformers' models around a block: those have masks and caches made."""
+        above = ["", *(block[: m.start()] for m in re.finditer(r"\.", block))]
+        return next(name for name in reversed(above) if isinstance(self.modules[name], PreTrainedModel))
 
     def _generates(self) -> bool:
         """Whether a network of one stack answers from left to right, as `peftbench.models.load.family_of` has it."""
@@ -225,18 +232,7 @@ class Reader:
         return float(getattr(self.modules[owner], name))
 
     def _prefix(self, stack: Stack) -> PrefixEntry:
-        holder = self.stack.get_decoder() if self.model.config.is_encoder_decoder else self.stack
-        if accepts(holder, "past_key_values"):
-            return "cache"
-        source = getattr(self.stack, "_supports_attention_backend", False)
-        return "function" if source else "rows"
-
-
-def accepts(module: nn.Module, keyword: str) -> bool:
-    """Whether `module.forward` has a parameter of this name."""
-    import inspect
-
-    return keyword in inspect.signature(module.forward).parameters
+        return "cache" if accepts(self.modules[stack.module], "past_key_values") else "rows"
 
 
 def hidden_size(model: PreTrainedModel) -> int:

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 Role = Literal["query", "key", "value", "output", "in", "gate", "out"]
+TARGETS: dict[str, tuple[Role, ...]] = {
+    "attention.qv": ("query", "value"),
+    "attention.all": ("query", "key", "value", "output"),
+    "ffn": ("in", "gate", "out"),
+    "all_linear": ("query", "key", "value", "output", "in", "gate", "out"),
+}
+"""Choice of `method.tuner.target` -> roles of the matrices that it stands for, in every block."""
 Place = Literal["attention", "ffn"]
 PLACES: tuple[Place, ...] = ("attention", "ffn")
 """The sub-layers of a block."""
 Positions = Literal["learned", "sinusoidal", "rotary", "relative", "alibi", "none"]
 """How a network knows the order of its tokens: a trained or a fixed table at the embeddings, rotated queries and keys,
 a bias of the scores by distance, a slope of the scores, or not at all."""
-PrefixEntry = Literal["cache", "function", "rows"]
-"""Where keys and values can be put in front of an attention's: its cache; the function that computes the scores, where
-a network without a cache lets one choose it; or further rows of what the attention reads, cut off behind it."""
+PrefixEntry = Literal["cache", "rows"]
+"""Where keys and values can be put in front of an attention's: its cache; or, in a network without one, further rows of
+what the attention reads, which get them as their keys and values and are cut off behind it."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,10 @@ class Block:
     passes: int = 1
     norms: tuple[str, ...] = ()
 
+    def within(self, name: str) -> str:
+        """The name of one of its modules without the block's own."""
+        return name.removeprefix(f"{self.name}.")
+
     def attentions(self) -> list[Attention]:
         """Its own and that to the encoder, where it has one."""
         return [self.attention] + ([self.cross] if self.cross else [])
@@ -118,8 +129,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks in the order in which they run. `causal`: no token sees those behind it."""
+    """Blocks in the order in which they run.
 
+    Attributes:
+        module: what is called with the mask and the cache of these blocks.
+        causal: no token sees those behind it.
+    """
+
+    module: str
     kind: Literal["encoder", "decoder"]
     causal: bool
     blocks: tuple[Block, ...]
@@ -136,6 +153,7 @@ class Anatomy:
 
     Attributes:
         architecture: `model_type` of its config.
+        stack: the bare network below a language-model head; empty if there is no head.
         source: where the names come from: `anatomy.yaml`, the table of known architectures, or the network's structure.
         stacks: the encoder before the decoder.
         word_embeddings, position_embeddings: their modules; `projection`: from their width to the hidden one.
@@ -149,6 +167,7 @@ class Anatomy:
 
     architecture: str
     source: str
+    stack: str
     stacks: tuple[Stack, ...]
     word_embeddings: str
     hidden_size: int

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from peftbench.config.schema import TunerConfig, number, packaged
+from peftbench.config.schema import TunerConfig, number, one_of, packaged
+from peftbench.models.anatomy.parts import TARGETS
 from peftbench.tuners.base import TunerDeclaration
+from peftbench.tuners.layerwise import layer_range
 
 
 @packaged("method/tuner/adalora")
@@ -26,6 +28,8 @@ class AdaLoraOptions(TunerConfig):
     beta1: float = number(gt=0, le=0.999)
     beta2: float = number(gt=0, le=0.999)
     orthogonality: float = number(ge=0)
+    target: str | None = one_of(*TARGETS, default=None)
+    layers: str = layer_range()
 
 
 TUNER = TunerDeclaration("peftbench.tuners.adalora.tuner:AdaLoraTuner", options=AdaLoraOptions)

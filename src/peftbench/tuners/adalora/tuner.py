@@ -13,7 +13,7 @@ from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
 from peftbench.tuners.adalora import AdaLoraOptions
 from peftbench.tuners.base import TunerContext
-from peftbench.tuners.matrices import has_transposed, matrix_names, matrix_shapes
+from peftbench.tuners.matrices import Choice, has_transposed, matrix_names, matrix_shapes
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
 
@@ -49,7 +49,7 @@ class AdaLoraTuner(PeftTuner):
         self.kept: dict[str, list[bool]] = {}
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        targets = matrix_names(backbone, self.cfg.target_modules)
+        targets = self.target_modules(backbone)
         config = peft.AdaLoraConfig(
             task_type=task_type(backbone),
             init_r=self.cfg.init_rank,
@@ -71,8 +71,12 @@ class AdaLoraTuner(PeftTuner):
         model.base_model.forward = model.base_model.model.__call__  # type: ignore[method-assign, operator]
         return model
 
+    def target_modules(self, backbone: Backbone) -> list[str]:
+        """Names of the matrices to adapt; see `matrix_names`."""
+        return matrix_names(backbone, Choice(self.cfg.target_modules, self.cfg.target, self.cfg.layers))
+
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        shapes = matrix_shapes(backbone, matrix_names(backbone, self.cfg.target_modules))
+        shapes = matrix_shapes(backbone, self.target_modules(backbone))
         return sum(self.cfg.init_rank * (out + inner + 1) for out, inner in shapes)
 
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftbench.errors import UsageError
+from peftbench.models.anatomy.names import is_norm
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import TunerContext
 from peftbench.tuners.bitfit import BitfitOptions
 from peftbench.tuners.selective import SelectiveTuner
-from peftbench.tuners.sublayers import find_sublayers, is_norm
 
 
 class BitfitTuner(SelectiveTuner):
@@ -28,6 +28,9 @@ class BitfitTuner(SelectiveTuner):
     group = "bias"
     cfg: BitfitOptions
 
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        self.select(backbone)
+
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         if self.cfg.add_missing:
             for module in self.modules(backbone):
@@ -38,7 +41,7 @@ class BitfitTuner(SelectiveTuner):
     def modules(self, backbone: Backbone) -> list[nn.Module]:
         """The linear maps and norms whose biases count; other modules keep theirs (a few heads have one)."""
         if self.cfg.biases == "query_mlp":
-            return [backbone.model.get_submodule(s.inlet) for s in find_sublayers(backbone.model)]
+            return [backbone.model.get_submodule(s.inlet) for s in backbone.anatomy.sublayers()]
         return [m for m in backbone.model.modules() if isinstance(m, nn.Linear) or is_norm(m)]
 
     def select(self, backbone: Backbone) -> list[nn.Parameter]:

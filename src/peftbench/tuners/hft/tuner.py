@@ -11,13 +11,15 @@ from pathlib import Path
 
 from torch import nn
 
+from peftbench.models.anatomy import anatomy_of
+from peftbench.models.anatomy.choose import is_matrix
+from peftbench.models.anatomy.names import is_norm
+from peftbench.models.anatomy.parts import Block
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.hft import HftOptions
-from peftbench.tuners.matrices import is_matrix
 from peftbench.tuners.positions import count_real_positions
 from peftbench.tuners.selective import load_part, save_part
-from peftbench.tuners.sublayers import find_blocks, is_norm
 
 MASK = "hft.json"
 
@@ -43,7 +45,7 @@ class HftTuner(Tuner):
         self.seed = context.seed if self.cfg.mask_seed is None else self.cfg.mask_seed
         self.ever_trained: set[str] = set()
         self._freeze(model, draw_frozen(model, self.cfg, self.seed, self.cfg.round))
-        blocks = [p for block in find_blocks(model).values() for p in block.parameters()]
+        blocks = [p for block in anatomy_of(model).blocks() for p in model.get_submodule(block.name).parameters()]
         self.notes.append(
             f"hft: {share(blocks):.1%} of the blocks' parameters and {share(list(model.parameters())):.1%} of all are "
             "trained"
@@ -112,24 +114,25 @@ def draw_frozen(model: nn.Module, cfg: HftOptions, seed: int, round: int) -> lis
 def pools(model: nn.Module, level: str) -> list[tuple[str, list[str]]]:
     """(kind, names) of each set that is drawn from: a category of a block, a whole block, or all blocks together."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for block_name, block in find_blocks(model).items():
-        for name, module in block.named_modules():
-            category = category_of(name, module)
+    for block in anatomy_of(model).blocks():
+        for within, module in model.get_submodule(block.name).named_modules():
+            name = f"{block.name}.{within}"
+            category = category_of(name, module, block)
             if category is not None:
-                key = {"category": (category, block_name), "layer": ("block", block_name), "model": ("model", "")}[
-                    level
-                ]
-                found[key].append(f"{block_name}.{name}")
+                keys = {"category": (category, block.name), "layer": ("block", block.name), "model": ("model", "")}
+                found[keys[level]].append(name)
     return [(kind, names) for (kind, _), names in found.items()]
 
 
-def category_of(name: str, module: nn.Module) -> str | None:
-    """Category of a module by its name within its block; None if it is neither a matrix nor a norm."""
+def category_of(name: str, module: nn.Module, block: Block) -> str | None:
+    """Category of a module of a block by its full name; None if it is neither a matrix (or the tensors of a mixture of
+    experts) nor a norm."""
     if is_norm(module):
         return "norm"
-    if not is_matrix(module):
+    if not is_matrix(module) and not any(p.ndim == 3 for p in module.parameters(recurse=False)):
         return None
-    lower = name.lower()
-    if "crossattention" in lower or "encdecattention" in lower:
-        return "cross-attention"
-    return "attention" if "attention" in lower or "attn" in lower else "ffn"
+    for attention, category in zip(block.attentions(), ("attention", "cross-attention"), strict=False):
+        projections = [projection.name for projection in attention.projections().values()]
+        if name in projections or name.startswith(f"{attention.module}."):
+            return category
+    return "ffn"

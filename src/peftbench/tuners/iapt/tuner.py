@@ -16,33 +16,24 @@ In generation the generators run once, when the prompt is read; then the tokens 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftType, TaskType
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from peftbench.models.anatomy import anatomy_of
 from peftbench.models.base import Backbone
 from peftbench.models.checks import check_length
 from peftbench.tuners.base import ParamGroups, TunerContext
-from peftbench.tuners.extra_rows import (
-    ENCODERS,
-    blocks_of,
-    call_with_rows,
-    check_architecture,
-    has_rotary_positions,
-    mask_with_rows,
-    stack_of,
-)
+from peftbench.tuners.extra_rows import call_with_rows, check_room, stack_of
+from peftbench.tuners.hosted import HostedModel
 from peftbench.tuners.iapt import IaptOptions
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.peft_types import register_type
-from peftbench.tuners.positions import positions_from_mask, with_places_in_front
+from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
 from peftbench.tuners.soft_prompt_model import answer_starts
 
 NUMERATOR = (0.0001447, 0.5, 0.39674, 0.2556, 0.14225, 0.039684, 0.0039771)
@@ -68,7 +59,7 @@ class IaptConfig(PeftConfig):
     bottleneck: int = 16
     share_group: int = 1
     init_seed: int = 0
-    target_modules: str | None = None
+    target_modules: list[str] | str | None = None
     exclude_modules: list[str] | None = None
     modules_to_save: list[str] | None = None
 
@@ -182,7 +173,7 @@ class IaptLayer(nn.Module, BaseTunerLayer):
         return call_with_rows(self.base_layer, rows, hidden_states, args, kwargs)
 
 
-class IaptModel(BaseTuner):
+class IaptModel(HostedModel):
     """Wraps every block, and sees to it that masks and positions have room for the soft tokens.
 
     Outputs have the positions of the input. With `labels` (causal models), the soft tokens are made from what stands
@@ -191,65 +182,48 @@ class IaptModel(BaseTuner):
 
     prefix = "iapt_"
     tuner_layer_cls = IaptLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 - as peft declares it
+    title = "An IAPT adapter"
+    why_not_merged = "its soft tokens depend on the input"
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         assert isinstance(peft_config, IaptConfig)
-        stack = stack_of(self.model)
+        anatomy = anatomy_of(self.model)
+        self.blocks = [block.name for block in anatomy.last.blocks]
         if not hasattr(self, "reading"):
+            stack = stack_of(self.model)
             self.reading = Reading()
-            self.rotary = has_rotary_positions(stack)
-            self.causal = stack.config.model_type not in ENCODERS
+            self.causal = anatomy.last.causal
+            self.rotated = anatomy.positions == "rotary" and accepts_position_ids(stack)
             self.hook = stack.register_forward_pre_hook(self._make_room, with_kwargs=True)
-        blocks = blocks_of(stack)
-        name = next(n for n, m in self.model.named_modules() if m is blocks)
-        peft_config.target_modules = rf"{re.escape(name)}\.\d+"
+        peft_config.target_modules = [name.removeprefix(f"{anatomy.stack}.") for name in self.blocks]
         return peft_config
 
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        peft_config: IaptConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **unused: Any,
+    def put(
+        self, config: IaptConfig, adapter: str, target: nn.Module, name: str, parent: nn.Module, place: str
     ) -> None:
-        index = int(target_name)
-        first = index - index % peft_config.share_group
-        lender = None if first == index else parent.get_submodule(str(first))
+        index = self.blocks.index(place)
+        first = index - index % config.share_group
+        lender = None if first == index else self.model.get_submodule(self.blocks[first])
         assert lender is None or isinstance(lender, IaptLayer)
         layer = target
         if not isinstance(layer, IaptLayer):
-            layer = IaptLayer(target, stack_of(self.model).config.hidden_size, self.reading)
-            self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, peft_config, index, lender)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(
-            "An IAPT adapter cannot be merged: its soft tokens depend on the input. Keep it beside the model."
-        )
-
-    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        """peft's own looks for the weight of a child, which a block does not have."""
-        setattr(parent, child_name, new_module)
+            layer = IaptLayer(target, anatomy_of(self.model).hidden_size, self.reading)
+            setattr(parent, name, layer)
+        layer.update_layer(adapter, config, index, lender)
 
     def unload(self) -> nn.Module:
         """The base model as it was."""
         self.hook.remove()
         return super().unload()
 
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        if kwargs.get("adapter_names") is not None:
-            raise ValueError("IAPT does not support adapter_names (several adapters in one batch). Use set_adapter.")
-        yield
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        """peft's own looks for the weight of a child, which a block does not have."""
+        setattr(parent, child_name, new_module)
 
     @property
     def layers(self) -> list[IaptLayer]:
         """The wrapped blocks, in order."""
-        return list(blocks_of(stack_of(self.model)))  # type: ignore[arg-type]
+        return [self.model.get_submodule(name) for name in self.blocks]  # type: ignore[misc]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The base model's forward. The instruction ends at `answer_starts` (batch, 1), else at the first label."""
@@ -263,7 +237,8 @@ class IaptModel(BaseTuner):
             self.reading.answer_starts = None
 
     def _make_room(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the stack runs: a mask and positions with room for the soft tokens, and what the blocks must know."""
+        """Before the stack runs: what the blocks must know, and positions and, behind a cache that begins with soft
+        tokens, a mask that count them."""
         layer = self.layers[0]
         if layer.disable_adapters:
             return None
@@ -274,17 +249,15 @@ class IaptModel(BaseTuner):
         inputs = next(x for x in given if x is not None)
         queries, cache = inputs.shape[1], kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
-        mask = kwargs.get("attention_mask")
+        mask, new = kwargs.get("attention_mask"), {}
         if mask is None:
             mask = torch.ones(len(inputs), queries + max(0, past - rows), dtype=torch.long, device=inputs.device)
+        elif past:
+            new["attention_mask"] = with_places_in_front(mask, rows)
         if mask.dim() != 2 and not (past and mask.dim() == 4):
             raise ValueError(f"IAPT needs an attention_mask of shape (batch, n), found {tuple(mask.shape)}.")
         self.reading.instruction = None if past else self._instruction(mask)
-        if mask.dim() == 4:
-            new = {"attention_mask": with_places_in_front(mask, rows)}
-        else:
-            new = {"attention_mask": mask_with_rows(mask, rows, queries, stack, self.causal)}  # type: ignore[arg-type]
-        if self.causal:
+        if self.causal or self.rotated:
             new["position_ids"] = self._positions(kwargs.get("position_ids"), mask, queries, rows, first=not past)
         return args, {**kwargs, **new}
 
@@ -300,7 +273,7 @@ class IaptModel(BaseTuner):
         """(batch, queries) positions of the text. With rotary positions the soft tokens take 0 ... R-1 in every
         block, the text comes behind them, and at the first pass the tables are made for both: (batch, R + queries)."""
         positions = positions_from_mask(mask)[:, -queries:] if given is None else given.expand(len(mask), -1)
-        if not self.rotary:
+        if not self.rotated:
             return positions
         own = torch.arange(rows if first else 0, device=mask.device).expand(len(mask), -1)
         return torch.cat([own, positions + rows], dim=1)
@@ -317,14 +290,17 @@ class IaptTuner(PeftTuner):
     budget_knob = "bottleneck"
     cfg: IaptOptions
 
-    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        check_architecture(backbone, context.max_length)
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
         rows = self.cfg.num_tokens
-        if has_rotary_positions(backbone.model):
+        check_room(backbone, context.max_length + rows)
+        if backbone.anatomy.positions == "rotary":
             check_length(backbone, context.max_length, rows, "method.tuner.num_tokens")
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        self.check(backbone, context)
         config = IaptConfig(
             task_type=task_type(backbone),
-            num_tokens=rows,
+            num_tokens=self.cfg.num_tokens,
             bottleneck=self.cfg.bottleneck,
             share_group=self.cfg.share_group,
             init_seed=context.seed,
@@ -340,6 +316,6 @@ class IaptTuner(PeftTuner):
         return groups
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        cfg, config = self.cfg, backbone.model.config
-        layers, d = config.num_hidden_layers, config.hidden_size
-        return parameter_count(layers, d, cfg.bottleneck, cfg.num_tokens, cfg.share_group)
+        cfg = self.cfg
+        layers = len(backbone.anatomy.last.blocks)
+        return parameter_count(layers, backbone.hidden_size, cfg.bottleneck, cfg.num_tokens, cfg.share_group)

@@ -6,28 +6,30 @@ from torch import nn
 
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.tuners.base import TunerContext
 from peftbench.tuners.last_layer import LastLayerOptions
 from peftbench.tuners.selective import SelectiveTuner
-from peftbench.tuners.sublayers import find_blocks
 
 
 class LastLayerTuner(SelectiveTuner):
     """The last block, or `layers` of them; of an encoder-decoder the decoder's (Zlotchevski et al., ESEC/FSE 2022,
     arXiv 2208.13928: the lightweight variant "last decoder block"). Group `last_layer`.
 
-    The backward pass ends at the first trained block.
+    The backward pass ends at the first trained block. Where layers share one block (ALBERT), that is all of them.
     """
 
     group = "last_layer"
     cfg: LastLayerOptions
 
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        self.select(backbone)
+
     def select(self, backbone: Backbone) -> list[nn.Parameter]:
-        blocks = find_blocks(backbone.model)
-        stack = next(reversed(blocks)).rpartition(".")[0]
-        candidates = [block for name, block in blocks.items() if name.rpartition(".")[0] == stack]
-        if self.cfg.layers > len(candidates):
+        stack = backbone.anatomy.last
+        if self.cfg.layers > len(stack.blocks):
             raise UsageError(
-                f"method.tuner.layers={self.cfg.layers}: model={backbone.name} has {len(candidates)} in `{stack}`. "
-                f"Use method.tuner.layers={len(candidates)} or less."
+                f"method.tuner.layers={self.cfg.layers}: the {stack.kind} of model={backbone.name} has "
+                f"{len(stack.blocks)} blocks of its own. Use method.tuner.layers={len(stack.blocks)} or less."
             )
-        return [p for block in candidates[-self.cfg.layers :] for p in block.parameters()]
+        blocks = [backbone.model.get_submodule(block.name) for block in stack.blocks[-self.cfg.layers :]]
+        return [p for block in blocks for p in block.parameters()]

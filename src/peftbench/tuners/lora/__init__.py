@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from peftbench.config.schema import TunerConfig, number, packaged
+from peftbench.config.schema import TunerConfig, number, one_of, packaged
+from peftbench.models.anatomy.parts import TARGETS
 from peftbench.tuners.base import TunerDeclaration
+from peftbench.tuners.layerwise import layer_range
 
 
 @packaged("method/tuner/lora")
@@ -21,6 +23,8 @@ class LoraOptions(TunerConfig):
     target_modules: list[str] | None = MISSING
     rslora: bool = MISSING
     dora: bool = MISSING
+    target: str | None = one_of(*TARGETS, default=None)
+    layers: str = layer_range()
 
 
 TUNER = TunerDeclaration("peftbench.tuners.lora.tuner:LoraTuner", options=LoraOptions)

@@ -8,7 +8,7 @@ from torch import nn
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import TunerContext
 from peftbench.tuners.lora import LoraOptions
-from peftbench.tuners.matrices import has_transposed, matrix_names, matrix_shapes
+from peftbench.tuners.matrices import Choice, has_transposed, matrix_names, matrix_shapes
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
 
@@ -43,7 +43,7 @@ class LoraTuner(PeftTuner):
 
     def target_modules(self, backbone: Backbone) -> list[str]:
         """Names of the matrices to adapt; see `matrix_names`."""
-        return matrix_names(backbone, self.cfg.target_modules)
+        return matrix_names(backbone, Choice(self.cfg.target_modules, self.cfg.target, self.cfg.layers))
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         shapes = matrix_shapes(backbone, self.target_modules(backbone))

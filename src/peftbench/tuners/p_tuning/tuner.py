@@ -49,7 +49,7 @@ class PTuningTuner(PromptTuningTuner):
         return model
 
     def _peft_config(self, backbone: Backbone) -> peft.PromptEncoderConfig:
-        shape = shape_of(backbone.model)
+        shape = shape_of(backbone)
         return peft.PromptEncoderConfig(
             task_type=task_type(backbone),
             num_virtual_tokens=self.cfg.num_virtual_tokens,

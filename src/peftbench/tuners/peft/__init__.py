@@ -7,8 +7,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from peftbench.config.schema import TunerConfig, packaged
+from peftbench.config.schema import TunerConfig, one_of, packaged
+from peftbench.models.anatomy.parts import TARGETS
 from peftbench.tuners.base import TunerDeclaration
+from peftbench.tuners.layerwise import layer_range
 
 
 @packaged("method/tuner/peft")
@@ -18,6 +20,8 @@ class PeftTypeOptions(TunerConfig):
 
     type: str = MISSING
     options: dict[str, Any] = field(default_factory=dict)
+    target: str | None = one_of(*TARGETS, default=None)
+    layers: str = layer_range()
 
 
 TUNER = TunerDeclaration("peftbench.tuners.peft.tuner:PeftTypeTuner", options=PeftTypeOptions)

@@ -22,9 +22,12 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.config import registry
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.models.anatomy import known
+from peftbench.models.anatomy.choose import is_matrix, is_target, names_of_roles, norms_of, unmistakable
+from peftbench.models.anatomy.names import own
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import TunerContext
-from peftbench.tuners.matrices import is_matrix, is_target
+from peftbench.tuners.layerwise import in_layers
 from peftbench.tuners.peft import PeftTypeOptions
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
@@ -111,7 +114,7 @@ class PeftTypeTuner(PeftTuner):
         options = dict(self.cfg.options)
         _refuse_slow_patterns(options)
         if options.get("target_modules") is None and "target_modules" in fields:
-            options |= default_targets(self.kind, backbone)
+            options |= self.targets(backbone)
         if self.kind == "TRAINABLE_TOKENS" and not options.get("token_indices"):
             options["token_indices"] = default_tokens(backbone, context)
         if "fan_in_fan_out" in fields and any(isinstance(m, Conv1D) for m in backbone.model.modules()):
@@ -123,6 +126,22 @@ class PeftTypeTuner(PeftTuner):
                 f"method.tuner.options: peft's {self.config_class.__name__} does not accept them: {error}"
             ) from error
 
+    def targets(self, backbone: Backbone) -> dict[str, Any]:
+        """`target_modules` and what goes with them, by `target` and `layers` where these are set."""
+        cfg = self.cfg
+        if cfg.target is not None:
+            return {"target_modules": names_of_roles(backbone.model, cfg.target, cfg.layers)}
+        found = default_targets(self.kind, backbone)
+        if cfg.layers == "all":
+            return found
+        chosen = found.get("target_modules") or usual_targets(self.kind)[backbone.model.config.model_type]
+        names = [name for name, _ in backbone.model.named_modules() if matches(name, chosen)]
+        return {**found, "target_modules": unmistakable(backbone.model, in_layers(backbone, cfg.layers, names))}
+
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        if self.kind != "TRAINABLE_TOKENS":
+            self.peft_config(backbone, context)
+
     def with_knob(self, cfg: PeftTypeOptions, value: int) -> PeftTypeOptions:
         return dataclasses.replace(cfg, options={**cfg.options, SIZE[self.kind]: value})
 
@@ -133,14 +152,16 @@ class PeftTypeTuner(PeftTuner):
         config = self.peft_config(backbone, context)
         if self.kind == "TRAINABLE_TOKENS":
             return len(config.token_indices) * backbone.embedding_size  # type: ignore[attr-defined]
-        targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(architecture(backbone))
+        targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(
+            backbone.model.config.model_type
+        )
         if targets is None or getattr(config, "bias", "none") != "none" or partial(config):
             return None
         if self.kind == "LN_TUNING":
-            norms = [m for name, m in norm_modules(backbone.model).items() if matches(name, targets)]
+            norms = [m for name, m in norms_of(backbone.model).items() if matches(name, targets)]
             return sum(p.numel() for m in norms for p in m.parameters())
         if self.kind == "IA3":
-            inward = config.feedforward_modules or usual_feedforward().get(architecture(backbone), [])  # type: ignore[attr-defined]
+            inward = config.feedforward_modules or usual_feedforward().get(architecture, [])  # type: ignore[attr-defined]
             return sum(i if matches(n, inward) else o for n, (o, i) in matrices(backbone, targets).items())
         if self.kind not in BY_MATRIX:
             return None
@@ -188,11 +209,6 @@ def check_options(kind: str, cls: type[PeftConfig], options: Mapping[str, Any]) 
             )
 
 
-def architecture(backbone: Backbone) -> str:
-    """transformers' name of the network: bert, t5, llama ..."""
-    return str(backbone.model.config.model_type)
-
-
 def usual_targets(kind: str) -> Mapping[str, Any]:
     """Architecture -> the modules that peft adapts unless it is told."""
     name = kind.replace("_", "")
@@ -204,29 +220,55 @@ def usual_feedforward() -> Mapping[str, Any]:
     return constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
 
 
-def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
-    """`target_modules` (and what goes with them) where peft has no default for the architecture; else nothing.
+def usual_of(backbone: Backbone, usual: Mapping[str, Any]) -> str | None:
+    """The architecture for which peft has a choice: the backbone's own, or one whose blocks are built of modules of the
+    same names (roberta's for xlm-roberta)."""
+    own = backbone.model.config.model_type
+    if own in usual:
+        return str(own)
+    parts = known().get(own, {}).get("stacks")
+    return next((a for a in usual if parts and known().get(a, {}).get("stacks") == parts), None)
 
-    Taken from an architecture whose modules have the same names (roberta's for xlm-roberta); failing that, the norms
-    for LN_TUNING, none for types that find their place themselves, and all linear maps for the rest.
-    """
+
+def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
+    """`target_modules` (and what goes with them): peft's for the architecture or for its kin; failing that, the norms
+    for LN_TUNING, keys, values and the feed-forward's last matrix for (IA)3, none for types that find their place
+    themselves, and queries and values for the rest."""
     usual = usual_targets(kind)
-    if architecture(backbone) in usual or kind in ("TRAINABLE_TOKENS", "ADAPTION_PROMPT"):
+    kin = usual_of(backbone, usual)
+    if kin == backbone.model.config.model_type or kind in ("TRAINABLE_TOKENS", "ADAPTION_PROMPT"):
         return {}
-    names = [name for name, _ in backbone.model.named_modules()]
-    for relative, targets in usual.items():
-        if isinstance(targets, list) and all(any(is_target(n, t) for n in names) for t in targets):
-            extra = {"feedforward_modules": usual_feedforward()[relative]} if kind == "IA3" else {}
-            return {"target_modules": list(targets), **extra}
+    if kin is not None and isinstance(usual[kin], list) and all(names_a_module(backbone, name) for name in usual[kin]):
+        extra = {"feedforward_modules": usual_feedforward()[kin]} if kind == "IA3" else {}
+        return {"target_modules": list(usual[kin]), **extra}
     if kind == "LN_TUNING":
-        return {"target_modules": sorted({name.rpartition(".")[2] for name in norm_modules(backbone.model)})}
+        return {"target_modules": short_names(backbone, norms_of(backbone.model))}
     if kind == "IA3":
-        raise UsageError(
-            f"method.tuner.options.target_modules: (IA)3 scales keys, values and feed-forward activations, and peft "
-            f"does not know their names in the architecture `{architecture(backbone)}` (model={backbone.name}). Set "
-            "method.tuner.options.target_modules and feedforward_modules."
-        )
-    return {"target_modules": "all-linear"}
+        return scaled_modules(backbone)
+    return {"target_modules": names_of_roles(backbone.model, "attention.qv") if usual else "all-linear"}
+
+
+def names_a_module(backbone: Backbone, name: str) -> bool:
+    """Whether peft would find a module of that name."""
+    return any(is_target(full, name) for full, _ in backbone.model.named_modules())
+
+
+def short_names(backbone: Backbone, wanted: Mapping[str, Any]) -> list[str]:
+    """Last parts of names where they stand for exactly these modules, else `unmistakable` names."""
+    short = sorted({name.rpartition(".")[2] for name in wanted})
+    found = {n.removesuffix(".base_layer") for n, _ in backbone.model.named_modules() if own(n)}
+    same = {n for n in found if any(is_target(n, end) for end in short)} == set(wanted)
+    return short if same else unmistakable(backbone.model, wanted)
+
+
+def scaled_modules(backbone: Backbone) -> dict[str, Any]:
+    """(IA)3's: keys and values, and the feed-forward's last matrix, whose input is scaled. One fused matrix is scaled
+    whole, as peft has it for GPT-2: its queries too. A mixture of experts has no such matrix: attention alone."""
+    blocks = backbone.anatomy.blocks()
+    attended = [p.name for b in blocks for a in b.attentions() for p in (a.key, a.value)]
+    inward = [b.feed_forward.outward.name for b in blocks if not b.feed_forward.experts]
+    names = [unmistakable(backbone.model, dict.fromkeys(part)) for part in (attended, inward)]
+    return {"target_modules": names[0] + names[1], "feedforward_modules": names[1]}
 
 
 def default_tokens(backbone: Backbone, context: TunerContext) -> list[int]:
@@ -236,12 +278,6 @@ def default_tokens(backbone: Backbone, context: TunerContext) -> list[int]:
     spelt = [text for word in context.label_words for text in (word, f" {word}")]
     words = {i for text in spelt for i in tokenizer(text, add_special_tokens=False)["input_ids"]}
     return sorted(framed | words)
-
-
-def norm_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Name -> module of every normalisation layer, known by its class's name; the copies that peft makes left out."""
-    found = ((name.removesuffix(".base_layer"), module) for name, module in model.named_modules())
-    return {n: m for n, m in found if type(m).__name__.endswith("Norm") and ".ln_tuning_layers" not in n}
 
 
 def matrices(backbone: Backbone, targets: Any) -> dict[str, tuple[int, int]]:

@@ -26,14 +26,16 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from peftbench.errors import UsageError
-from peftbench.models.base import Backbone, accepts
+from peftbench.models.anatomy import anatomy_of
+from peftbench.models.base import Backbone
 from peftbench.models.checks import check_length
 from peftbench.tuners.adapter_files import read_module, read_tensors, write_adapter, write_module
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
-from peftbench.tuners.extra_rows import stack_of
+from peftbench.tuners.extra_rows import check_window, stack_of
 from peftbench.tuners.peft_adapter import task_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
 from peftbench.tuners.prefix_tuning import PrefixTuningOptions
+from peftbench.tuners.prefix_tuning.rows import prefix_rows, projected_tokens
 from peftbench.tuners.prompt_init import initial_token_ids
 
 ENCODER_FILE = "prefix_encoder.safetensors"
@@ -50,10 +52,11 @@ class Shape:
 
 
 class PrefixedModel(nn.Module):
-    """A backbone whose key/value cache starts with l trained positions in every layer.
+    """A backbone whose attention in every layer begins with l trained keys and values.
 
     The outputs have the positions of the input. Masks and position ids are given without the prefix; here they are
-    extended by it, in each call of the stack, so that `generate` needs nothing of its own.
+    extended by it, in each call of the stack, so that `generate` needs nothing of its own. Keys and values enter by the
+    cache; in a network that has none, as `PrefixRows`.
     """
 
     def __init__(self, model: PreTrainedModel, peft_config: peft.PrefixTuningConfig, shape: Shape) -> None:
@@ -64,9 +67,10 @@ class PrefixedModel(nn.Module):
         self.shape = shape
         self.enabled = True
         self.length = encoder.embedding.num_embeddings
-        stack = attended_stack(model)
+        stack = stack_of(model)
         self.numbered = accepts_position_ids(stack) and not has_own_numbering(stack)
-        stack.register_forward_pre_hook(self._put_prefix, with_kwargs=True)
+        self.rows = prefix_rows(model) if anatomy_of(model).prefix == "rows" else []
+        stack.register_forward_pre_hook(self._put_rows if self.rows else self._put_prefix, with_kwargs=True)
 
     @property
     def config(self) -> Any:
@@ -85,15 +89,18 @@ class PrefixedModel(nn.Module):
         indices = torch.arange(self.length, device=self.encoder.embedding.weight.device)
         return self.encoder(indices.unsqueeze(0))[0]
 
+    def _put_rows(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the stack runs: give each attention its prefix, of every layer that it serves."""
+        refuse_checkpointing(stack)
+        layers = split_layers(self.prefix().to(self._dtype()), self.shape) if self.enabled else []
+        for rows in self.rows:
+            rows.layers, layers = layers[: rows.passes], layers[rows.passes :]
+
     def _put_prefix(self, stack: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the stack runs: fill an empty cache with the prefix, and make mask and positions know of it."""
         if not self.enabled:
             return None
-        if stack.training and getattr(stack, "gradient_checkpointing", False):
-            raise UsageError(
-                "trainer.gradient_checkpointing=true: with it the key/value cache is dropped in training, and a prefix "
-                "lives there. Set it to false, or use another method."
-            )
+        refuse_checkpointing(stack)
         new, mask = dict(kwargs), kwargs.get("attention_mask")
         given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
         inputs = next(x for x in given if x is not None)
@@ -137,14 +144,18 @@ class PrefixedModel(nn.Module):
             self.enabled = True
 
 
-def attended_stack(model: PreTrainedModel) -> PreTrainedModel:
-    """The stack whose self-attention gets the prefix: the decoder, where there is one of its own."""
-    return model.get_decoder() if model.config.is_encoder_decoder else stack_of(model)
-
-
 def has_own_numbering(stack: nn.Module) -> bool:
     """Whether the embeddings number the positions behind the cache themselves (BERT and RoBERTa do)."""
     return hasattr(stack, "embeddings")
+
+
+def refuse_checkpointing(stack: nn.Module) -> None:
+    """Raises UsageError where activations are thrown away and computed again: the prefix is not there a second time."""
+    if stack.training and getattr(stack, "gradient_checkpointing", False):
+        raise UsageError(
+            "trainer.gradient_checkpointing=true: layers are then run a second time in the backward pass, without the "
+            "prefix. Set it to false, or use another method."
+        )
 
 
 def split_layers(prefix: Tensor, shape: Shape) -> list[tuple[Tensor, Tensor]]:
@@ -160,22 +171,20 @@ def join_layers(cache: Cache) -> Tensor:
     return torch.stack(parts).permute(2, 0, 1, 3).flatten(1)
 
 
-def shape_of(model: PreTrainedModel) -> Shape:
-    """Read off the config: layers of the stack with the prefix, key/value heads and their width."""
-    config = model.config
-    attention_heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    return Shape(
-        layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
-        heads=getattr(config, "num_key_value_heads", None) or attention_heads,
-        width=width or config.hidden_size // attention_heads,
-    )
+def shape_of(backbone: Backbone) -> Shape:
+    """Layers of the stack with the prefix, key/value heads and their width."""
+    stack = backbone.anatomy.last
+    attention = stack.blocks[0].attention
+    return Shape(layers=stack.depth, heads=attention.kv_heads, width=attention.head_size)
 
 
 @torch.no_grad()
 def prefix_of_tokens(model: PreTrainedModel, ids: list[int]) -> Tensor:
-    """(l, 2 x layers x heads x width): the keys and values of real tokens, as Li and Liang start from."""
+    """(l, 2 x layers x heads x width): the keys and values of real tokens, as Li and Liang start from. Of a network
+    without a cache those that its matrices give, before any rotation."""
     text = torch.tensor([ids], device=model.device)
+    if anatomy_of(model).prefix == "rows":
+        return projected_tokens(model, text)
     if model.config.is_encoder_decoder:
         return join_layers(
             model(input_ids=text, decoder_input_ids=text, use_cache=True).past_key_values.self_attention_cache
@@ -196,8 +205,8 @@ class PrefixTuningTuner(Tuner):
     cfg: PrefixTuningOptions
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        self._check(backbone, context)
-        model, shape = backbone.model.requires_grad_(False), shape_of(backbone.model)
+        self.check(backbone, context)
+        model, shape = backbone.model.requires_grad_(False), shape_of(backbone)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             prefixed = PrefixedModel(model, self._peft_config(backbone, shape), shape)
@@ -207,14 +216,10 @@ class PrefixTuningTuner(Tuner):
                 prefixed.encoder.embedding.weight.copy_(prefix_of_tokens(model, ids))
         return prefixed
 
-    def _check(self, backbone: Backbone, context: TunerContext) -> None:
-        """Raises UsageError if the backbone has no cache or too few positions, or the start is not defined."""
-        stack = attended_stack(backbone.model)
-        if not accepts(stack, "past_key_values"):
-            raise UsageError(
-                f"method.tuner.name={self.cfg.name}: model={backbone.name} ({backbone.model.config.model_type}) has no "
-                "key/value cache to put a prefix in. Use a backbone like BERT, T5, Llama or GPT-2, or another method."
-            )
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        shape_of(backbone)
+        if backbone.anatomy.last.causal:
+            check_window(backbone, context.max_length + self.cfg.num_virtual_tokens)
         if self.cfg.projection and self.cfg.init != "random":
             raise UsageError(
                 f"method.tuner.init={self.cfg.init}: with method.tuner.projection=true the prefix comes out of an MLP, "
@@ -239,7 +244,7 @@ class PrefixTuningTuner(Tuner):
         return {"prefix": [p for p in model.parameters() if p.requires_grad]}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        shape, length, h = shape_of(backbone.model), self.cfg.num_virtual_tokens, self.cfg.projection_hidden
+        shape, length, h = shape_of(backbone), self.cfg.num_virtual_tokens, self.cfg.projection_hidden
         w = shape.heads * shape.width
         if not self.cfg.projection:
             return 2 * shape.layers * length * w
@@ -250,12 +255,12 @@ class PrefixTuningTuner(Tuner):
         return model.disable_adapter()
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """A PREFIX_TUNING adapter that plain peft loads (of an encoder-decoder only its weights, see the top of this
-        file); with `projection` also the MLP, to train on."""
+        """A PREFIX_TUNING adapter that plain peft loads (of an encoder-decoder, see the top of this file, and of a
+        network without a cache only its weights); with `projection` also the MLP, to train on."""
         assert isinstance(model, PrefixedModel)
         config = replace(model.peft_config, prefix_projection=False)
         write_adapter(folder, config, {"prompt_embeddings": model.prefix()})
-        if model.config.is_encoder_decoder:
+        if model.config.is_encoder_decoder or model.rows:
             (folder / "adapter_config.json").unlink()
         if self.cfg.projection:
             write_module(model.encoder, folder / ENCODER_FILE)

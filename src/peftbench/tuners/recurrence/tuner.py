@@ -22,9 +22,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from peftbench.errors import UsageError
 from peftbench.models.base import Backbone
+from peftbench.models.checks import hidden_size
 from peftbench.tuners.adapter_files import read_module, write_module
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
-from peftbench.tuners.extra_rows import blocks_of, call_with_rows, check_architecture, mask_with_rows
+from peftbench.tuners.extra_rows import call_with_rows, check_room
 from peftbench.tuners.recurrence import RecurrenceOptions
 
 FILE = "recurrence.safetensors"
@@ -33,21 +34,25 @@ FILE = "recurrence.safetensors"
 class RememberingBlock(nn.Module):
     """A block that attends to one more row, where it is given one."""
 
-    def __init__(self, base_layer: nn.Module, stack: PreTrainedModel) -> None:
+    def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.row: Tensor | None = None
         """(batch, 1, d), what is remembered; None in the first window."""
-        self.mask: Tensor | None = None
-        """(batch, n) of the window's real tokens."""
-        self._stack = (stack,)  # in a tuple, so that it is no child of this module
 
-    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    def __getattr__(self, name: str) -> Any:
+        """A stack may ask its blocks for facts about themselves."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self.row is None:
-            return self.base_layer(hidden_states, attention_mask, *args, **kwargs)
-        assert self.mask is not None
-        wider = mask_with_rows(self.mask, 1, self.mask.shape[1], self._stack[0], causal=False)
-        return call_with_rows(self.base_layer, self.row, hidden_states, (wider, *args), kwargs)
+            return self.base_layer(hidden_states, *args, **kwargs)
+        return call_with_rows(self.base_layer, self.row, hidden_states, args, kwargs)
 
 
 class RecurrentEncoder(nn.Module):
@@ -55,23 +60,22 @@ class RecurrentEncoder(nn.Module):
 
     Args:
         window: w, tokens a window.
-        block: index of the block that sees what is remembered.
+        block: full name of the block that sees what is remembered.
         horizon: windows over which the gradient flows back.
     """
 
-    def __init__(self, model: PreTrainedModel, window: int, block: int, horizon: int) -> None:
+    def __init__(self, model: PreTrainedModel, window: int, block: str, horizon: int) -> None:
         super().__init__()
         self.model = model
         self.window = window
         self.horizon = horizon
-        d = model.config.hidden_size
+        d = hidden_size(model)
         last = nn.Linear(d, d)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.memory = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d), nn.GELU(), last)
-        blocks = blocks_of(model)
-        self._block = (RememberingBlock(blocks[block], model),)  # in a tuple: it is a child of the stack already
-        blocks[block] = self._block[0]
+        self._block = (RememberingBlock(model.get_submodule(block)),)  # in a tuple: it is a child of the stack already
+        model.set_submodule(block, self._block[0])
 
     @property
     def config(self) -> Any:
@@ -89,7 +93,6 @@ class RecurrentEncoder(nn.Module):
                 state = state.detach()
             remembering = self._block[0]
             remembering.row = None if state is None else self.memory(state.float()).unsqueeze(1)
-            remembering.mask = mask[:, columns]
             inputs = {name: value[:, columns] for name, value in per_token.items()}
             hidden = self._window(input_ids[:, columns], mask[:, columns], inputs)
             outputs.append(hidden)
@@ -112,13 +115,18 @@ class RecurrentEncoder(nn.Module):
 class RecurrenceTuner(Tuner):
     """A memory between the windows of a long text: 3 (d^2 + d) numbers. Group `recurrence`.
 
-    A text of at most w tokens is read as by the bare encoder, and teaches the memory nothing.
+    Where layers share one block (ALBERT), all of them see what is remembered. A text of at most w tokens is read as by
+    the bare encoder, and teaches the memory nothing.
     """
 
     families = frozenset({"encoder"})
     cfg: RecurrenceOptions
 
-    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        self.window_and_block(backbone, context)
+
+    def window_and_block(self, backbone: Backbone, context: TunerContext) -> tuple[int, str]:
+        """w, and the full name of the block that sees what is remembered. Raises UsageError if the pair cannot work."""
         if backbone.purpose != "features":
             raise UsageError(
                 "method=recurrence: reads a text window by window and has no masked-LM head for "
@@ -127,7 +135,7 @@ class RecurrenceTuner(Tuner):
         limit = backbone.max_positions or context.max_length
         quarter = max(2, -(-context.max_length // 4))
         window = min(quarter, limit) if self.cfg.window is None else self.cfg.window
-        check_architecture(backbone, window + 1)
+        check_room(backbone, window + 1)
         if window > limit:
             raise UsageError(
                 f"method.tuner.window={window}: model={backbone.name} has {limit} positions. Use {limit} or less."
@@ -137,10 +145,14 @@ class RecurrenceTuner(Tuner):
                 f"method.tuner.window={window}: with trainer.max_length={context.max_length} every text fits into one "
                 "window, and there is nothing to remember. Raise trainer.max_length, or use a smaller window."
             )
-        layers = backbone.model.config.num_hidden_layers
-        block = layers // 2 if self.cfg.block is None else self.cfg.block
-        if block >= layers:
-            raise UsageError(f"method.tuner.block={block}: model={backbone.name} has blocks 0 to {layers - 1}.")
+        blocks = backbone.anatomy.last.blocks
+        block = len(blocks) // 2 if self.cfg.block is None else self.cfg.block
+        if block >= len(blocks):
+            raise UsageError(f"method.tuner.block={block}: model={backbone.name} has blocks 0 to {len(blocks) - 1}.")
+        return window, blocks[block].name
+
+    def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        window, block = self.window_and_block(backbone, context)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(context.seed)
             return RecurrentEncoder(backbone.model.requires_grad_(False), window, block, self.cfg.horizon)
@@ -149,7 +161,7 @@ class RecurrenceTuner(Tuner):
         return {"recurrence": [p for p in model.parameters() if p.requires_grad]}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        d = backbone.model.config.hidden_size
+        d = backbone.hidden_size
         return 3 * (d * d + d)
 
     def save(self, model: nn.Module, folder: Path) -> None:

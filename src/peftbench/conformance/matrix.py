@@ -1,0 +1,98 @@
+"""Which tuner runs on which architecture: the core of the suite on tiny networks of all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from peftbench.conformance.architectures import architectures
+from peftbench.conformance.bench import Bench, Case
+from peftbench.conformance.checks import CHECKS
+from peftbench.conformance.subject import Subject, find_subject
+from peftbench.conformance.suite import careful, in_words
+from peftbench.errors import UsageError
+from peftbench.models.outline import outline
+
+METHODS = (
+    "full", "head_only", "last_layer", "embed_head", "bitfit", "hft",
+    "lora", "adalora", "ia3", "ln_tuning", "vera",
+    "houlsby", "pfeiffer", "parallel", "lite", "compacter", "conv_adapter", "mam",
+    "prefix_tuning", "p_tuning", "prompt_tuning", "dept", "ept", "bayesprompt_init", "iapt", "recurrence",
+    "p_tuning_v2", "adept", "dora", "trainable_tokens", "fourierft", "boft", "oft", "loha", "road", "c3a",
+)  # fmt: skip
+"""Of every kind of tuner one or more; the first 26 are those that docs/architectures.md counts."""
+FIRST_METHODS, FIRST_ARCHITECTURES = 26, 21
+"""How many of each were tried when tuners still knew architectures by their names."""
+CORE = (
+    "only declared parameters train",
+    "the frozen base stays bit-identical",
+    "as many parameters as the formula says",
+    "padding and company change no item",
+    "switched off, it is the base",
+    "saved, loaded and trained on",
+)
+STEPS = 4
+FORMULATIONS = {"encoder": "head", "seq2seq": "generate", "causal": "generate"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A method on an architecture: `runs`, `refused` with a reason, `fails` a check, or `crashes`."""
+
+    architecture: str
+    method: str
+    status: str
+    detail: str
+    seconds: float
+    """Of the CPU."""
+
+
+def pairs(chosen: Sequence[str] = (), methods: Sequence[str] = METHODS) -> Iterator[Pair]:
+    """The outcome of every pair, an architecture after the other; `chosen`: some architectures only."""
+    subjects = {name: find_subject(name) for name in methods}
+    for architecture in chosen or architectures():
+        for subject in subjects.values():
+            began = time.process_time()
+            status, detail = outcome(architecture, subject)
+            yield Pair(architecture, subject.name, status, detail, round(time.process_time() - began, 2))
+
+
+def case_of(architecture: str) -> Case:
+    """The tiny network of an architecture, with the formulation that any of its family has."""
+    cfg = architectures()[architecture]
+    return Case(architecture, cfg.name, cfg.family, FORMULATIONS[cfg.family], cfg)
+
+
+def outcome(architecture: str, subject: Subject) -> tuple[str, str]:
+    """Status and detail of one pair. A refusal counts as one only if it comes before there are weights."""
+    case = case_of(architecture)
+    bench = Bench(subject.tuner, subject.lr, case, steps=STEPS)
+    if reason := refusal(bench):
+        return "refused", reason
+    try:
+        learner, _ = bench.start
+        if not learner.param_groups():
+            return "refused", "nothing to train: no head, and the tuner adds nothing"
+    except UsageError as error:
+        return "crashes", f"refused late: {error}"
+    except Exception as error:
+        return "crashes", in_words(error)
+    for name in CORE:
+        verdict = careful(CHECKS[name], bench)
+        if verdict.status == "fail":
+            return "fails", f"{name}: {verdict.detail}"
+    return "runs", ""
+
+
+def refusal(bench: Bench) -> str:
+    """Why the tuner cannot work on the network, from the config alone; empty if it can."""
+    case, tuner = bench.case, bench.new_tuner()
+    if case.family not in tuner.families:
+        return f"it is made for {' and '.join(sorted(tuner.families))} networks"
+    assert case.config is not None
+    try:
+        tuner.check(outline(case.config, "features" if case.formulation == "head" else "lm"), bench.context)
+    except UsageError as error:
+        return str(error)
+    return ""
