@@ -11,19 +11,19 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
-from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
+from tiny_models import D, find_blocks, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForSeq2SeqLM,
     BertConfig,
-    DebertaV2Config,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
 )
 
 from peftbench.errors import UsageError
+from peftbench.models.anatomy import anatomy_of
 from peftbench.models.base import Backbone
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.adapter_blocks import Bottleneck, Compacter, Conformer, Convpass, PhmFactors, convolve
@@ -35,7 +35,6 @@ from peftbench.tuners.houlsby import HoulsbyOptions
 from peftbench.tuners.lite import LiteOptions
 from peftbench.tuners.parallel import ParallelOptions
 from peftbench.tuners.pfeiffer import PfeifferOptions
-from peftbench.tuners.sublayers import find_blocks, find_norms, find_sublayers
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
@@ -323,7 +322,7 @@ def test_a_budget_sets_the_bottleneck_or_the_rank() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_sublayers_of_every_family(kind: str) -> None:
     model = tiny_backbone(kind).model
-    found = find_sublayers(model)
+    found = anatomy_of(model).sublayers()
     stacks = 2 if kind == "t5" else 1
     assert [s.place for s in found] == ["attention", "ffn"] * 2 * stacks
     assert len(find_blocks(model)) == 2 * stacks
@@ -337,19 +336,6 @@ def test_sublayers_of_every_family(kind: str) -> None:
         model(**make_batch(kind))
         assert read["width"] == read["out"] == D
         assert read["last"]  # the inlet runs before the outlet
-
-
-def test_relatives_of_bert_are_known_and_strangers_are_named() -> None:
-    config = DebertaV2Config(
-        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8,
-    )  # fmt: skip
-    backbone = full_size(config)
-    assert len(find_sublayers(backbone.model)) == 4
-    assert len(find_norms(backbone.model)) >= 5
-    backbone.model = nn.Sequential(nn.Linear(2, 2))  # type: ignore[assignment]
-    with pytest.raises(UsageError, match=r"`Sequential` are not where this tuner looks.*BERT.*lora"):
-        build_tuner(TOKEN_WISE["houlsby"]).build(backbone, CONTEXT)
 
 
 # The blocks

@@ -9,18 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import make_batch, read_out, tiny_backbone
+from tiny_models import find_blocks, make_batch, read_out, tiny_backbone
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, RobertaConfig
 
 from peftbench.errors import UsageError
+from peftbench.models.anatomy import anatomy_of
 from peftbench.models.base import Backbone
 from peftbench.training.optim import build_optimizer
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.full import FullOptions
 from peftbench.tuners.hft import HftOptions
 from peftbench.tuners.hft.tuner import category_of, draw_frozen
-from peftbench.tuners.sublayers import find_blocks
 
 CONTEXT = TunerContext(max_length=24, label_words=(), seed=3)
 KINDS = ("bert", "roberta", "t5", "llama", "gpt2")
@@ -49,10 +49,10 @@ def by_block(model: nn.Module, frozen: list[str]) -> dict[str, Counter[str]]:
     """Block -> category -> number of frozen modules."""
     counts: dict[str, Counter[str]] = {name: Counter() for name in find_blocks(model)}
     for name in frozen:
-        block = next(b for b in counts if name.startswith(b + "."))
-        category = category_of(name.removeprefix(block + "."), model.get_submodule(name))
+        block = next(b for b in anatomy_of(model).blocks() if name.startswith(b.name + "."))
+        category = category_of(name, model.get_submodule(name), block)
         assert category is not None
-        counts[block][category] += 1
+        counts[block.name][category] += 1
     return counts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import peft
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from tiny_models import VOCAB, D, make_batch, read_out, real_positions, tiny_backbone
 from torch import Tensor, nn
 
+from peftbench.conformance.architectures import architectures
 from peftbench.errors import UsageError
+from peftbench.models.outline import outline
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.iapt import IaptOptions
 from peftbench.tuners.iapt.tuner import (
@@ -380,10 +383,9 @@ def test_two_adapters_can_be_switched() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    backbone = tiny_backbone("bert")
-    backbone.model.config.model_type = "deberta-v2"
-    with pytest.raises(UsageError, match=r"blocks of the architecture `deberta-v2`.*bert.*llama"):
-        build_tuner(IaptOptions(name="iapt")).build(backbone, CONTEXT)
+    backbone = replace(tiny_backbone("bert"), model=outline(architectures()["bloom"], "features").model)
+    with pytest.raises(UsageError, match=r"biases each key by the number of tokens.*ALiBi.*method=prefix_tuning"):
+        build_tuner(IaptOptions(name="iapt")).check(backbone, CONTEXT)
     with pytest.raises(UsageError, match=r"131 positions.*has 128.*max_length=124"):
         build_tuner(IaptOptions(name="iapt")).build(tiny_backbone("llama"), TunerContext(127, (), 0))
     assert "seq2seq" not in build_tuner(IaptOptions(name="iapt")).families

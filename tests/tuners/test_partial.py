@@ -121,5 +121,5 @@ def test_more_blocks_than_there_are() -> None:
     model = tuner.build(tiny_backbone("t5"), CONTEXT)
     assert {n.split(".")[2] for n, p in model.named_parameters() if p.requires_grad} == {"0", "1"}
     assert not any(p.requires_grad for p in model.encoder.parameters())
-    with pytest.raises(UsageError, match=r"method\.tuner\.layers=3: model=tiny-bert has 2 in `encoder\.layer`"):
+    with pytest.raises(UsageError, match=r"method\.tuner\.layers=3: the encoder of model=tiny-bert has 2 blocks"):
         build_tuner(LastLayerOptions(name="last_layer", layers=3)).build(tiny_backbone("bert"), CONTEXT)

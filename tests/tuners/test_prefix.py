@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import peft
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
+from transformers import RobertaConfig, RobertaModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from peftbench.config import compose
+from peftbench.conformance.architectures import architectures
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD
+from peftbench.models import load_backbone
+from peftbench.models.anatomy import anatomy_of
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.p_tuning import PTuningOptions
 from peftbench.tuners.prefix_tuning import PrefixTuningOptions
@@ -71,7 +79,8 @@ def test_counts_groups_and_frozen_base(name: str, kind: str) -> None:
 
 def test_counts_of_the_specification() -> None:
     backbone = tiny_backbone("roberta")
-    backbone.model.config.update({"num_hidden_layers": 12, "num_attention_heads": 12, "hidden_size": 768})
+    with torch.device("meta"):
+        backbone.model = RobertaModel(RobertaConfig())  # 12 layers of 768
     backbone.hidden_size = backbone.embedding_size = 768
 
     def count(settings: dict) -> int | None:
@@ -200,8 +209,8 @@ def test_layers_are_joined_as_they_are_split() -> None:
 
 
 def test_grouped_heads_have_their_own_number() -> None:
-    assert shape_of(tiny_backbone("llama").model) == Shape(layers=2, heads=1, width=8)
-    assert shape_of(tiny_backbone("t5").model) == Shape(layers=2, heads=2, width=8)
+    assert shape_of(tiny_backbone("llama")) == Shape(layers=2, heads=1, width=8)
+    assert shape_of(tiny_backbone("t5")) == Shape(layers=2, heads=2, width=8)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
@@ -283,21 +292,63 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match="gradient_checkpointing=true"):
         model(**make_batch("llama"))
     with pytest.raises(ValueError, match=r"attention_mask \(batch, n\)"):
-        build(PREFIX, "bert")[1](input_ids=torch.ones(1, 3).long(), attention_mask=torch.ones(1, 1, 3, 3))
+        build(PREFIX, "bert")[1](input_ids=torch.ones(1, 3).long(), attention_mask=torch.ones(1, 3, 3))
 
 
-def test_a_backbone_without_a_cache_is_refused() -> None:
-    backbone = tiny_backbone("bert")
+@pytest.mark.parametrize("kind", ["distilbert", "albert", "modernbert", "nomic_bert"])
+def test_without_a_cache_attention_sees_the_prefix_before_its_own_keys(kind: str) -> None:
+    """Beside an attention function that puts the same keys and values in front, and pads nothing."""
+    backbone = load_backbone(architectures()[kind], "features")
+    plain = copy.deepcopy(backbone.model)
+    model = build_tuner(PrefixTuningOptions(**PREFIX)).build(backbone, CONTEXT).eval()
+    with torch.no_grad():
+        model.encoder.embedding.weight.normal_()
+    layers = iter(split_layers(model.prefix().detach(), model.shape))
 
-    class NoCache(nn.Module):
-        config = backbone.model.config
-        base_model_prefix = "none"
+    def attention(module, query, key, value, mask, **kwargs):
+        keys, values = next(layers)
+        batch, length = len(query), keys.shape[2]
+        key = torch.cat([keys.expand(batch, -1, -1, -1), key], dim=2)
+        value = torch.cat([values.expand(batch, -1, -1, -1), value], dim=2)
+        seen = torch.ones(batch, 1, query.shape[2], key.shape[2], dtype=torch.bool)
+        if mask is not None:
+            seen[..., length:] = mask
+        return F.scaled_dot_product_attention(query, key, value, seen).transpose(1, 2), None
 
-        def forward(self, input_ids, attention_mask): ...
+    ALL_ATTENTION_FUNCTIONS.register("prefixed", attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("prefixed", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    plain.config._attn_implementation = "prefixed"
+    ids = torch.randint(5, 90, (2, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+    found = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    wanted = plain(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.allclose(found[mask.bool()], wanted[mask.bool()], atol=1e-5)
+    with model.disable_adapter():
+        plain.config._attn_implementation = "sdpa"
+        bare = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(bare, plain(input_ids=ids, attention_mask=mask).last_hidden_state)
 
-    backbone.model = NoCache()
-    with pytest.raises(UsageError, match=r"tiny-bert \(bert\) has no key/value cache.*Llama"):
-        build_tuner(PrefixTuningOptions(**PREFIX)).build(backbone, CONTEXT)
+
+@pytest.mark.parametrize("kind", ["mpnet", "deberta-v2"])
+def test_a_prefix_of_empty_values_only_takes_attention_away(kind: str) -> None:
+    """Where attention is written out in the network: a share of it, one for each head and token, goes to the prefix."""
+    backbone = load_backbone(architectures()[kind], "features")
+    attention = anatomy_of(backbone.model).blocks()[0].attention
+    plain = copy.deepcopy(backbone.model)
+    model = build_tuner(PrefixTuningOptions(**PREFIX)).build(backbone, CONTEXT).eval()
+    with torch.no_grad():  # keys and values of a layer stand one after the other
+        model.encoder.embedding.weight.view(model.length, model.shape.layers, 2, -1)[:, :, 1] = 0
+    ids = torch.randint(5, 90, (1, 7), generator=torch.Generator().manual_seed(0))
+    states = []
+    for one in (model, plain):
+        matrix = (model.model if one is model else plain).get_submodule(attention.output.name)
+        handle = matrix.register_forward_pre_hook(lambda m, args: states.append(args[0][0, -7:].detach()))
+        one(input_ids=ids)
+        handle.remove()
+    shares = (states[0] / states[1]).view(7, attention.heads, attention.head_size)
+    assert torch.allclose(shares, shares[..., :1].expand_as(shares), rtol=1e-3)
+    assert float(shares.max()) < 0.9
+    assert float(shares.min()) > 0
 
 
 @pytest.mark.parametrize("name", ["prefix", "p_tuning"])

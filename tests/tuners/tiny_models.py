@@ -24,6 +24,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from peftbench.models.anatomy import anatomy_of
 from peftbench.models.base import Backbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -138,3 +139,8 @@ def real_positions(kind: str, out: torch.Tensor, mask: torch.Tensor, virtual: in
     if kind == "t5":
         return list(out)
     return [row[virtual:][m.bool()] for row, m in zip(out, mask, strict=True)]
+
+
+def find_blocks(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Full name -> block, in the order of computation."""
+    return {block.name: model.get_submodule(block.name) for block in anatomy_of(model).blocks()}

@@ -34,6 +34,8 @@ CORE = (
 )
 STEPS = 4
 FORMULATIONS = {"encoder": "head", "seq2seq": "generate", "causal": "generate"}
+HEAD_ALONE = ("head_only",)
+"""Methods that train nothing where the answer is text."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +60,21 @@ def pairs(chosen: Sequence[str] = (), methods: Sequence[str] = METHODS) -> Itera
             yield Pair(architecture, subject.name, status, detail, round(time.process_time() - began, 2))
 
 
-def case_of(architecture: str) -> Case:
-    """The tiny network of an architecture, with the formulation that any of its family has."""
+def case_of(architecture: str, method: str) -> Case:
+    """The tiny network of an architecture, with the usual formulation of its family."""
     cfg = architectures()[architecture]
-    return Case(architecture, cfg.name, cfg.family, FORMULATIONS[cfg.family], cfg)
+    formulation = "head" if method in HEAD_ALONE else FORMULATIONS[cfg.family]
+    return Case(architecture, cfg.name, cfg.family, formulation, cfg)
 
 
 def outcome(architecture: str, subject: Subject) -> tuple[str, str]:
     """Status and detail of one pair. A refusal counts as one only if it comes before there are weights."""
-    case = case_of(architecture)
+    case = case_of(architecture, subject.name)
     bench = Bench(subject.tuner, subject.lr, case, steps=STEPS)
     if reason := refusal(bench):
         return "refused", reason
     try:
-        learner, _ = bench.start
-        if not learner.param_groups():
-            return "refused", "nothing to train: no head, and the tuner adds nothing"
+        bench.start  # noqa: B018 - builds the learner
     except UsageError as error:
         return "crashes", f"refused late: {error}"
     except Exception as error:

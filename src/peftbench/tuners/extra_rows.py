@@ -90,28 +90,27 @@ def widened(name: str, value: Any, k: int, n: int) -> Any:
         return value
     match name:
         case "attention_mask":
-            return square(value, k, n, visible(value))
+            return square(value, k, n, seen=True)
         case "position_bias" | "relative_pos":
-            return square(value, k, n, 0)
+            return square(value, k, n, seen=False)
         case "sinusoidal_pos":  # sines, then cosines
             sines, cosines = value.chunk(2, dim=-1)
             return torch.cat([rotation(sines, k, n, 0.0), rotation(cosines, k, n, 1.0)], dim=-1)
     return value
 
 
-def visible(mask: Tensor) -> int:
-    """What stands in a mask for a key that is seen: of numbers to be added 0, else 1."""
-    return 0 if mask.is_floating_point() else 1
-
-
-def square(table: Tensor, k: int, n: int, value: int) -> Tensor:
-    """(..., n or 1, n) -> (..., k + n or 1, k + n), new entries `value`; what is wide enough already stays."""
+def square(table: Tensor, k: int, n: int, seen: bool) -> Tensor:
+    """(..., n or 1, n) -> (..., k + n or 1, k + n): new entries are what says in a mask that a key is `seen`, or 0.
+    What is wide enough already stays."""
     if table.shape[-1] != n:
         return table
     if table.dim() < 3:
         raise ValueError(f"rows need a mask for each pair of tokens, found {tuple(table.shape)}; use sdpa or eager")
     above = k if table.shape[-2] == n else 0
-    return F.pad(table, (k, 0, above, 0), value=bool(value) if table.dtype == torch.bool else value)
+    wider = F.pad(table, (k, 0, above, 0))
+    if seen:  # true, 1, or 0 in a mask that is added: the largest there is, since every token sees itself
+        wider[..., :k] = wider[..., :above, :] = table.amax()
+    return wider
 
 
 def rotation(table: Tensor, k: int, n: int, value: float) -> Tensor:

@@ -152,9 +152,8 @@ class PeftTypeTuner(PeftTuner):
         config = self.peft_config(backbone, context)
         if self.kind == "TRAINABLE_TOKENS":
             return len(config.token_indices) * backbone.embedding_size  # type: ignore[attr-defined]
-        targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(
-            backbone.model.config.model_type
-        )
+        architecture = backbone.model.config.model_type
+        targets = getattr(config, "target_modules", None) or usual_targets(self.kind).get(architecture)
         if targets is None or getattr(config, "bias", "none") != "none" or partial(config):
             return None
         if self.kind == "LN_TUNING":
