@@ -14,12 +14,14 @@ from peftbench.formulations.declared import declaration
 from peftbench.stages import stages_of
 
 if TYPE_CHECKING:
-    from peftbench.config.schema import MethodConfig, RunConfig
+    from peftbench.config.schema import MethodConfig, ModelConfig, RunConfig
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
+    from peftbench.models.base import Purpose
     from peftbench.records.record import Record
     from peftbench.stages.base import Context
     from peftbench.tasks.base import Row, TaskData
+    from peftbench.tuners.base import Tuner, TunerContext
 
 
 def new_learner(context: Context, record: Record, cfg: RunConfig | None = None) -> Learner:
@@ -62,9 +64,8 @@ def build_learner(
         from peftbench.learner import Learner
         from peftbench.models import load_backbone
         from peftbench.models.checks import check_length
-        from peftbench.models.outline import outline
         from peftbench.tuners import build_tuner
-        from peftbench.tuners.base import Tuner, TunerContext
+        from peftbench.tuners.base import TunerContext
         from peftbench.tuners.budget import fit_budget
 
     check_calibration(cfg.method)
@@ -78,18 +79,9 @@ def build_learner(
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length
     words = tuple(data.label_words.get(label, label) for label in data.labels)
-    context = TunerContext(
-        longest,
-        words,
-        cfg.seed,
-        pool=data.train,
-        shots=shots,
-        restoring=restoring,
-        domains=data.domains,
-    )
+    context = TunerContext(longest, words, cfg.seed, data.train, shots, data.domains, restoring)
     with clock("model"):
-        if type(tuner).check is not Tuner.check:
-            tuner.check(outline(cfg.model, chosen.purpose), context)  # from the config alone: nothing is downloaded yet
+        check_fit(tuner, cfg.model, chosen.purpose, context)
         backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
     check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
@@ -115,6 +107,19 @@ def check_trains(learner: Learner, cfg: RunConfig, formulation: str) -> None:
             f"method={cfg.method.name}: nothing to train, since the `{formulation}` has no head of its own. "
             "Use method/formulation=head, or a method that trains the backbone."
         )
+
+
+def check_fit(tuner: Tuner, cfg: ModelConfig, purpose: Purpose, context: TunerContext) -> None:
+    """Asks the tuner for its doubts from the model's config alone, before weights are loaded or downloaded.
+
+    Raises:
+        UsageError: the pair cannot work.
+    """
+    from peftbench.models.outline import outline
+    from peftbench.tuners.base import Tuner
+
+    if type(tuner).check is not Tuner.check:
+        tuner.check(outline(cfg, purpose), context)
 
 
 def check_format(cfg: RunConfig) -> None:

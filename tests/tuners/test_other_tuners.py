@@ -154,10 +154,15 @@ def test_lora_names_a_matrix_that_is_not_there() -> None:
     cfg = LoraOptions(name="lora", target_modules=["query", "valeu"])
     with pytest.raises(UsageError, match=r"is called `valeu`\. Did you mean `value`"):
         build_tuner(cfg).build(tiny_backbone("bert"), CONTEXT)
+
+
+def test_an_architecture_that_nobody_has_heard_of_needs_no_names() -> None:
     backbone = tiny_backbone("bert")
     backbone.model.config.model_type = "unheard-of"
-    with pytest.raises(UsageError, match=r"no default for the architecture `unheard-of`.*query"):
-        build_tuner(CONFIGS["lora"]).build(backbone, CONTEXT)
+    model = build_tuner(CONFIGS["lora"]).build(backbone, CONTEXT)
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n.split(".lora_")[0].rpartition(".")[2] for n in trained} == {"query", "value"}
+    assert len(trained) == 2 * 2 * 2
 
 
 # prompt tuning
