@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from peftbench.config import compose
+from peftbench.errors import UsageError
 from peftbench.formulations.embed import losses
+from peftbench.formulations.embed.formulation import EmbedFormulation
+from peftbench.models import load_backbone
+from peftbench.tasks.base import DataSource, Row, TaskData
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:
@@ -55,6 +60,49 @@ def test_a_near_duplicate_may_win_in_mnr_plus() -> None:
     rows = likeness.argmax(1)
     wanted = -np.log(softmax(scores)[range(3), rows]).sum() - np.log(softmax(scores.T)[range(3), columns]).sum()
     assert float(losses.mnr_plus(1.0)(a, a, torch.ones(3))) == pytest.approx(wanted / 2, rel=1e-5)
+
+
+def embed(problem: str, labels: tuple[str, ...] = (), span: tuple[float, float] | None = None) -> EmbedFormulation:
+    backbone = load_backbone(compose(["model=tiny-bert"]).model, "features", dropout=0.0)
+    backbone.model.eval().requires_grad_(False)
+    metrics = {"classification": "accuracy", "regression": "pearson"}.get(problem, "roc_auc")
+    task = TaskData("t", "s", (), (), (), labels, {}, ("text", "pair"), problem, metrics, (metrics,),
+                    DataSource("packaged", ""), score_range=span)  # fmt: skip
+    made = EmbedFormulation(backbone, task, 32, compose(["method=zero_shot_cosine"]).method.formulation)
+    made.__dict__["network"] = backbone.model  # beside it, not a part of it
+    return made
+
+
+def asked(made: EmbedFormulation, rows: list[Row]) -> list:
+    with torch.no_grad():
+        return made.answers(rows, made.predict(made.network, made.collate(made.encode(rows))))
+
+
+def test_two_texts_are_answered_by_their_cosine_on_the_tasks_scale() -> None:
+    """Each text is embedded once, however many rows it stands in."""
+    made = embed("regression", span=(0.0, 5.0))
+    rows = [
+        Row("0", "a plane", None, pair="a jet"),
+        Row("1", "a jet", None, pair="a plane"),
+        Row("2", "x", None, pair="x"),
+    ]
+    assert len(made.encode(rows)) == 3
+    found = asked(made, rows)
+    assert [p.id for p in found] == ["0", "1", "2"]
+    vectors = [p.vector for p in made.predict(made.network, made.collate(made.encode(rows)))]
+    assert found[0].label == pytest.approx(5 * float(vectors[0] @ vectors[1]), rel=1e-5)
+    assert found[1].label == found[0].label
+    assert found[2].label == pytest.approx(5.0)
+    with pytest.raises(UsageError, match="has scores of single texts"):
+        made.encode([Row("0", "alone", None)])
+
+
+def test_without_a_head_the_nearest_label_text_is_the_answer() -> None:
+    made = embed("classification", ("sport", "money"))
+    texts = ["This text is about money.", "This text is about sport."]
+    found = asked(made, [Row(str(i), text, None) for i, text in enumerate(texts)])
+    assert [p.label for p in found] == ["money", "sport"]
+    assert found[0].scores["money"] == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.peers

@@ -15,8 +15,9 @@ def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
     """The rows that a model is asked about; those of a task come as they are.
 
     Args:
-        data: texts; pairs of texts (tuples or lists); mappings with `text` and, for a pair task, `pair` (their other
-            keys are parts that a pattern may place apart); or `Row`s. A DataFrame is read by its rows.
+        data: texts; pairs of texts (tuples or lists); mappings with `text`, for a pair task `pair`, for experts by
+            domain `domain` (their other keys are parts that a pattern may place apart); or `Row`s. A DataFrame is read
+            by its rows.
 
     Raises:
         UsageError: something is none of these, a text is empty, or there are pairs where the task has single texts or
@@ -47,8 +48,9 @@ def _row(item: Any, number: int) -> Row:
         given = {str(key): value for key, value in item.items()}
         if not isinstance(given.get("text"), str):
             raise UsageError(f"row {number}: no `text` among {', '.join(given) or 'nothing'}, or it is no text.")
-        parts = {key: value for key, value in given.items() if key not in ("text", "pair") and isinstance(value, str)}
-        return Row(name, given["text"], None, pair=given.get("pair"), parts=parts or None)
+        own = ("text", "pair", "domain")
+        parts = {key: value for key, value in given.items() if key not in own and isinstance(value, str)}
+        return Row(name, given["text"], None, given.get("pair"), parts=parts or None, domain=given.get("domain"))
     if isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(text, str) for text in item):
         return Row(name, item[0], None, pair=item[1])
     raise UsageError(

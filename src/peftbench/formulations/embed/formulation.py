@@ -90,7 +90,10 @@ class EmbedFormulation(Formulation):
         token = self.domain_tokens.get(str(row.domain))
         if token is None:
             known = ", ".join(self.domain_tokens)
-            raise UsageError(f"row {row.id}: its domain is `{row.domain}`, and the method has experts for {known}.")
+            raise UsageError(
+                f"the text `{row.text:.40}`: its domain is {row.domain or 'not given'}, and the method has experts for "
+                f"{known}. Rows to predict say theirs by `domain`."
+            )
         return token
 
     def pair_items(self, rows: Sequence[Row], pairs: Sequence[Pair]) -> list[Encoded]:
