@@ -292,3 +292,31 @@ def test_causal_checkpoint_without_head_or_pad_token(tmp_path, model_config):
     assert loaded.tokenizer.pad_token == "</s>"
     assert loaded.model.config.pad_token_id == loaded.tokenizer.eos_token_id
     assert loaded.max_positions == 1024
+
+
+def test_a_checkpoints_settings_for_generation_do_not_count(tmp_path, model_config):
+    """Qwen's instruction-tuned models come with a repetition penalty, which greedy decoding would apply."""
+    source = load_backbone(model_config("tiny-llama"), "lm")
+    source.model.generation_config.update(
+        repetition_penalty=1.3, do_sample=True, temperature=0.7, no_repeat_ngram_size=2
+    )
+    source.model.save_pretrained(tmp_path)
+    source.tokenizer.save_pretrained(tmp_path)
+    loaded = load_backbone(model_config("local", path=str(tmp_path), family="causal"), "lm").model
+    found = loaded.generation_config
+    assert (found.repetition_penalty or 1.0) == 1.0
+    assert not found.do_sample
+    assert not found.no_repeat_ngram_size
+    assert found.eos_token_id == source.tokenizer.eos_token_id
+
+
+def test_a_tokenizer_without_an_end_cannot_answer(tmp_path, model_config):
+    from peftbench.config import compose
+    from peftbench.formulations.generate.formulation import GenerateFormulation
+
+    backbone = load_backbone(model_config("tiny-llama"), "lm")
+    tokenizer = backbone.tokenizer
+    tokenizer.eos_token = None
+    cfg = compose(["model=tiny-llama", "method=lora"]).method.formulation
+    with pytest.raises(UsageError, match=r"model=tiny-llama: its tokenizer has no end-of-sequence.*formulation=head"):
+        GenerateFormulation(backbone, None, 32, cfg)

@@ -69,3 +69,10 @@ def test_hub_revision_is_a_commit_or_the_file_says_what_happens(choice, model_co
 def test_nested_choice_lands_in_the_model_section():
     with initialize_config_module("peftbench.conf", version_base="1.3"):
         assert compose(overrides=["+model=arch/t5-base"]).model.arch.d_model == 768
+
+
+@pytest.mark.parametrize(("family", "usual"), [("encoder", "mean"), ("causal", "last"), ("seq2seq", "mean")])
+def test_one_vector_a_text_is_read_as_the_family_does_unless_told_otherwise(family, usual, model_config):
+    for choice in ("hub", "local"):
+        assert model_config(choice, path="org/name", family=family).pooling == usual
+        assert model_config(choice, path="org/name", family=family, pooling="cls").pooling == "cls"

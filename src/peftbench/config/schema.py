@@ -107,7 +107,7 @@ class ModelConfig:
     """Of the weights that come out of `parts`."""
     mlm_head: str | None = None
     revision: str | None = None
-    pooling: str = one_of("mean", "cls", "last", default="mean")
+    pooling: str | None = one_of(None, "mean", "cls", "last", default="mean")
     prefix: str = ""
     arch: dict[str, Any] = field(default_factory=dict)
     load: str = one_of("fp32", "bf16", "int8", "nf4", default="fp32")
@@ -117,6 +117,10 @@ class ModelConfig:
     licence: str = MISSING
     languages: list[str] = field(default_factory=list)
     description: str = MISSING
+
+    def __post_init__(self) -> None:
+        if self.pooling is None:
+            self.pooling = "last" if self.family == "causal" else "mean"
 
 
 @dataclass

@@ -46,7 +46,10 @@ class TextFormulation(Formulation):
         self.encoder_decoder = backbone.family == "seq2seq"
         eos = self.tokenizer.eos_token_id
         if eos is None:
-            raise UsageError(f"model={backbone.name}: its tokenizer has no end-of-sequence token, so it cannot answer.")
+            raise UsageError(
+                f"model={backbone.name}: its tokenizer has no end-of-sequence token, so no answer would end. Use "
+                "method/formulation=head, or a model whose tokenizer has one, such as model=smollm2-135m."
+            )
         self.eos = int(eos)
         self.options = cfg
         self.chat = cfg.prompt == "chat"

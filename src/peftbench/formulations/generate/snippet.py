@@ -48,6 +48,7 @@ def predict(rows):
     for row in rows:
         ids = prompt(row)
         how = {{"max_new_tokens": ANSWER_LENGTH, "do_sample": False, "num_beams": 1}}
+        how |= {{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}}  # whatever the checkpoint's own settings are
         how |= {{"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}}
         written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how){new}
         text = tokenizer.decode(written[0], skip_special_tokens=True)
