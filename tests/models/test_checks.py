@@ -81,13 +81,42 @@ def test_leftover_adapter(bert, refused):
 @pytest.mark.parametrize(("changed", "message"), [
     ({"num_hidden_layers": 1}, r"16 weights for which its config\.json has no place \(encoder\.layer\.1\."),
     ({"num_hidden_layers": 3}, "lacks 16 of the weights"),
-    ({"intermediate_size": 128}, "cannot read local folder"),
+    ({"intermediate_size": 128}, r"6 weights have another shape .*dense\.bias \[64\] where \[128\] is wanted"),
+    ({"hidden_act": "nosuch"}, r"KeyError: 'nosuch'\. A damaged copy"),
+    ({"quantization_config": {"quant_method": "nosuch"}}, "quantised in a way that transformers does not know"),
     ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 is more than 1,000"),
     ({"transformers_weights": "weights.bin"}, r"transformers_weights names 'weights\.bin'"),
 ])  # fmt: skip
 def test_config_of_another_network(changed, message, bert, refused):
     change(bert / "config.json", **changed)
     refused(bert, message)
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    (lambda weight: weight.to(torch.int8), "holds whole numbers"),
+    (lambda weight: weight.index_fill(0, torch.tensor([3]), torch.nan), "holds NaN or infinity"),
+    (lambda weight: weight.index_fill(0, torch.tensor([3]), torch.inf), "holds NaN or infinity"),
+])  # fmt: skip
+def test_weights_that_are_no_weights(changed, message, bert, refused):
+    state = load_file(bert / "model.safetensors")
+    name = "encoder.layer.1.output.dense.weight"
+    save_file(state | {name: changed(state[name])}, bert / "model.safetensors", metadata={"format": "pt"})
+    refused(bert, rf"encoder\.layer\.1\.output\.dense\.weight {message}")
+
+
+def test_generation_is_ours_and_starts_with_a_token(tmp_path, model_config):
+    """Lengths, forced words and penalties beside a checkpoint changed answers without a word."""
+    made = load_backbone(compose(["method=lora", "model=tiny-t5"]).model, "lm")
+    made.model.generation_config.min_length, made.model.generation_config.forced_bos_token_id = 50, 9
+    made.model.save_pretrained(tmp_path)
+    made.tokenizer.save_pretrained(tmp_path)
+    local = model_config("local", path=str(tmp_path), family="seq2seq")
+    settings = load_backbone(local, "lm").model.generation_config
+    assert (settings.min_length, settings.forced_bos_token_id) in ((0, None), (None, None))
+    assert settings.decoder_start_token_id == made.model.config.decoder_start_token_id
+    change(tmp_path / "config.json", decoder_start_token_id=10**6)
+    with pytest.raises(UsageError, match=r"decoder_start_token_id=1000000, which must be a token from 0"):
+        load_backbone(local, "lm")
 
 
 def test_biases_without_a_place(save, model_config):

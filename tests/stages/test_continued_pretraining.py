@@ -189,6 +189,12 @@ def test_pcp_files_its_corpus_and_what_it_cost(tmp_path, monkeypatch):
     assert any(re.fullmatch(pattern, note) for note in record.notes), record.notes
 
 
+def test_a_corpus_longer_than_the_tuners_texts_is_refused(tmp_path):
+    """DePT has an offset for each place of `trainer.max_length`."""
+    with pytest.raises(UsageError, match=r"max_length=60: the tuner dept .* trainer\.max_length=48 tokens\. Use 48"):
+        finish(tmp_path, "tapt", "method/tuner=dept", "method.continued_pretraining.max_length=60")
+
+
 def test_tapt_differs_in_the_corpus_alone(tmp_path):
     pcp, tapt = (compose([f"method={name}"]).method for name in ("pcp", "tapt"))
     assert replace(tapt.continued_pretraining, corpus="templated") == pcp.continued_pretraining

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,6 +36,64 @@ def check_weights(model: PreTrainedModel, missing: Iterable[str], unexpected: It
             f"{what} holds {len(dropped)} weights for which its config.json has no place "
             f"({', '.join(dropped[:3])} ...): it would be another network. Is that config.json of these weights?"
         )
+
+
+WHOLE = ("I", "U", "BOOL")
+"""How safetensors' names of dtypes begin that hold no fractions."""
+
+
+def check_shapes(mismatched: Iterable[tuple[str, torch.Size, torch.Size]], what: str) -> None:
+    """Whether every tensor of the file has the shape that the config says.
+
+    Args:
+        mismatched: name, shape in the file, shape of the network.
+
+    Raises:
+        UsageError: naming the first that has not.
+    """
+    if wrong := sorted(mismatched):
+        name, found, wanted = wrong[0]
+        raise UsageError(
+            f"{what}: {len(wrong)} weights have another shape than its config.json says, {name} {list(found)} where "
+            f"{list(wanted)} is wanted. Is that config.json of these weights?"
+        )
+
+
+def check_numbers(model: PreTrainedModel, files: Iterable[Path], what: str) -> None:
+    """Whether the network consists of finite numbers that are weights as they stand.
+
+    Args:
+        files: safetensors that it was read from.
+
+    Raises:
+        UsageError: some are NaN or infinite; or whole numbers, of a quantisation that was not undone.
+    """
+    quantised = getattr(model, "hf_quantizer", None) is not None
+    if not quantised and getattr(model.config, "quantization_config", None) is not None:
+        raise UsageError(
+            f"{what}: its config.json says that the weights are quantised in a way that transformers does not know "
+            "here. Use a copy that is not, with model.load=int8 or nf4 if memory is short."
+        )
+    if not quantised and (whole := whole_numbers(model, files)):
+        raise UsageError(
+            f"{what}: {whole} holds whole numbers, as a quantised copy has them, and its config.json does not say how "
+            "to read them. Use a copy that is not quantised."
+        )
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and not torch.stack(torch.aminmax(weight.detach())).isfinite().all():
+            raise UsageError(f"{what}: {name} holds NaN or infinity. The copy is damaged, or its training diverged.")
+
+
+def whole_numbers(model: PreTrainedModel, files: Iterable[Path]) -> str | None:
+    """The name of a parameter of the network that a file holds in whole numbers."""
+    prefix = f"{model.base_model_prefix}."
+    names = {name.removeprefix(prefix) for name, _ in model.named_parameters()}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - no dictionary
+                if name.removeprefix(prefix) in names and opened.get_slice(name).get_dtype().startswith(WHOLE):
+                    return str(name)
+    return None
 
 
 def left_out(model: PreTrainedModel, unexpected: Iterable[str]) -> set[str]:
@@ -68,6 +128,20 @@ def check_tokenizer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
             f"{what}: the tokenizer has {max(ids) + 1} tokens, the embedding matrix {rows} rows. Tokens were added "
             "without `model.resize_token_embeddings(len(tokenizer))`: do that, save the model and use the copy, or "
             "take the tokenizer files of the model it was made from."
+        )
+
+
+def check_start(model: PreTrainedModel, what: str) -> None:
+    """Whether a decoder has a token to begin with.
+
+    Raises:
+        UsageError: an encoder-decoder's config names none, or none of the vocabulary.
+    """
+    start, rows = getattr(model.config, "decoder_start_token_id", None), _embedding(model).num_embeddings
+    if model.config.is_encoder_decoder and not (isinstance(start, int) and 0 <= start < rows):
+        raise UsageError(
+            f"{what}: its config.json has decoder_start_token_id={start}, which must be a token from 0 to {rows - 1}. "
+            "T5's is its pad_token_id, BART's its eos_token_id."
         )
 
 

@@ -131,9 +131,11 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are named by `check_shapes`
             **formats.arguments(cfg.load),
             **no_pooler(auto_class, config),
         )
+    checks.check_shapes(report["mismatched_keys"], what)
     anatomy.describe(model, folder)
     missing = set(report["missing_keys"])
     source = checkpoint.source
@@ -141,7 +143,9 @@ def _pretrained(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Lo
         missing -= mlm_head.apply(model, cfg.mlm_head)
         source += f", masked-LM head {cfg.mlm_head}"
     checks.check_weights(model, missing, report["unexpected_keys"], what)
+    checks.check_numbers(model, sorted(folder.glob("*.safetensors")), what)
     checks.check_tokenizer(model, tokenizer, what)
+    checks.check_start(model, what)
     return _Loaded(model, tokenizer, content.content_id(cfg), source)
 
 
@@ -151,10 +155,10 @@ def readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers raises bare Exception
-        reason = str(error).strip().partition("\n")[0]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise UsageError(
             f"model={cfg.name}: cannot read {source} in {folder}: "
-            f"{type(error).__name__}: {reason} A damaged copy: delete the folder and "
+            f"{type(error).__name__}: {reason}. A damaged copy: delete the folder and "
             "get it again. A model with code of its own: not supported, remote code is never run."
         ) from error
 
@@ -242,8 +246,19 @@ def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fam
     tokenizer.padding_side = "left" if family == "causal" else "right"
     if family == "causal":
         model.config.pad_token_id = tokenizer.pad_token_id
-        if getattr(model, "generation_config", None) is not None:
-            model.generation_config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config = plain_generation(model, tokenizer)
+
+
+def plain_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """The token ids that generation needs and nothing else: lengths, forced or forbidden words and penalties that lie
+    beside a checkpoint (generation_config.json) would change the answers without a word."""
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+    )
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -92,6 +92,9 @@ class Tuner(ABC):
     """Positions that `build`'s result has in front of the real tokens in its (encoder's or decoder's) hidden states.
     0 for an encoder-decoder's decoder side, which the loss and the generated ids are read from."""
 
+    longest_text: int | None = None
+    """Tokens of a text beyond which `build`'s result refuses it; None: as many as the backbone takes."""
+
     needs_answer_starts: bool = False
     """Whether a causal model must be told in teacher forcing where the answer begins (because an offset or an
     instruction mask ends there): it gets the keyword `answer_starts`, (batch, 1) columns of the first answer tokens.

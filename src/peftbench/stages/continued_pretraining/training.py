@@ -93,7 +93,7 @@ def longest_line(context: Context, learner: Learner) -> int:
     """Tokens kept of a line of the corpus.
 
     Raises:
-        UsageError: the backbone has fewer positions.
+        UsageError: the backbone has fewer positions, or the tuner was made for shorter texts.
     """
     wanted, limit = context.cfg.method.options("continued_pretraining").max_length, learner.backbone.max_positions
     if wanted is None:
@@ -103,6 +103,12 @@ def longest_line(context: Context, learner: Learner) -> int:
         raise UsageError(
             f"method.continued_pretraining.max_length={wanted}: model={learner.backbone.name} has {room} positions for "
             f"a text. Use {room} or less, or null for trainer.max_length."
+        )
+    bound = learner.tuner.longest_text
+    if bound is not None and wanted > bound:
+        raise UsageError(
+            f"method.continued_pretraining.max_length={wanted}: the tuner {context.cfg.method.tuner.name} was made for "
+            f"texts of trainer.max_length={bound} tokens. Use {bound} or less, or null for trainer.max_length."
         )
     return wanted
 

@@ -41,6 +41,7 @@ class DeptTuner(PeftTuner):
         m = config.num_virtual_tokens
         check_length(backbone, context.max_length, m, "method.tuner.num_virtual_tokens")
         self.virtual_tokens = 0 if backbone.family == "seq2seq" else m
+        self.longest_text = config.max_length if config.rank and config.offset == "position" else None
         model = wrap(backbone, config, context.seed)
         rows = self.start_rows(backbone, context)
         if rows is not None:
