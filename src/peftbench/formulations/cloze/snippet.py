@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
 from peftbench.formulations import snippets
-from peftbench.formulations.patterns import Placeholder
+from peftbench.formulations.patterns import Pattern, Placeholder
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.verbalizers import MeanVerbalizer
 
@@ -89,41 +89,46 @@ def code(
     Raises:
         UsageError: the words are weighed by rules that have no short form.
     """
-    if not isinstance(formulation.verbalizer, MeanVerbalizer):
-        raise UsageError(
-            f"method.formulation.verbalizer={formulation.cfg.verbalizer}: priors and weights of label words are "
-            "peftbench's to apply; a manual verbalizer without calibration can be exported. `peftbench predict` "
-            "answers for this run."
-        )
-    ids = {label: [w[:1] if formulation.verbalizer.words.first else w for w in own]
-           for label, own in formulation.word_ids.items()}  # fmt: skip
-    pattern, classes = formulation.encoder.pattern, formulation.task.problem == "classification"
-    names = formulation.text_names(pairs)
-    changes = dict.fromkeys(piece.change for piece in pattern.pieces if isinstance(piece, Placeholder))
-    constants: dict[str, Any] = {
-        "WORDS": ids,
-        "PATTERN": [(p.name, p.change) if isinstance(p, Placeholder) else p for p in pattern.pieces if p],
-        "NAMES": tuple(names),
-        "MASK": formulation.encoder.mask,
-        "PREFIX": formulation.encoder.prefix,
-        "MAX_LENGTH": formulation.max_length,
-        **({} if classes else {"RANGE": formulation.task.score_range}),
-    }
-    one = len(names) == 1
-    filled = FILLED.format(
-        changes=", ".join(f"{change!r}: {CHANGES[change]}" for change in changes),
-        row="a text" if one else "a tuple of texts",
-        texts="[row]" if one else "row",
-    )
+    classes, names = formulation.task.problem == "classification", formulation.text_names(pairs)
+    constants = _constants(formulation, names) | ({} if classes else {"RANGE": formulation.task.score_range})
     virtual = f"{formulation.virtual_tokens} + " if formulation.virtual_tokens else ""
     return "".join(
         [
             snippets.start(network, constants, files=head is not None),
             HEAD.format(prefix=head) if head is not None else "",
-            snippets.fitted(pattern.shorten),
-            filled,
+            snippets.fitted(formulation.encoder.pattern.shorten),
+            _filled(formulation.encoder.pattern, one=len(names) == 1),
             SENTINEL if sentinel else MASKED.format(virtual=virtual),
             PREDICT.format(label=BEST if classes else BETWEEN),
             snippets.end(names),
         ]
+    )
+
+
+def _constants(formulation: ClozeFormulation, names: list[str]) -> dict[str, Any]:
+    verbalizer, encoder = formulation.verbalizer, formulation.encoder
+    if not isinstance(verbalizer, MeanVerbalizer):
+        raise UsageError(
+            f"method.formulation.verbalizer={formulation.cfg.verbalizer}: priors and weights of label words are "
+            "peftbench's to apply; a manual verbalizer without calibration can be exported. `peftbench predict` "
+            "answers for this run."
+        )
+    end = 1 if verbalizer.words.first else None
+    return {
+        "WORDS": {label: [word[:end] for word in own] for label, own in formulation.word_ids.items()},
+        "PATTERN": [(p.name, p.change) if isinstance(p, Placeholder) else p for p in encoder.pattern.pieces if p],
+        "NAMES": tuple(names),
+        "MASK": encoder.mask,
+        "PREFIX": encoder.prefix,
+        "MAX_LENGTH": formulation.max_length,
+    }
+
+
+def _filled(pattern: Pattern, one: bool) -> str:
+    """The functions that fill the pattern; `one`: whether it has a single text."""
+    changes = dict.fromkeys(piece.change for piece in pattern.pieces if isinstance(piece, Placeholder))
+    return FILLED.format(
+        changes=", ".join(f"{change!r}: {CHANGES[change]}" for change in changes),
+        row="a text" if one else "a tuple of texts",
+        texts="[row]" if one else "row",
     )
