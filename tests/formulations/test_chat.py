@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_networks import write
 from test_formulations import learner
-from tiny_networks import write
 from transformers import AutoModelForCausalLM
 
 import peftbench

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_networks import FAMILIES, MASKED_LMS, write
 from test_formulations import ROWS, learner, task
 from test_masked_lms import READ_PADDING, thin
-from tiny_networks import FAMILIES, MASKED_LMS, write
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from peftbench.errors import UsageError

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_networks import BLOCKS, MASKED_LMS, write
 from test_cloze import ROWS, cloze, disturb, learner
-from tiny_networks import BLOCKS, MASKED_LMS, write
 from transformers import AutoModelForMaskedLM
 
 from peftbench.config import compose

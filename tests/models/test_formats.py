@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from made_up_networks import write
 
 from peftbench.build import build_learner
 from peftbench.config import compose, registry
@@ -17,9 +17,6 @@ from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models.formats import count
 from peftbench.tasks.base import DataSource, Row, TaskData
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "formulations"))
-from tiny_networks import write
 
 ROWS = [Row("a", "The team won the cup", "sports"), Row("b", "Parliament passed a long law", "politics")]
 TASK = TaskData(

@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_networks import write
 from transformers import AutoModel
 
 from peftbench.errors import UsageError
 from peftbench.models import load_backbone
 from peftbench.models.content import content_id
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "formulations"))
-from tiny_networks import write
 
 NAMES = [f"tiny-parts-{number}" for number in (1, 2, 3)]
 

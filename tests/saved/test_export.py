@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_networks import write
 
 import peftbench
 
@@ -99,6 +100,20 @@ def test_code_for_answers_in_words_says_what_the_run_says(tmp_path: Path) -> Non
     code = runpy.run_path(str(run.export(tmp_path / "exported") / "inference.py"))
     for found, wanted in zip(code["predict"](TEXTS), run.predict(TEXTS), strict=True):
         assert found["label"] == wanted.label
+        assert found["scores"] == pytest.approx(wanted.scores, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "family"), [("bart", "seq2seq"), ("mbart", "seq2seq"), ("opt", "causal")])
+def test_heads_of_other_networks_are_read_alike(tmp_path: Path, network: str, family: str) -> None:
+    """mBART's decoder starts with the last token of the text; OPT-350m's outputs are narrower than its states."""
+    from transformers import AutoModel
+
+    write(tmp_path / "model", network, AutoModel)
+    where = ["model=local", f"model.path={tmp_path / 'model'}", f"model.family={family}"]
+    run = finish(tmp_path / "results", *where, "method=full", "method/formulation=head")
+    code = runpy.run_path(str(run.export(tmp_path / "exported") / "inference.py"))
+    for found, wanted in zip(code["predict"](TEXTS), run.predict(TEXTS), strict=True):
         assert found["scores"] == pytest.approx(wanted.scores, abs=1e-5)
 
 
