@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture fuzz tuner-table readme-table check-statistics
+        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -74,6 +74,9 @@ fuzz: install-dev ## command lines, settings, data and records written wrong by 
 
 tuner-table: install-dev ## the suite on every tuner -> docs/tuners.md, and what `peftbench ls methods` shows
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_tuner_table.py
+
+architectures: install-dev ## every tuner on tiny networks of all architectures -> docs/architectures.md
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/make_architectures.py
 
 bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py

@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import torch
 from rich.console import Console
@@ -13,8 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from peftbench.conformance.checks import CHECKS
+from peftbench.conformance.matrix import METHODS, STATUSES, Pair, pairs
 from peftbench.conformance.subject import FAMILIES, Subject, find_subject
 from peftbench.conformance.suite import FITS, PROCESSES, Finding, as_json, cases_of, judge
+from peftbench.errors import UsageError
 
 MARKS = {"pass": "[green]pass[/]", "fail": "[bold red]FAIL[/]", "not claimed": "[dim]-[/]"}
 FIGURES = ("as many parameters as the formula says", "it can fit sixteen texts", "cost of a step")
@@ -30,17 +33,29 @@ def check_method(args: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="peftbench check-method", description="Does a tuner keep its promises? Judged on tiny networks, offline."
     )
-    parser.add_argument("subject", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file")
+    parser.add_argument(
+        "subject", nargs="?", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the method's config")
     parser.add_argument("--family", metavar="|".join(FAMILIES), help="only networks of this family")
     parser.add_argument("--quick", action="store_true", help="leave out what takes long: half precision, fitting, cost")
     parser.add_argument("--ddp", action="store_true", help="also train in two processes (some 15 s more a network)")
+    parser.add_argument(
+        "--architectures", action="store_true",
+        help="the core of the suite on a tiny network of every architecture; of every kind of tuner without NAME",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(args)
+    torch.set_num_threads(1)  # the networks are so small that threads only wait for each other
+    if options.architectures:
+        return check_architectures(
+            [options.subject] if options.subject else [*METHODS], options.overrides, options.json
+        )
+    if options.subject is None:
+        raise UsageError("check-method: which one? Give a method (`peftbench ls methods`) or your own FILE.py.")
     subject = find_subject(options.subject, options.overrides)
     cases = cases_of(subject, options.family)
     console = Console(stderr=options.json)
-    torch.set_num_threads(1)  # the networks are so small that threads only wait for each other
     began, findings = time.perf_counter(), []
     with console.status("building ...") as shown:
         for finding in judge(subject, cases, quick=options.quick, ddp=options.ddp):
@@ -51,6 +66,21 @@ def check_method(args: list[str]) -> int:
     else:
         show(console, subject, findings, time.perf_counter() - began)
     return int(any(finding.status == "fail" for finding in findings))
+
+
+def check_architectures(names: Sequence[str], overrides: Sequence[str], as_json: bool) -> int:
+    """`--architectures`: a line for each pair that does not run, and how many do; 1 if one fails or crashes."""
+    found: list[Pair] = []
+    for pair in pairs([find_subject(name, overrides) for name in names]):
+        found.append(pair)
+        if pair.status != "runs" and not as_json:
+            print(f"{pair.architecture:<12} {pair.method:<16} {pair.status:<8} {pair.detail}", flush=True)
+    counts = {status: sum(p.status == status for p in found) for status in STATUSES}
+    if as_json:
+        print(json.dumps({"counts": counts, "pairs": [asdict(p) for p in found]}, indent=1))
+    else:
+        print(", ".join(f"{number} {status}" for status, number in counts.items()), f"of {len(found)} pairs")
+    return int(bool(counts["fails"] + counts["crashes"]))
 
 
 def show(console: Console, subject: Subject, findings: Sequence[Finding], seconds: float) -> None:

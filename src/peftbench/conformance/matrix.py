@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from peftbench.conformance.architectures import architectures
 from peftbench.conformance.bench import Bench, Case
 from peftbench.conformance.checks import CHECKS
-from peftbench.conformance.subject import Subject, find_subject
+from peftbench.conformance.subject import Subject
 from peftbench.conformance.suite import careful, in_words
 from peftbench.errors import UsageError
 from peftbench.models.outline import outline
@@ -32,6 +32,7 @@ CORE = (
     "switched off, it is the base",
     "saved, loaded and trained on",
 )
+STATUSES = ("runs", "refused", "fails", "crashes")
 STEPS = 4
 FORMULATIONS = {"encoder": "head", "seq2seq": "generate", "causal": "generate"}
 HEAD_ALONE = ("head_only",)
@@ -40,7 +41,7 @@ HEAD_ALONE = ("head_only",)
 
 @dataclass(frozen=True)
 class Pair:
-    """A method on an architecture: `runs`, `refused` with a reason, `fails` a check, or `crashes`."""
+    """A method on an architecture. `status` is one of `STATUSES`; a refusal is one from the config alone."""
 
     architecture: str
     method: str
@@ -50,11 +51,10 @@ class Pair:
     """Of the CPU."""
 
 
-def pairs(chosen: Sequence[str] = (), methods: Sequence[str] = METHODS) -> Iterator[Pair]:
+def pairs(subjects: Sequence[Subject], chosen: Iterable[str] = ()) -> Iterator[Pair]:
     """The outcome of every pair, an architecture after the other; `chosen`: some architectures only."""
-    subjects = {name: find_subject(name) for name in methods}
     for architecture in chosen or architectures():
-        for subject in subjects.values():
+        for subject in subjects:
             began = time.process_time()
             status, detail = outcome(architecture, subject)
             yield Pair(architecture, subject.name, status, detail, round(time.process_time() - began, 2))

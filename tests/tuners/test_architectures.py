@@ -1,0 +1,60 @@
+"""Every kind of tuner on tiny networks of many architectures; the fast tests hold a slice, the slow ones all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from peftbench.cli import main
+from peftbench.conformance.architectures import architectures
+from peftbench.conformance.matrix import FIRST_ARCHITECTURES, FIRST_METHODS, METHODS, pairs
+from peftbench.conformance.subject import find_subject
+
+SLICE = (
+    ("mpnet", "prefix_tuning"), ("albert", "houlsby"), ("modernbert", "ln_tuning"), ("deberta-v2", "iapt"),
+    ("distilbert", "recurrence"), ("bart", "mam"), ("opt", "prefix_tuning"), ("phi3", "lora"), ("mixtral", "parallel"),
+    ("marian", "dept"),
+)  # fmt: skip
+CANNOT = {
+    "bitfit": "no bias to train",
+    "conv_adapter": "made for encoder and seq2seq networks",
+    "iapt": "made for causal and encoder networks|ALiBi",
+    "recurrence": "made for encoder networks",
+}
+"""Method -> the reason that it may give."""
+
+
+@pytest.mark.parametrize(("architecture", "method"), SLICE)
+def test_a_tuner_keeps_its_promises_on_an_architecture(architecture: str, method: str) -> None:
+    (pair,) = pairs([find_subject(method)], [architecture])
+    assert (pair.status, pair.detail) == ("runs", "")
+
+
+def test_the_command_says_what_is_refused_before_weights(monkeypatch, capsys) -> None:
+    from peftbench.conformance import matrix
+
+    chosen = {name: architectures()[name] for name in ("gpt2", "llama")}
+    monkeypatch.setattr(matrix, "architectures", lambda: chosen)
+    assert main(["check-method", "bitfit", "--architectures", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["counts"] == {"runs": 1, "refused": 1, "fails": 0, "crashes": 0}
+    assert found["pairs"][1]["architecture"] == "llama"
+    assert "has no bias to train" in found["pairs"][1]["detail"]
+
+
+def test_a_subject_is_needed_without_the_matrix(capsys) -> None:
+    assert main(["check-method"]) == 2
+    assert "which one?" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", architectures())
+def test_every_tuner_runs_or_says_why_not(architecture: str) -> None:
+    import re
+
+    found = list(pairs([find_subject(method) for method in METHODS], [architecture]))
+    assert not [p for p in found if p.status in ("fails", "crashes")]
+    assert not [p for p in found if p.status == "refused" and not re.search(CANNOT.get(p.method, "^$"), p.detail)]
+    if architecture in [*architectures()][:FIRST_ARCHITECTURES]:
+        assert sum(p.status == "runs" for p in found[:FIRST_METHODS]) >= 22
