@@ -22,6 +22,7 @@ def model_config():
         section = yaml.safe_load((MODELS / f"{choice}.yaml").read_text()) | changes
         if str(section["name"]).startswith("$"):
             section["name"] = section["path"]
+        section["family"] = section["family"] or "encoder"  # null: read off a checkpoint
         return build(ModelConfig, section, "model")
 
     return make

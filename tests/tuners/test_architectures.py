@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from peftbench.cli import main
+from peftbench import cli
 from peftbench.conformance.architectures import architectures
 from peftbench.conformance.matrix import FIRST_ARCHITECTURES, FIRST_METHODS, METHODS, pairs
 from peftbench.conformance.subject import find_subject
@@ -25,6 +25,13 @@ CANNOT = {
 """Method -> the reason that it may give."""
 
 
+def exit_code(args: list[str]) -> int:
+    """Of the command."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    return int(stop.value.code or 0)
+
+
 @pytest.mark.parametrize(("architecture", "method"), SLICE)
 def test_a_tuner_keeps_its_promises_on_an_architecture(architecture: str, method: str) -> None:
     (pair,) = pairs([find_subject(method)], [architecture])
@@ -36,7 +43,7 @@ def test_the_command_says_what_is_refused_before_weights(monkeypatch, capsys) ->
 
     chosen = {name: architectures()[name] for name in ("gpt2", "llama")}
     monkeypatch.setattr(matrix, "architectures", lambda: chosen)
-    assert main(["check-method", "bitfit", "--architectures", "--json"]) == 0
+    assert exit_code(["check-method", "bitfit", "--architectures", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["counts"] == {"runs": 1, "refused": 1, "fails": 0, "crashes": 0}
     assert found["pairs"][1]["architecture"] == "llama"
@@ -44,7 +51,7 @@ def test_the_command_says_what_is_refused_before_weights(monkeypatch, capsys) ->
 
 
 def test_a_subject_is_needed_without_the_matrix(capsys) -> None:
-    assert main(["check-method"]) == 2
+    assert exit_code(["check-method"]) == 2
     assert "which one?" in capsys.readouterr().err
 
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import registry, schema
 from peftbench.config.doors import literal, shortened
+from peftbench.config.families import with_family
 from peftbench.config.metric_files import fingerprint as fingerprint_metric
 from peftbench.config.tasks import adapter_of, check_task
 from peftbench.errors import UsageError, did_you_mean
@@ -60,6 +61,8 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
         return build_method(plain)
     if group == "task":
         return build_task(plain)
+    if group == "model":
+        plain = with_family(plain)
     return build(GROUPS[group], plain, group)
 
 

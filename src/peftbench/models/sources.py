@@ -54,7 +54,7 @@ def locate(cfg: ModelConfig) -> Checkpoint:
     if not cfg.path:
         raise UsageError(
             f"model={cfg.name}: model.path is not set. Give it an organisation/name on the Hugging Face hub "
-            "(model=hub model.path=ORG/NAME model.family=encoder) or a folder (model=local model.path=DIR)."
+            "(model=hub model.path=ORG/NAME) or a folder (model=local model.path=DIR)."
         )
     return LOCATE[cfg.source](cfg)
 
