@@ -14,13 +14,19 @@ from peftbench.config.catalogue import names
 from peftbench.config.schema import packaged_values
 from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.embed import EmbedConfig
+from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.prompted import PromptedConfig
+from peftbench.formulations.score import ScoreConfig
 from peftbench.stages.classical import ClassicalOptions
 from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.mam import MamOptions
 
+WORDS = {"likelihood", "candidates", "candidates_sha256", "calibration", "prior_rows", "answers", "prompt"}
+WORDS |= {"constrain", "sample", "sample_seed", "temperature", "top_p"}
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
     EmbedConfig: {"pooling"},
+    **dict.fromkeys((ScoreConfig, GenerateConfig, PromptedConfig), WORDS),
     ClozeConfig: {"dense", "pooling", "answers"},
     ClassicalOptions: {"vocabulary", "max_terms"},
 }
@@ -38,6 +44,10 @@ BEHIND = [
     (registry.get("stage", "ensemble").options, "method/pet", "pet"),
     (registry.get("stage", "self_training").options, "method/self_training/short", ""),
     (EmbedConfig, "method/formulation/embed", ""),
+    (ScoreConfig, "method/formulation/score", ""),
+    (GenerateConfig, "method/formulation/generate", ""),
+    (PromptedConfig, "method/formulation/prompted", ""),
+    (registry.get("stage", "remote").options, "method/remote", "remote"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
     (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),

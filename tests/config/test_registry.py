@@ -48,6 +48,7 @@ def test_every_built_in_stage_is_found_without_torch() -> None:
         "continued_pretraining",
         "contrastive",
         "logistic_head",
+        "remote",
         "setfit_library",
     }
     for name in registry.names("stage"):
