@@ -120,6 +120,20 @@ def test_a_shared_text_is_embedded_once_and_the_loss_is_the_same() -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.peers
+def test_the_library_answers_on_the_same_draw(tmp_path) -> None:
+    """Its own trainer, as many steps, a head of the same size; half a pass is half the steps."""
+    pytest.importorskip("setfit")
+    for epochs, steps in ((1, 2), (0.5, 1)):
+        record = peftbench.run(*FAST, "method=setfit_library", "shots=2", "method.contrastive.iterations=1",
+                               f"method.contrastive.epochs={epochs}", f"out_dir={tmp_path}").record  # fmt: skip
+        assert record.status == "done"
+        assert record.stages[0]["steps"] == steps
+        assert record.parameters["head"] == (64 + 1) * 7
+        assert len(record.draw["rows"]) >= 2
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

@@ -123,7 +123,7 @@ def arguments(context: Context, folder: Path) -> Any:
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         batch_size=cfg.batch_size,
-        num_epochs=cfg.epochs or 1,
+        num_epochs=(cfg.epochs or 1, 1),  # of the encoder, which may be a part of a pass; of a head that is not used
         max_steps=-1 if cfg.steps is None else cfg.steps,
         body_learning_rate=rate,
         warmup_proportion=cfg.warmup,
