@@ -30,6 +30,9 @@ exec(open(sys.argv[2]).read(), names)
 json.dump(names["predict"](json.loads(sys.argv[3])), open(sys.argv[4], "w"))
 """
 
+CALIBRATED = ["method.formulation.learn_weights=true", "method.formulation.calibration=contextual",
+              "method.formulation.drop_unlikely=0.2", "method.stages=[calibration,supervised]"]  # fmt: skip
+
 
 def finish(folder: Path, *overrides: str) -> peftbench.Run:
     return peftbench.run(*FAST, "trainer.save=all", f"out_dir={folder}", *overrides)
@@ -76,6 +79,8 @@ WORDS = [
     (["method=prompt_tuning", "model=tiny-bert", *CLOZE], False),
     (["method=full", "model=tiny-bert", *CLOZE], False),
     (["method=lora", "model=tiny-t5", *CLOZE], False),
+    (["method=lora", "model=tiny-bert", *CLOZE, "method.formulation.verbalizer=knowledgeable"], False),
+    (["method=lora", "model=tiny-bert", *CLOZE, *CALIBRATED], True),
 ]
 
 
@@ -127,9 +132,8 @@ def test_what_plain_peft_cannot_load_is_refused_and_leaves_nothing(tmp_path: Pat
 
 
 def test_what_has_no_short_form_is_refused(tmp_path: Path) -> None:
-    weighed = ["method/formulation=cloze", "method.formulation.verbalizer=knowledgeable"]
-    words = finish(tmp_path, "method=lora", "model=tiny-bert", *weighed)
-    with pytest.raises(peftbench.UsageError, match=rf"run {words.run_id}: .*verbalizer=knowledgeable.*manual"):
+    words = finish(tmp_path, "method=lora", "model=tiny-bert", *CLOZE, "method.formulation.verbalizer=soft")
+    with pytest.raises(peftbench.UsageError, match=rf"run {words.run_id}: .*verbalizer=soft"):
         words.export(tmp_path / "exported")
     floor = finish(tmp_path, "method=majority")
     with pytest.raises(peftbench.UsageError, match="no network"):

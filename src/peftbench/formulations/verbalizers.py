@@ -127,8 +127,15 @@ class KnowledgeableVerbalizer(nn.Module):
         Raises:
             UsageError: there is no prior yet.
         """
-        weights = self._masked(self.scores).softmax(-1)
-        return (weights * self.log_probabilities(scores)).sum(-1)
+        return (self.weights() * self.log_probabilities(scores)).sum(-1)
+
+    def weights(self) -> Tensor:
+        """(classes, words): what each word counts in its class; 0 for one that was removed."""
+        return self._masked(self.scores).softmax(-1)
+
+    def log_prior(self) -> Tensor:
+        """(classes, words): log P0, normalised over the words that are kept."""
+        return self._normalised(self.prior[None])[0]
 
     def log_probabilities(self, scores: Tensor) -> Tensor:
         """(batch, vocabulary) -> (batch, classes, words): log(P + 1e-15), the words that were removed at its floor."""
@@ -136,7 +143,7 @@ class KnowledgeableVerbalizer(nn.Module):
         if self.calibrated:
             self._check_ready()
             floor = torch.full_like(self.prior, LOG_EPSILON)
-            log_p = self._normalised(log_p - torch.logaddexp(self._normalised(self.prior[None])[0], floor))
+            log_p = self._normalised(log_p - torch.logaddexp(self.log_prior(), floor))
         return torch.logaddexp(log_p, torch.full_like(log_p, LOG_EPSILON))
 
     @torch.no_grad()

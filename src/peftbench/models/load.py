@@ -72,7 +72,6 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     # what adapters say they belong to: a name that means something elsewhere, not a folder of this machine
     model.name_or_path = model.config._name_or_path = str(cfg.path) if cfg.source == "hub" else cfg.name
     checks.check_padding(model, f"model={cfg.name}")
-    _plain_generation(model)
     _set_padding(model, tokenizer, cfg.family)
     if not checks.takes(model, "token_type_ids"):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
@@ -229,15 +228,6 @@ def no_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
         "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
     )
     return {"add_pooling_layer": False} if has_pooler else {}
-
-
-def _plain_generation(model: PreTrainedModel) -> None:
-    """Ids alone of a checkpoint's settings for generation: its repetition penalty (Qwen's), forced tokens and sampling
-    would change what greedy decoding writes."""
-    given = getattr(model, "generation_config", None)
-    if given is not None:
-        names = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
-        model.generation_config = GenerationConfig(**{name: getattr(given, name, None) for name in names})
 
 
 def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family | str) -> None:

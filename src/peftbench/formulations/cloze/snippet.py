@@ -9,7 +9,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations import snippets
 from peftbench.formulations.patterns import Pattern, Placeholder
 from peftbench.formulations.snippets import Network
-from peftbench.formulations.verbalizers import MeanVerbalizer
+from peftbench.formulations.verbalizers import LOG_EPSILON, MeanVerbalizer, SoftVerbalizer
 
 if TYPE_CHECKING:
     from peftbench.formulations.cloze.formulation import ClozeFormulation
@@ -58,6 +58,24 @@ def word_scores(ids):
 
     return {label: [likelihood(word) for word in words] for label, words in WORDS.items()}
 '''
+MEAN = '''
+
+def class_scores(words):
+    """Label -> the mean score of its words."""
+    return {label: torch.stack(own).mean().item() for label, own in words.items()}
+'''
+WEIGHED = '''
+
+def class_scores(words):
+    """Label -> the weighted mean of the logarithms of its words' probabilities among all words{prior}."""
+    log_p = torch.stack([score for own in words.values() for score in own]).log_softmax(0)
+{calibrated}    parts = torch.logaddexp(log_p, torch.tensor(FLOOR)).split([len(own) for own in words.values()])
+    return {{label: (torch.tensor(WEIGHTS[label]) * part).sum().item() for label, part in zip(words, parts)}}
+'''
+CALIBRATED = """\
+    prior = torch.logaddexp(torch.tensor(LOG_PRIOR), torch.tensor(FLOOR))
+    log_p = (log_p - prior).log_softmax(0)
+"""
 PREDICT = '''
 
 @torch.no_grad()
@@ -65,7 +83,7 @@ def predict(rows):
     """For each row its label, and the labels' scores."""
     found = []
     for row in rows:
-        scores = {{label: torch.stack(own).mean().item() for label, own in word_scores(filled(row)).items()}}
+        scores = class_scores(word_scores(filled(row)))
         found.append({{"label": {label}, "scores": scores}})
     return found
 '''
@@ -87,7 +105,7 @@ def code(
         head: what stands in front of the names in `head.safetensors` in the network; None if nothing is read from it.
 
     Raises:
-        UsageError: the words are weighed by rules that have no short form.
+        UsageError: the label words are a part of the network.
     """
     classes, names = formulation.task.problem == "classification", formulation.text_names(pairs)
     constants = _constants(formulation, names) | ({} if classes else {"RANGE": formulation.task.score_range})
@@ -99,6 +117,7 @@ def code(
             snippets.fitted(formulation.encoder.pattern.shorten),
             _filled(formulation.encoder.pattern, one=len(names) == 1),
             SENTINEL if sentinel else MASKED.format(virtual=virtual),
+            _class_scores(formulation.verbalizer),
             PREDICT.format(label=BEST if classes else BETWEEN),
             snippets.end(names),
         ]
@@ -106,22 +125,52 @@ def code(
 
 
 def _constants(formulation: ClozeFormulation, names: list[str]) -> dict[str, Any]:
-    verbalizer, encoder = formulation.verbalizer, formulation.encoder
-    if not isinstance(verbalizer, MeanVerbalizer):
-        raise UsageError(
-            f"method.formulation.verbalizer={formulation.cfg.verbalizer}: priors and weights of label words are "
-            "peftbench's to apply; a manual verbalizer without calibration can be exported. `peftbench predict` "
-            "answers for this run."
-        )
-    end = 1 if verbalizer.words.first else None
+    encoder = formulation.encoder
     return {
-        "WORDS": {label: [word[:end] for word in own] for label, own in formulation.word_ids.items()},
+        **_words(formulation),
         "PATTERN": [(p.name, p.change) if isinstance(p, Placeholder) else p for p in encoder.pattern.pieces if p],
         "NAMES": tuple(names),
         "MASK": encoder.mask,
         "PREFIX": encoder.prefix,
         "MAX_LENGTH": formulation.max_length,
     }
+
+
+def _words(formulation: ClozeFormulation) -> dict[str, Any]:
+    """The label words' tokens; weights and prior of those that count, where they are weighed."""
+    verbalizer = formulation.verbalizer
+    if isinstance(verbalizer, SoftVerbalizer):
+        raise UsageError(
+            "method.formulation.verbalizer=soft puts a trained map into the network. `peftbench predict` answers for "
+            "this run."
+        )
+    end = 1 if verbalizer.words.first else None
+    ids = {label: [word[:end] for word in own] for label, own in formulation.word_ids.items()}
+    if isinstance(verbalizer, MeanVerbalizer):
+        return {"WORDS": ids}
+    kept, weights = verbalizer.words_kept.tolist(), verbalizer.weights().tolist()
+    found: dict[str, Any] = {
+        "WORDS": {
+            x: [w for w, k in zip(own, row, strict=False) if k] for (x, own), row in zip(ids.items(), kept, strict=True)
+        },
+        "WEIGHTS": {
+            x: [w for w, k in zip(own, row, strict=True) if k] for x, own, row in zip(ids, weights, kept, strict=True)
+        },
+        "FLOOR": LOG_EPSILON,
+    }
+    return found | (
+        {"LOG_PRIOR": verbalizer.log_prior()[verbalizer.words_kept].tolist()} if verbalizer.calibrated else {}
+    )
+
+
+def _class_scores(verbalizer: Any) -> str:
+    if isinstance(verbalizer, MeanVerbalizer):
+        return MEAN
+    calibrated = verbalizer.calibrated
+    return WEIGHED.format(
+        prior=", divided by how likely they are anyway" if calibrated else "",
+        calibrated=CALIBRATED if calibrated else "",
+    )
 
 
 def _filled(pattern: Pattern, one: bool) -> str:
