@@ -7,6 +7,9 @@ import sys
 import pytest
 
 from peftbench.cli import main
+from peftbench.config import compose
+from peftbench.errors import UsageError
+from peftbench.inputs import InputCache
 
 HEAVY = ("torch", "transformers", "peft", "evaluate", "wandb", "datasets", "sklearn")
 
@@ -134,3 +137,17 @@ def test_cfg_job_prints_the_config_and_runs_nothing(capsys, tmp_path, monkeypatc
     assert call("--cfg", "job", "method=lora") == 0
     assert "name: lora" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_line_of_a_message_is_shown(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    words = ["method=majority", "task=sciprompt", "task.subset=arxiv", f"data_dir={tmp_path / 'data'}"]
+    with pytest.raises(UsageError) as caught:
+        InputCache().load(compose(words))
+    lines = str(caught.value).splitlines()
+    assert len(lines) > 1
+    for command in (words, ["-m", *words, "seed=1,2"], ["plan", *words]):
+        assert call(*command) == 2
+        told = "".join(capsys.readouterr())
+        assert all(line in told for line in lines), command

@@ -73,6 +73,33 @@ def test_every_stage_and_tuner_has_its_file_here() -> None:
     assert stages - {None} <= listed
 
 
+LEFT_OUT: dict[type, dict[str, Any]] = {
+    schema.ModelConfig: {"pooling": "mean", "load": "fp32"},
+    schema.TaskConfig: {"fields": ["text", "pair"]},
+    schema.MethodConfig: {"needs_model": True, "stages": ["supervised"], "formulation": schema.FormulationConfig},
+}
+"""Sections of which every choice is a file of its own -> keys that mean something in a file that leaves them out."""
+
+
+@pytest.mark.parametrize("section", LEFT_OUT, ids=lambda section: section.__name__)
+def test_a_key_that_a_file_leaves_out_means_nothing(section: type) -> None:
+    """Or what is written here: no other value is decided in the class, out of a reader's sight."""
+    for field in dataclasses.fields(section):
+        made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if made is dataclasses.MISSING or made == MISSING or not made:
+            continue
+        wanted = LEFT_OUT[section].get(field.name)
+        assert isinstance(made, wanted) if isinstance(wanted, type) else made == wanted, field.name
+
+
+@pytest.mark.parametrize(("group", "section"), [("model", schema.ModelConfig), ("method", schema.MethodConfig)])
+def test_what_has_no_default_stands_in_every_file(group: str, section: type) -> None:
+    needed = {field.name for field in dataclasses.fields(section) if field.default == MISSING}
+    for name in names(group):
+        given = packaged_values(f"{group}/{name}", "")
+        assert needed <= given.keys(), f"{group}={name}"
+
+
 def test_a_dataclass_made_by_hand_equals_the_file() -> None:
     assert (DeptOptions().num_virtual_tokens, DeptOptions().rank) == (8, 9)
     assert (MamOptions().num_virtual_tokens, MamOptions().scale) == (30, 4.0)

@@ -158,3 +158,13 @@ def test_a_message_shows_what_was_given_on_its_line(given):
     assert first.isprintable()
     assert len(text) < 200
     assert second == "  Looked below a folder"
+
+
+def test_lines_longer_than_what_a_tuner_is_made_for_are_refused_when_composed():
+    long = ["method=pcp", "model=minilm-mlm", "task=demo_news", "method.continued_pretraining.max_length=300"]
+    for tuner in ("dept", "ept"):
+        with pytest.raises(UsageError, match=r"max_length=300: .* each of trainer\.max_length=256 positions"):
+            compose([*long, f"method/tuner={tuner}", "trainer.max_length=256"])
+    compose([*long, "method/tuner=dept", "trainer.max_length=300"])
+    compose([*long, "method/tuner=dept", "method.tuner.offset=token", "trainer.max_length=256"])
+    compose([*long, "method/tuner=lora", "trainer.max_length=256"])

@@ -262,3 +262,25 @@ def test_what_declares_a_built_in_imports_nothing_heavy() -> None:
                 modules |= {name for name in imported_at_once(path) if name not in seen}
     assert "peftbench.tuners.base" in seen
     assert not {name.split(".")[0] for name in seen} & {"torch", "peft", "transformers", "sklearn"}
+
+
+DECLARED_TUNER = """
+from peftbench.tuners.base import TunerDeclaration
+
+TUNER = TunerDeclaration(build="no_such_module:Mine", results_version=4, uses=("trainer.max_length", "trainer.dropout"))
+"""
+
+
+def test_what_a_tuner_from_outside_declares_is_read(tmp_path: Path) -> None:
+    """Without its code being imported, which brings torch along; a bare subclass in a file is not run at all."""
+    mine, bare = tmp_path / "mine.py", tmp_path / "bare.py"
+    mine.write_text(DECLARED_TUNER)
+    bare.write_text("raise SystemExit('was run')\n")
+    parts = {}
+    for path in (mine, bare):
+        cfg = compose(["method=full", f"method.tuner.name={path}"])
+        parts[path] = next(part for part in components(cfg) if part.kind == "tuner")
+    assert parts[mine].results_version == 4
+    assert {"trainer.max_length", "trainer.dropout", "method.tuner"} <= {*parts[mine].uses}
+    assert parts[bare].results_version == 1
+    assert all(part.origin.startswith("sha256:") for part in parts.values())

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas
 import pytest
 
+from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.records import leaderboard
+from peftbench.records.ids import versions
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.views.leaderboard_command import leaderboard_command
@@ -155,6 +158,24 @@ def test_a_csv_that_was_changed_or_deleted_is_made_anew(store: Store, make_recor
     assert table_of(store) == before
     path.unlink()
     assert table_of(store) == before
+
+
+def test_runs_of_older_results_versions_are_marked_and_left_out(
+    store: Store, make_record: Callable[..., Record], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`self_training` and `lite` have raised theirs since 0.1.0; LoRA, its stage and its loop have not."""
+    raised, same = (
+        asdict(compose([f"method={name}", "model=tiny-bert", "task=demo_news"])) for name in ("list", "lora")
+    )
+    store.save(make_record("aa", config=raised, method="list"))
+    store.save(make_record("bb", config=raised, method="list", identity={"versions": versions(raised)}))
+    store.save(make_record("cc", config=same, method="lora"))
+    assert {r["run_id"] for r in leaderboard.current_rows(store) if r["outdated"]} == {"aa"}
+    for options, shown in ([], {"bb", "cc"}), (["--all"], {"aa", "bb", "cc"}):
+        assert leaderboard_command(["--json", "--out-dir", str(store.out_dir), *options]) == 0
+        printed = capsys.readouterr()
+        assert {r["run_id"] for r in json.loads(printed.out)} == shown
+        assert ("1 run of older results versions left out; --all shows them" in printed.err) is not bool(options)
 
 
 def test_a_damaged_record_leaves_the_table(

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from peftbench.records.record import Record
@@ -83,3 +84,14 @@ def test_what_comes_next_and_where_tracking_lies(tmp_path: Path, make_record: Ca
     assert f"peftbench predict {record.run_id} --file FILE" in text
     assert f"send: wandb sync {home}/wandb/offline-run-1; turn off: tracking.wandb=disabled" in text
     assert "wandb sync" not in shown(record, tmp_path, is_new=False)
+
+
+def test_a_folder_says_once_that_its_runs_are_logged_offline(
+    tmp_path: Path, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    told = []
+    for folder, run_id in (("one", "a" * 16), ("one", "b" * 16), ("two", "c" * 16)):
+        (tmp_path / folder / "runs" / run_id / "wandb" / "offline-run-1").mkdir(parents=True)
+        told.append("wandb sync" in shown(make_record(run_id), tmp_path / folder))
+    assert told == [True, False, True]

@@ -147,11 +147,13 @@ def _metric(name: str) -> Component:
 
 
 def _tuner(name: str, own: tuple[str, ...]) -> Component:
-    """The component that a built-in tuner declares itself to be; of one from outside, where it comes from."""
-    if name not in registry.built_in("tuner"):
+    """The component that a tuner declares itself to be; of one that does not, where it comes from."""
+    if not registry.is_declared("tuner", name):
         return _part("tuner", name, own)
     declared = registry.get("tuner", name)
-    return Component("tuner", name, (*own, *declared.uses), declared.results_version)
+    origin = registry.address("tuner", name).origin
+    uses, version = getattr(declared, "uses", ()), getattr(declared, "results_version", 1)
+    return Component("tuner", name, (*own, *uses), version, origin)
 
 
 def _formulation(chosen: Choices) -> Component:

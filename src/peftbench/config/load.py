@@ -16,7 +16,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config import schema
+from peftbench.config import registry, schema
 from peftbench.config.catalogue import names
 from peftbench.config.components import components
 from peftbench.config.doors import check_override, shortened
@@ -140,6 +140,9 @@ def from_plain(
     run = schema.RunConfig(**parts, **top)
     run.plugins = check_plugins(run)
     check_top(run)
+    for name in run.method.stages:
+        if (fits := registry.get("stage", name).fits) is not None:
+            fits(run)
     return run
 
 

@@ -136,6 +136,17 @@ def is_plugin(kind: str, name: str) -> bool:
     return name not in built_in(kind) and name in _entry_points(kind)  # looking for entry points costs 10 ms
 
 
+def is_declared(kind: str, name: str) -> bool:
+    """Whether behind a name stands a declaration of the kind, which may be imported to read it. A bare subclass is
+    imported when something is built, for it brings torch along."""
+    if name in built_in(kind):
+        return True
+    place = address(kind, name).target.rpartition(":")[0]
+    file = Path(place) if place.endswith(".py") else _file_of_module(place)
+    declaration = KINDS[kind].base.rpartition(":")[2]
+    return file is not None and re.search(rf"\b{declaration}\(", file.read_text(encoding="utf-8")) is not None
+
+
 def title(name: str) -> str:
     """A short name of a plug-in that may stand in a file's name: that of its object or file."""
     place, _, attribute = name.rpartition(":") if re.search(r":\w+$", name) else (name, "", "")
@@ -212,12 +223,17 @@ def _import(kind: str, name: str, module: str) -> ModuleType:
 
 def _origin_of_module(module: str) -> str:
     """The hash of the file of an importable module; "" if there is no such file."""
+    path = _file_of_module(module)
+    return "" if path is None else _hash(path)
+
+
+def _file_of_module(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        return ""
+        return None
     path = Path(spec.origin) if spec is not None and spec.origin else None
-    return _hash(path) if path is not None and path.is_file() else ""
+    return path if path is not None and path.is_file() else None
 
 
 def _hash(path: Path) -> str:

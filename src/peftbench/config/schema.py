@@ -129,6 +129,10 @@ class TunerConfig:
 
     name: str = MISSING
 
+    def is_bound_to_length(self) -> bool:
+        """Whether something is trained for each of `trainer.max_length` positions, so that no text may be longer."""
+        return False
+
 
 @dataclass
 class PluginTunerConfig(TunerConfig):

@@ -122,6 +122,14 @@ def versions(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_parts(choices(config))[1])
 
 
+def is_outdated(config: Mapping[str, Any], basis: Basis | None) -> bool:
+    """Whether a component that is part of peftbench would give other numbers today (`results_version`)."""
+    recorded = (basis or {}).get("versions") or {}
+    return any(
+        isinstance(version, int) and version > recorded.get(part, 1) for part, version in versions(config).items()
+    )
+
+
 def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[str, Any]:
     """The part of `config` that decides the result; `config` is left as it was.
 

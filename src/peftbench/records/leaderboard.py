@@ -20,7 +20,7 @@ from typing import Any
 from peftbench.cache import Cache, code_stamp
 from peftbench.cache import stamp as stamp_of
 from peftbench.files import readable_errors, write_atomic
-from peftbench.records.ids import variant
+from peftbench.records.ids import is_outdated, variant
 from peftbench.records.record import Record
 from peftbench.records.seen import seen_before
 from peftbench.records.stamps import Stamps, newest, signature, stamps, stamps_of
@@ -52,10 +52,10 @@ _LOCK_SECONDS = 60
 HIDDEN = (
     "variant", "reason", "steps", "planned_steps", "epochs", "batch_size", "micro_batch", "max_length",
     "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params", "phases", "draw_sha",
-    "warnings", "identity",
+    "warnings", "identity", "outdated",
 )  # fmt: skip
-"""What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, what a run costs, and how many
-warnings its diagnosis has."""
+"""What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, what a run costs, how many
+warnings its diagnosis has, and whether a part of it would give other numbers today."""
 
 
 def row(record: Record) -> Row:
@@ -80,6 +80,7 @@ def row(record: Record) -> Row:
         "seen": seen_before(record.config, record.task, record.subset),
         "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
         "identity": record.identity,
+        "outdated": is_outdated(record.config, record.identity),
         "reason": record.reason,
         "phases": {phase: round(seconds, 3) for phase, seconds in record.seconds.items() if phase != "total"},
         "draw_sha": record.draw.get("sha256"),
@@ -134,6 +135,11 @@ def current_rows(store: Store) -> list[Row]:
     return sorted(_rows(store, stamps(store)), key=_order)
 
 
+def left_out_words(outdated: int) -> str:
+    """How a view says that it shows only runs that would be the same today."""
+    return f"{outdated:,} run{'s' if outdated != 1 else ''} of older results versions left out"
+
+
 def newest_rows(store: Store, limit: int) -> list[Row]:
     """Like `current_rows`, but of the records that were written last alone: enough where any sample will do."""
     return sorted(_rows(store, newest(stamps(store), limit)), key=_order)
@@ -146,7 +152,7 @@ def rows_of(store: Store, run_ids: Iterable[str]) -> dict[str, Row]:
 
 def _rows(store: Store, stamped: Stamps) -> list[Row]:
     """The rows of the sound ones of these records; each record is decoded once, as long as it and the code stay."""
-    memory, code = Cache("rows"), code_stamp("records", "config")
+    memory, code = Cache("rows"), code_stamp("records", "config", "stages", "formulations", "tuners")
     keys = {name: [code, stamp] for name, stamp in stamped.items()}
     known = dict(zip(keys, memory.get_many([*keys.values()]), strict=True))
     records = {name: store.read(store.records / name) for name, found in known.items() if found is None}

@@ -41,6 +41,8 @@ class Stage:
         results_version: raised when the same keys would give other numbers; renames the runs that have the stage.
         settle: completes the options when the config is composed, as by the hash of a file that they name; raises
             UsageError.
+        fits: `fits(config)`, asked when a config is composed; raises UsageError if the rest of it does not go together
+            with the stage.
         check: `check(context)`, asked before the first stage trains whether this one can do its part; raises
             UsageError if not. A function or where it is, like `run`.
         needs_learner: whether it needs a backbone, and so torch.
@@ -59,6 +61,7 @@ class Stage:
     results_version: int = 1
     settle: Callable[[Any], None] | None = None
     check: Callable[[Context], None] | str | None = None
+    fits: Callable[[RunConfig], None] | None = None
     needs_learner: bool = True
     several_processes: bool = True
     trains: bool = True

@@ -46,11 +46,13 @@ class Wanted:
 
 
 class RunFinder:
-    """The leaderboard's rows, found by the cell that asks for them."""
+    """The leaderboard's rows, found by the cell that asks for them; runs of older results versions are left out."""
 
     def __init__(self, rows: Iterable[Row], memory: Cache) -> None:
         self._memory = memory
         self._by_names: dict[tuple, list[Row]] = {}
+        self.left_out: set[str] = set()
+        """Runs of older results versions that cells would have had."""
         for row in rows:
             self._by_names.setdefault(tuple(str(row[k]) for k in ("method", "task", "subset", "shots")), []).append(row)
 
@@ -74,7 +76,11 @@ class RunFinder:
         """
         by_variant: dict[str, list[Row]] = {}
         for row in self._by_names.get(wanted.names, ()):
-            if (row["data_seed"], row["seed"]) in wanted.seeds:
+            if (row["data_seed"], row["seed"]) not in wanted.seeds:
+                continue
+            if row["outdated"]:
+                self.left_out.add(row["run_id"])
+            else:
                 by_variant.setdefault(row["variant"], []).append(row)
         fitting = [rows for variant, rows in by_variant.items() if self._variant(wanted, rows[0]) == variant]
         chosen = max(fitting, key=_finished_and_newest, default=[])

@@ -9,6 +9,7 @@ from typing import Any
 from peftbench.cache import Cache
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
+from peftbench.records.leaderboard import left_out_words
 from peftbench.records.store import Store
 from peftbench.tables.cells import Key, TableCell, mark_best, mean_cell, own_cell
 from peftbench.tables.claims import Claim, evaluate
@@ -86,7 +87,8 @@ def make_table(
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
     claims = [] if only else evaluate(name, config, kept, estimates)
     hidden = [cell for key, cell in cells.items() if key not in kept]
-    return Table(name, config, dict(given or {}), kept, hidden, claims, list(estimates.warnings))
+    warnings = [*estimates.warnings, *([f"{left_out_words(len(finder.left_out))}."] if finder.left_out else [])]
+    return Table(name, config, dict(given or {}), kept, hidden, claims, warnings)
 
 
 def _shown(specs: Mapping[Key, CellSpec], only: str) -> set[Key]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
-from peftbench.records.leaderboard import Row
+from peftbench.records.leaderboard import Row, left_out_words
 from peftbench.records.store import Store
 
 FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
@@ -25,14 +26,20 @@ class ViewParser(argparse.ArgumentParser):
             dashed = "--" + name.replace("_", "-")
             names = [dashed] if "_" not in name else [dashed, "--" + name]
             self.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
+        self.add_argument("--all", action="store_true", help="with runs of older results versions (docs/records.md)")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.command}: {message}. `{self.command} --help` shows the options.")
 
 
 def every_row(options: argparse.Namespace) -> list[Row]:
-    """Rows of all runs in the folder that the options name."""
-    return leaderboard.current_rows(Store(options.out_dir))
+    """Rows of the runs in the folder that the options name; without `--all`, of those that would be the same today,
+    and on stderr how many others there are."""
+    rows = leaderboard.current_rows(Store(options.out_dir))
+    current = rows if options.all else [row for row in rows if not row["outdated"]]
+    if left_out := len(rows) - len(current):
+        print(f"{left_out_words(left_out)}; --all shows them", file=sys.stderr)
+    return current
 
 
 def choose(rows: Sequence[Row], options: argparse.Namespace) -> list[Row]:

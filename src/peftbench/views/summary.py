@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peftbench.cache import Cache
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 
@@ -83,7 +84,7 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     yield from (("note", note) for note in record.notes)
     yield "files", f"{store.folder(record.run_id)}, record {store.path(record.run_id)}"
     offline = sorted(store.folder(record.run_id).glob(OFFLINE))
-    if offline and is_new:
+    if offline and is_new and _is_first(store):
         yield "W&B", f"logged offline; {OFFLINE_WORDS.replace('FOLDER', str(offline[-1]))}"
     if record.status == "done" and record.score is not None:
         yield "next", ", ".join(_next(record, store))
@@ -96,6 +97,14 @@ def _next(record: Record, store: Store) -> Iterator[str]:
     yield f"peftbench report{place} (one page of all runs)"
     if (store.folder(record.run_id) / "adapter").is_dir():
         yield f"peftbench predict {record.run_id} --file FILE{place}"
+
+
+def _is_first(store: Store) -> bool:
+    """Whether nobody has been told yet that runs in this folder are logged offline."""
+    told, folder = Cache("told"), [str(store.out_dir.absolute()), store.out_dir.stat().st_ino]
+    known = told.get(["offline", folder])
+    told.put(["offline", folder], True)
+    return known is None
 
 
 def _draw(record: Record) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from peftbench.config.components import TRAINING
-from peftbench.config.schema import number, one_of, packaged, rates
+from peftbench.config.schema import RunConfig, number, one_of, packaged, rates
+from peftbench.errors import UsageError
 from peftbench.stages.base import Stage
 
 
@@ -35,7 +36,19 @@ class ContinuedPretrainingOptions:
     epsilon: float = number(gt=0)
 
 
+def fits(run: RunConfig) -> None:
+    """Raises UsageError if lines may be longer than what the tuner is made for."""
+    length, most = run.method.options("continued_pretraining").max_length, run.trainer.max_length
+    if length is not None and length > most and run.method.tuner.is_bound_to_length():
+        raise UsageError(
+            f"method.continued_pretraining.max_length={length}: method.tuner.name={run.method.tuner.name} trains "
+            f"something for each of trainer.max_length={most} positions. Use {most} or less, null, "
+            f"trainer.max_length={length}, or another tuner."
+        )
+
+
 STAGE = Stage(
+    fits=fits,
     results_version=2,
     run="peftbench.stages.continued_pretraining.training:continued_pretraining",
     options=ContinuedPretrainingOptions,

@@ -25,5 +25,8 @@ class DeptOptions(TunerConfig):
     init: str = one_of(*PROMPT_STARTS)
     init_text: str = MISSING
 
+    def is_bound_to_length(self) -> bool:
+        return self.offset == "position" and self.rank != 0
+
 
 TUNER = TunerDeclaration("peftbench.tuners.dept.tuner:DeptTuner", options=DeptOptions)

@@ -29,5 +29,8 @@ class EptOptions(TunerConfig):
     init: str = one_of(*PROMPT_STARTS)
     init_text: str = MISSING
 
+    def is_bound_to_length(self) -> bool:
+        return self.rank != 0
+
 
 TUNER = TunerDeclaration("peftbench.tuners.ept.tuner:EptTuner", options=EptOptions)
