@@ -63,6 +63,7 @@ def test_k_shots_are_k_sentences_and_their_entities_are_counted(settled_task, de
     drawn = draw(data, default_protocol, 4)
     facts = drawn.to_dict()
     assert (len(drawn.train), facts["unit"], facts["counts"]["train"]) == (4, "total", {"LOC": 4, "PER": 4})
+    assert "train: none of the 4 drawn rows holds ORG, DATE" in facts["notes"]
     assert [row.id for row in draw(data, default_protocol, 2).train] == [row.id for row in drawn.train][:2]
 
 

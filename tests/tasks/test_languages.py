@@ -138,6 +138,35 @@ def test_json_lines_may_be_packed(tmp_path):
         _read(path, Layout())
 
 
+def test_copies_on_the_hub_are_read_at_their_commits(settled_task, monkeypatch, tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    asked = {}
+
+    def snapshot(repo: str, **how) -> str:
+        asked[repo] = how["revision"]
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    for split, name in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        write(tmp_path / f"data/tur_Latn/{split}.tsv", "index_id\tcategory\ttext", f'1\thealth\t"{split}')
+        path = tmp_path / f"{name}/tr.json.gz"
+        path.parent.mkdir()
+        path.write_bytes(gzip.compress(json.dumps({"id": "0", "label": "play_radio", "text": split}).encode()))
+        table = pa.table({"premise": [split], "hypothesis": ["evet"], "label": [2]})
+        (tmp_path / "tr").mkdir(exist_ok=True)
+        parquet.write_table(table, tmp_path / f"tr/{name}-00000-of-00001.parquet")
+    sib = load_task(settled_task("sib200", "task.lang=tur"), None)
+    massive = load_task(settled_task("turkish", "task.subset=massive"), None)
+    xnli = load_task(settled_task("turkish", "task.subset=xnli"), None)
+    assert [data.test[0].text for data in (sib, massive, xnli)] == ['"test', "test", "test"]
+    assert [data.dev[0].target for data in (sib, massive, xnli)] == ["health", "play_radio", "contradiction"]
+    assert xnli.test[0].pair == "evet"
+    assert len(massive.labels) == 60
+    assert all(len(revision) == 40 for revision in asked.values())
+
+
 # The real files, against the README that lies beside them.
 
 

@@ -57,11 +57,19 @@ def test_files_of_both_languages_are_in_the_source(transfer):
     assert {name.partition(":")[0] for name in transfer.source.files} == {"hau", "amh"}
 
 
+def test_the_source_may_be_the_language_that_is_tested(settled_task, default_protocol, tmp_path):
+    data = load_task(settled_task("masakhanews", "task.source_lang=hau", "task.lang=hau"), news(tmp_path))
+    supervised = load_task(settled_task("masakhanews", "task.lang=hau"), tmp_path)
+    assert [row.id for row in draw(data, default_protocol, 0).train] == [
+        row.id for row in draw(supervised, default_protocol, "full").train
+    ]
+    assert data.notes[0] == "trained in hau itself: no transfer"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["task.source_lang=huu"], r"task\.source_lang=huu: task `masakhanews` has no such language.*`hau`"),
-        (["task.source_lang=amh", "task.lang=amh"], r"task\.source_lang=amh: is the language that is tested"),
     ],
 )
 def test_a_source_that_cannot_be_one_is_told_when_the_config_is_composed(settled_task, overrides, message):

@@ -35,7 +35,7 @@ def check_source(task: dict[str, Any]) -> dict[str, Any]:
     """The task as it is.
 
     Raises:
-        UsageError: `source_lang` is no language of the task, or the one that is tested.
+        UsageError: `source_lang` is no language of the task.
     """
     source, languages = task.get("source_lang"), task.get("subsets") or {}
     if source is not None and source not in languages:
@@ -43,8 +43,6 @@ def check_source(task: dict[str, Any]) -> dict[str, Any]:
             f"task.source_lang={source}: task `{task.get('name')}` has no such language. "
             f"{did_you_mean(str(source), map(str, languages))}"
         )
-    if source is not None and source == task.get("subset"):
-        raise UsageError(f"task.source_lang={source}: is the language that is tested. Leave it out, with shots=full.")
     return task
 
 

@@ -63,6 +63,8 @@ def _with_words(of_target: PatternSet, of_source: PatternSet | None) -> PatternS
 
 def _notes(source: TaskData, target: TaskData) -> Iterator[str]:
     """What both say of the splits that are used, and what of the labels does not meet."""
+    if source.subset == target.subset:
+        yield f"trained in {source.subset} itself: no transfer"
     yield from (f"{source.subset}: {note}" for note in source.notes if not note.startswith("test:"))
     yield from (f"{target.subset}: {note}" for note in target.notes if not note.startswith(("train:", "dev:")))
     unknown, unmet = _counts(source.train, source, target), _counts(target.test, target, source)

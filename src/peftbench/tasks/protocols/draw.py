@@ -124,6 +124,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         train, dev = _draw_full(splits, cfg, keys, in_test, notes)
     elif shots:
         train, dev = _FewShot(data, cfg, int(shots), data_seed, splits, keys, in_test, notes).rows()
+    notes += absent_labels(data, train)
     drawn = {row.id for row in (*train, *dev)}
     barred = in_test | ({keys[row.id] for row in dev} if cfg.drop_overlap else set())
     passed = [row for row in splits.train if row.id not in drawn and keys[row.id] in barred]
@@ -147,6 +148,15 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         notes=tuple(notes),
         problem=data.problem,
     )
+
+
+def absent_labels(data: TaskData, train: Rows) -> list[str]:
+    """A remark on the labels that no drawn row holds, where rows are not drawn by label."""
+    if not train or data.kind.strata != "rows":
+        return []
+    there = {label for row in train for label in data.kind.labels_of(row.target)}
+    absent = [label for label in data.labels if label not in there]
+    return [f"train: none of the {len(train)} drawn rows holds {', '.join(absent)}"] if absent else []
 
 
 def unit_of(data: TaskData, cfg: ProtocolConfig, shots: int | str) -> str:
