@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="*", default=[7, 53], help="default: 7 53")
     parser.add_argument("--demonstrations", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--texts", type=int, default=4, help="pairs that are timed (default: %(default)s)")
+    parser.add_argument("--no-flops", action="store_true", help="leave out what takes a pass of each way")
     parser.add_argument("--double", action="store_true", help="compute in fp64")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser.parse_args()
@@ -83,12 +84,11 @@ def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.process_time() - before, found
 
 
-def compare(net: Learner, batches: Sequence[Batch]) -> dict[str, Any]:
+def compare(net: Learner, batches: Sequence[Batch], count_flops: bool) -> dict[str, Any]:
     """Both ways on every batch, in turn."""
     ways = {"at once": net.formulation.likelihoods, "one by one": net.formulation.likelihoods_one_by_one}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     difference, lengths = 0.0, torch.tensor([len(s) for s in net.formulation.trie.sequences])
-    counted = {name: flops(partial(way, net.model, batches[0])) for name, way in ways.items()}
     for number, batch in enumerate(batches):
         found = {}
         for name in list(ways) if number % 2 else list(ways)[::-1]:
@@ -96,15 +96,16 @@ def compare(net: Learner, batches: Sequence[Batch]) -> dict[str, Any]:
             seconds[name].append(spent)
         difference = max(difference, float(((found["at once"] - found["one by one"]).abs() / lengths).max()))
     ratios = [a / b for a, b in zip(seconds["at once"], seconds["one by one"], strict=True)]
+    counted = {name: flops(partial(way, net.model, batches[0])) for name, way in ways.items()} if count_flops else {}
     return {
         "labels": len(net.formulation.label_ids),
         "prompt tokens": statistics.mean(int(b["attention_mask"].sum()) for b in batches),
         "trie nodes": len(net.formulation.trie.tokens),
         "cpu seconds": {name: statistics.median(s) for name, s in seconds.items()},
         "cpu ratio": [min(ratios), statistics.median(ratios), max(ratios)],
-        "flops": counted,
-        "flops ratio": counted["at once"] / counted["one by one"],
         "difference": difference,
+        "flops": counted,
+        "flops ratio": counted["at once"] / counted["one by one"] if counted else None,
     }
 
 
@@ -118,7 +119,7 @@ def main() -> None:
         if args.double:
             net = net.double()
         rows = prompts(data, args.demonstrations, args.texts)
-        results.append(compare(net, [net.collate([item]) for item in net.encode(rows)]))
+        results.append(compare(net, [net.collate([item]) for item in net.encode(rows)], not args.no_flops))
         print(json.dumps(results[-1], indent=1), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"model": args.model, "results": results}, indent=1) + "\n")

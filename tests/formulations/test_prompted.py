@@ -145,6 +145,17 @@ def test_a_run_keeps_what_was_asked_and_can_be_asked_again(tmp_path):
     assert all(error[5] == prompts[error[0]] for error in shown)
 
 
+def test_prompts_of_a_file_travel_with_the_run(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("prompts: [{example: '{text} is about {answer}'}]\n")
+    run = peftbench.run(
+        **RUN, method="icl", **{"method.formulation.prompts": str(file)}, out_dir=str(tmp_path / "runs")
+    )
+    file.unlink()
+    moved = peftbench.load_run(run.record.run_id, out_dir=str(tmp_path / "runs"))
+    assert moved.predict(["The team won the cup"])[0].label in run.record.data["labels"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [
     {"method": "zero_shot", "shots": 0, "method.stages": ["calibration", "none"],

@@ -13,7 +13,7 @@ from peftbench.config.schema import number, one_of, packaged
 from peftbench.errors import UsageError
 from peftbench.formulations.declared import Declared
 from peftbench.formulations.generate import GenerateConfig
-from peftbench.formulations.prompts import packaged_sets, prompt_set
+from peftbench.formulations.prompts import is_written_out, packaged_sets, prompt_set
 from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
 
 
@@ -55,7 +55,7 @@ def settle(cfg: PromptedConfig) -> None:
     if cfg.k != "full" and (isinstance(cfg.k, bool) or not isinstance(cfg.k, int) or cfg.k < 0):
         raise UsageError(f"method.formulation.k={cfg.k}: how many demonstrations: 0, 1, 2 ..., or full.")
     prompt_set(cfg.prompts)
-    if cfg.prompts in packaged_sets():
+    if cfg.prompts in packaged_sets() or is_written_out(cfg.prompts):
         return
     path = Path(cfg.prompts).expanduser().resolve()
     digest = registry.sha256(path)

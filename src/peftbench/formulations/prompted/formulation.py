@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
+from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import PROMPT_TEXT
 from peftbench.formulations.bi_encoder import sentence_vectors
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
 from peftbench.formulations.prompted import PromptedConfig
-from peftbench.formulations.prompts import Writer, prompt_set
+from peftbench.formulations.prompts import Writer, packaged_sets, prompt_set
 from peftbench.formulations.prompts.maker import PromptMaker
 from peftbench.formulations.reading import LabelReader
 from peftbench.formulations.score.formulation import ScoreFormulation
@@ -37,6 +39,14 @@ class Prompted(TextFormulation):
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         raise UsageError("answers to written prompts are peftbench's to ask. `peftbench predict` answers for this run.")
+
+    def portable(self, cfg: FormulationConfig) -> tuple[FormulationConfig, TaskData]:
+        """A user's prompts written out."""
+        found, task = super().portable(cfg)
+        assert isinstance(found, PromptedConfig)
+        if found.prompts in packaged_sets():
+            return found, task
+        return replace(found, prompts=self.writer.chosen.written_out(), prompts_sha256=None), task
 
     def answer_text(self, target: str | float) -> str:
         word = self.writer.words.get(str(target)) if self.options.answers == "words" else None

@@ -16,9 +16,10 @@ between, and `{language}`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ class PromptSet:
     languages: Mapping[str, str] | None = None
     source: str = ""
 
+    def written_out(self) -> str:
+        """What `prompt_set` makes the same prompts of."""
+        plain = asdict(self)
+        return json.dumps({k: v for k, v in plain.items() if k != "name" and v is not None}, ensure_ascii=False)
+
 
 def packaged_sets() -> list[str]:
     """Names of the sets that come with the package."""
@@ -67,17 +73,27 @@ def packaged_sets() -> list[str]:
 
 
 def prompt_set(name: str) -> PromptSet:
-    """The packaged set of that name, or that of a file.
+    """The packaged set of that name, that of a file, or one that is written out, `{prompts: [{example: ...}]}`.
 
     Raises:
         UsageError: there is none, or it is no set; the message names the entry.
     """
     if name in packaged_sets():
         return _set(name, name, yaml.safe_load(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")))
+    if is_written_out(name):
+        try:
+            return _set("written out", KEY, yaml.safe_load(name))
+        except yaml.YAMLError as error:
+            raise UsageError(f"{KEY}: not valid YAML: {error}") from None
     path = Path(name).expanduser()
     if not path.is_file():
         raise UsageError(f"{KEY}={name}: neither a file nor a set of prompts. {did_you_mean(name, packaged_sets())}")
     return _set(name, str(path), read_yaml(path))
+
+
+def is_written_out(name: str) -> bool:
+    """Whether it is a set in itself."""
+    return name.startswith("{")
 
 
 def _set(name: str, where: str, plain: Mapping[str, Any]) -> PromptSet:
