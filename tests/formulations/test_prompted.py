@@ -145,6 +145,7 @@ def test_a_run_keeps_what_was_asked_and_can_be_asked_again(tmp_path):
     assert all(error[5] == prompts[error[0]] for error in shown)
 
 
+@pytest.mark.slow
 def test_prompts_of_a_file_travel_with_the_run(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("prompts: [{example: '{text} is about {answer}'}]\n")

@@ -69,7 +69,7 @@ def test_of_every_kind_of_network(kind, attention):
 
 
 def test_many_labels_are_scored_in_parts_that_fit():
-    data = many_labels(40)
+    data = many_labels(20)
     net = disturbed(learner("model=tiny-gpt2", "method=lora", "method/formulation=score", data=data))
     assert_equal(net, texts())
     assert_equal(disturbed(learner("model=tiny-t5", "method=lora", "method/formulation=score", data=data)), texts())
@@ -153,6 +153,6 @@ def test_what_is_drawn_is_distributed_as_the_softmax():
     from peftbench.formulations.generate.decoding import Draw
 
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    picks = [int(Draw([f"row {n}"], seed=3, temperature=2.0)(torch.zeros(1, 0), logits).argmax()) for n in range(4000)]
+    picks = [int(Draw([f"row {n}"], seed=3, temperature=2.0)(torch.zeros(1, 0), logits).argmax()) for n in range(1500)]
     shares = torch.bincount(torch.tensor(picks), minlength=4) / len(picks)
-    torch.testing.assert_close(shares, (logits[0] / 2).softmax(0), rtol=0, atol=0.03)
+    torch.testing.assert_close(shares, (logits[0] / 2).softmax(0), rtol=0, atol=0.05)

@@ -191,7 +191,8 @@ def test_a_server_that_is_down_makes_a_failed_record(server, tmp_path):
     ({"method.remote.url": None}, r"method.remote.url: is not set.*off until"),
     ({"method.remote.model": None}, r"method.remote.model: is not set"),
     ({"method.remote.url": "http://me:secret@host/v1"}, "without user, password"),
-    ({"method.formulation.prompts": "afrobench", "task": "sst2"}, "no word for the label|sst2"),
+    ({"method.formulation.prompts": "{prompts: [{example: '{text} {answer}'}], words: {sports: S}}"},
+     "no word for the label `business`"),
 ])  # fmt: skip
 def test_it_is_off_until_a_server_is_named(server, tmp_path, more, message):
     with pytest.raises(UsageError, match=message):
