@@ -117,6 +117,9 @@ def test_ls_json_is_machine_readable(capsys):
         (["\n"], ["\\n: no such command"]),
         (["=\n"], ["=\\n: cannot be read as key=value"]),
         (["--shots", f"x={'x' * 5000}"], ["x... (5009 characters)"]),
+        (["leaderboard", "--out-dir", "x" * 300], ["ile name too long"]),
+        (["check-task", f"{'x' * 300}.yaml"], ["ile name too long"]),
+        (["model=local", f"model.path={'x' * 300}", "method=lora"], ["file name too long"]),
         (["ls", "methods", "lra"], ["Did you mean `lora`?"]),
     ],
 )

@@ -5,6 +5,7 @@ Nothing here imports torch, transformers, peft, evaluate or wandb; `peftbench.ru
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -68,10 +69,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `peftbench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
+    except OSError as error:
+        code = end_of_a_path(error)
     except Exception as error:
         print(f"peftbench: a fault of peftbench's: {in_one_line(error)}", file=sys.stderr)
         code = FAILED
     sys.exit(code)
+
+
+def end_of_a_path(error: OSError) -> int:
+    """The exit code after a path that no file can have, or that may not be looked at, wherever it was given."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR):
+        print(f"peftbench: a fault of peftbench's: {in_one_line(error)}", file=sys.stderr)
+        return FAILED
+    print(
+        f"peftbench: {UsageError(error.filename)}: {os.strerror(error.errno).lower()}. Give another path.",
+        file=sys.stderr,
+    )
+    return USAGE
 
 
 def dispatch(args: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
@@ -164,7 +165,13 @@ def contents(cfg: RunConfig) -> dict[str, str]:
 
 
 def adapter_content(store: Store, run: str) -> str:
-    """What a run has trained; "absent" if it saved nothing, which ends a run that starts from it."""
+    """What a run has trained; "absent" if it saved nothing, which ends a run that starts from it.
+
+    Raises:
+        UsageError: this is no id of a run.
+    """
+    if not re.fullmatch(r"[\w.-]{1,64}", run):
+        raise UsageError(f"method.init_from={run}: is no id of a run. `peftbench ls runs` lists them.")
     files = sorted((store.folder(run) / "adapter").glob("*.safetensors"))
     return f"sha256:{content_hash(files)}" if files else "absent"
 

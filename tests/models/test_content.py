@@ -10,12 +10,13 @@ from huggingface_hub import constants
 
 from peftbench.config import compose
 from peftbench.errors import UsageError
-from peftbench.inputs import InputCache, contents
+from peftbench.inputs import InputCache, adapter_content, contents
 from peftbench.models import content, hashing, load_backbone, sources
 from peftbench.models.backbone_cache import keep_loaded
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
 from peftbench.records.leaderboard import row
+from peftbench.records.store import Store
 from peftbench.runner import run
 
 
@@ -147,3 +148,9 @@ def test_the_adapter_that_a_run_starts_from_is_in_its_name(folder, tmp_path):
     assert InputCache().run_id(cfg) != before
     shutil.rmtree(tmp_path / "runs" / source.run_id)
     assert contents(cfg)["init_from"] == "absent"
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "x" * 300, "a/b", ""])
+def test_what_a_run_starts_from_is_the_id_of_one(name, tmp_path):
+    with pytest.raises(UsageError, match="is no id of a run"):
+        adapter_content(Store(tmp_path), name)
