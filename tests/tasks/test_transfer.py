@@ -69,6 +69,7 @@ def test_the_source_may_be_the_language_that_is_tested(settled_task, default_pro
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (["task.source_lang=[swa]"], r"task\.source_lang=\['swa'\]: task `masakhanews` has no such language"),
         (["task.source_lang=huu"], r"task\.source_lang=huu: task `masakhanews` has no such language.*`hau`"),
     ],
 )

@@ -38,7 +38,7 @@ def check_source(task: dict[str, Any]) -> dict[str, Any]:
         UsageError: `source_lang` is no language of the task.
     """
     source, languages = task.get("source_lang"), task.get("subsets") or {}
-    if source is not None and source not in languages:
+    if source is not None and (not isinstance(source, str) or source not in languages):
         raise UsageError(
             f"task.source_lang={source}: task `{task.get('name')}` has no such language. "
             f"{did_you_mean(str(source), map(str, languages))}"
