@@ -174,6 +174,7 @@ def train_on(
             measure_step(context, learner, items, report, cfg.trainer)
     with context.clock("train"), context.meter.phase("train"):
         learner.before_training(gradients(context, learner, items, cfg))
+        learner.zero_grad()  # of a tuner that did not look at all of them
         result = train(
             learner,
             items,
