@@ -25,6 +25,7 @@ from peftbench.tasks import load_task
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.problems import kind
 from peftbench.tasks.protocols import draw
+from peftbench.tasks.protocols.draw import unit_of
 
 SHOWN = 3
 """Rows of train that are printed."""
@@ -175,7 +176,8 @@ def _shots(data: TaskData, protocol: ProtocolConfig) -> dict[str, Any]:
             return str(error)
         return ""
 
-    found: dict[str, Any] = {"protocol": protocol.name, "unit": protocol.unit, "full": not (full := stopped("full"))}
+    unit = unit_of(data, protocol, 1)
+    found: dict[str, Any] = {"protocol": protocol.name, "unit": unit, "full": not (full := stopped("full"))}
     if full:
         found["full_reason"] = full
     if protocol.unit == "all":
