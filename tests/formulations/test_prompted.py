@@ -77,6 +77,17 @@ def test_scores_are_those_of_the_prompt_as_a_text():
             assert score == pytest.approx(float(torch.stack(by_hand).mean()), abs=1e-4)
 
 
+def test_a_free_answer_is_the_first_label_it_names_and_several_are_noted(monkeypatch):
+    net = prompted("method.k=0", "method.formulation.by=generate")
+    assert net.formulation.answer_length == 8
+    written = ["It is Sports, not politics", "Category: health.", "nothing"]
+    monkeypatch.setattr(net.formulation.tokenizer, "batch_decode", lambda *_, **__: written)
+    found = net.predict(net.collate(net.encode(texts())))
+    assert [p.label for p in found] == ["sports", "health", None]
+    assert [p.answer for p in found] == written
+    assert net.formulation.notes == ["1 answers named several labels; the first counts"]
+
+
 def scoring(*overrides, data=None):
     return disturbed(learner("model=tiny-gpt2", "method=lora", "method/formulation=score", *overrides, data=data))
 

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
+SEVERAL = "answers named several labels"
+
 
 def read_table(texts: Mapping[str, str]) -> dict[str, str]:
     """What may be written -> the label that it stands for: the label's own text, and the same but for case, spaces and
@@ -45,3 +47,7 @@ class LabelReader:
         found = [self.words[normalise(match[0])] for match in self._named.finditer(text)]
         self.several += len({*found}) > 1
         return found[0] if found else None
+
+    def remarks(self) -> list[str]:
+        """What a reader of the result must know."""
+        return [f"{self.several} {SEVERAL}; the first counts"] if self.several else []

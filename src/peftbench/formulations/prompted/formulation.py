@@ -12,18 +12,20 @@ from torch import nn
 
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
-from peftbench.formulations.base import PROMPT_TEXT
+from peftbench.formulations.base import PROMPT_TEXT, Batch, Prediction
 from peftbench.formulations.bi_encoder import sentence_vectors
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.prompts import Writer, packaged_sets, prompt_set
-from peftbench.formulations.prompts.maker import PromptMaker
-from peftbench.formulations.reading import LabelReader
+from peftbench.formulations.prompts.maker import LEFT_OUT, PromptMaker
+from peftbench.formulations.reading import SEVERAL, LabelReader
 from peftbench.formulations.score.formulation import ScoreFormulation
 from peftbench.formulations.snippets import Network
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
+
+FREE_TOKENS = 8
 
 
 class Prompted(TextFormulation):
@@ -73,8 +75,12 @@ class Prompted(TextFormulation):
 
     def prompts_of(self, rows: Sequence[Row]) -> list[tuple[list[int], Cut, dict[str, Any]]]:
         made = [(self._ids(text), cut, {PROMPT_TEXT: text}) for text, cut in self.maker(rows)]
-        self.notes = [note for note in self.notes if "demonstrations did not fit" not in note] + self.maker.notes()
+        self.say(LEFT_OUT, *self.maker.notes())
         return made
+
+    def say(self, about: str, *notes: str) -> None:
+        """Notes in the place of earlier ones that have `about` in them."""
+        self.notes = [note for note in self.notes if about not in note] + list(notes)
 
     def _ids(self, text: str) -> list[int]:
         whole: list[int] = self.tokenizer(self.prefix + text, verbose=False)["input_ids"]
@@ -94,11 +100,19 @@ class PromptedScore(Prompted, ScoreFormulation):
 
 
 class PromptedGenerate(Prompted, GenerateFormulation):
-    """What the model writes, read as the first label's words in it."""
+    """What the model writes, read as the first label named in it; in at least `FREE_TOKENS` tokens, for it may begin
+    with something else."""
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: PromptedConfig) -> None:
+        super().__init__(backbone, task, max_length, cfg)
+        self.answer_length = max(self.answer_length, FREE_TOKENS)
+        self._reader = LabelReader(self.texts) if task.labels else None
 
     def read(self, text: str) -> Any:
-        return self._reader(text) if self.task.labels else super().read(text)
+        return super().read(text) if self._reader is None else self._reader(text)
 
-    @cached_property
-    def _reader(self) -> LabelReader:
-        return LabelReader(self.texts)
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        found = super().predict(model, batch)
+        if self._reader is not None:
+            self.say(SEVERAL, *self._reader.remarks())
+        return found

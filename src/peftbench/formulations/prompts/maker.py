@@ -14,6 +14,8 @@ from peftbench.tasks.base import Row
 if TYPE_CHECKING:
     from peftbench.formulations.prompted import PromptedConfig
 
+LEFT_OUT = "demonstrations did not fit"
+
 
 class PromptMaker:
     """Makes the prompt of each row.
@@ -56,7 +58,7 @@ class PromptMaker:
     def notes(self) -> list[str]:
         """What did not fit, by split."""
         return [
-            f"{split}: {out} of {every} demonstrations did not fit into {self.room} tokens and were left out, in "
+            f"{split}: {out} of {every} {LEFT_OUT} into {self.room} tokens and were left out, in "
             f"{prompts} of {rows} prompts (method.formulation.max_length)"
             for split, (out, every, prompts, rows) in self._counts.items()
             if out

@@ -147,12 +147,11 @@ class RemotePredictor(Predictor):
 
     def remarks(self) -> list[str]:
         cfg, spent = options(self.context), self.spent
-        several = [f"{self.read.several} answers named several labels; the first counts"] if self.read.several else []
         return [
             f"answered by {cfg.model} at {cfg.url}: {spent['remote_calls']} calls, {spent['remote_prompt_tokens']} and "
             f"{spent['remote_completion_tokens']} tokens; {spent['remote_cached']} answers were known already",
             *self.maker.notes(),
-            *several,
+            *self.read.remarks(),
         ]
 
     def save(self, folder: Path) -> None:
