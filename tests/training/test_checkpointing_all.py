@@ -56,6 +56,5 @@ def test_gradients_are_the_same(method: str, model: str) -> None:
         pytest.skip("nothing is trained")
     assert plain.keys() == again.keys()
     for name, gradient in plain.items():
-        torch.testing.assert_close(
-            again[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda said, name=name: name + chr(58) + said
-        )
+        apart = (again[name] - gradient).abs().max()
+        assert apart <= 1e-3 * gradient.abs().max() + 1e-6, name
