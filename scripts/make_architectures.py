@@ -6,6 +6,7 @@ stopped run goes on; after a change to a tuner remove that file.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -26,19 +27,19 @@ FAMILIES = {"encoder": "Encoders", "seq2seq": "Encoder-decoders", "causal": "Cau
 MARKS = {"runs": "+", "fails": "**fails**", "crashes": "**crashes**"}
 
 
-def found() -> list[Pair]:
-    """The outcome of every pair; of those that are kept the kept one."""
+def found(run: bool) -> list[Pair]:
+    """The outcome of every pair, the kept one where there is one; without `run` of those alone."""
     KEPT.parent.mkdir(exist_ok=True)
     lines = KEPT.read_text(encoding="utf-8").splitlines() if KEPT.exists() else []
     known = {(p.architecture, p.method): p for p in (Pair(**json.loads(line)) for line in lines)}
     with KEPT.open("a", encoding="utf-8") as kept:
-        for architecture in architectures():
+        for architecture in architectures() if run else ():
             left = [find_subject(m) for m in METHODS if (architecture, m) not in known]
             for pair in pairs(left, [architecture]):
                 known[architecture, pair.method] = pair
                 kept.write(json.dumps(asdict(pair)) + "\n")
                 kept.flush()
-    return [known[a, m] for a in architectures() for m in METHODS]
+    return [known[a, m] for a in architectures() for m in METHODS if (a, m) in known]
 
 
 def page(every: Sequence[Pair]) -> str:
@@ -81,13 +82,15 @@ def table(family: str, every: Sequence[Pair], reasons: Sequence[str]) -> str:
     at = {(p.method, p.architecture): p for p in every}
     rows = [f"| method | {' | '.join(columns)} |", "| --- |" + " :-: |" * len(columns)]
     for method in METHODS:
-        marks = [mark(at[method, column], reasons) for column in columns]
+        marks = [mark(at.get((method, column)), reasons) for column in columns]
         rows.append(f"| `{method}` | {' | '.join(marks)} |")
     return "\n".join(rows) + "\n"
 
 
-def mark(pair: Pair, reasons: Sequence[str]) -> str:
-    """A plus, or the letter of the reason."""
+def mark(pair: Pair | None, reasons: Sequence[str]) -> str:
+    """A plus, or the letter of the reason; nothing for a pair that was not tried."""
+    if pair is None:
+        return ""
     return MARKS.get(pair.status) or letter(reasons.index(without_names(pair)))
 
 
@@ -129,5 +132,7 @@ config.json describes what cannot be found, with the keys of an entry of
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kept", action="store_true", help="write the page of what is kept, run nothing")
     torch.set_num_threads(1)
-    PAGE.write_text(page(found()), encoding="utf-8")
+    PAGE.write_text(page(found(run=not parser.parse_args().kept)), encoding="utf-8")

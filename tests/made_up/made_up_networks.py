@@ -49,13 +49,14 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {**BLOCKS, **POSITIONS, "num_key_value_heads": 1}),
     "llama-64": ("llama", {**BLOCKS, **POSITIONS, "hidden_size": 64, "intermediate_size": 128}),  # blocks of nf4
     "qwen2": ("qwen2", {**BLOCKS, **POSITIONS, "num_key_value_heads": 1}),
+    "phi3": ("phi3", {**BLOCKS, **POSITIONS, "num_key_value_heads": 1, "original_max_position_embeddings": 80}),
     "bart": ("bart", {**POSITIONS, **PAIRED}),
     "mbart": ("mbart", {**POSITIONS, **PAIRED}),
     "t5": ("t5", T5),
     "mt5": ("mt5", T5),
     "fnet": ("fnet", {**BLOCKS, **POSITIONS}),  # Fourier transforms in the place of attention
 }  # fmt: skip
-FAMILIES = {"opt": "causal", "gpt2": "causal", "llama": "causal", "qwen2": "causal",
+FAMILIES = {"opt": "causal", "gpt2": "causal", "llama": "causal", "qwen2": "causal", "phi3": "causal",
             "bart": "seq2seq", "mbart": "seq2seq", "t5": "seq2seq", "mt5": "seq2seq"}  # fmt: skip
 
 

@@ -145,3 +145,16 @@ def test_other_conversions_are_not_trusted(pulls, parent, pickled_main, monkeypa
     monkeypatch.setattr(FakeApi, "parent", parent)
     with pytest.raises(UsageError, match="never read here"):
         load_backbone(model_config("hub", path="org/net"), "features")
+
+
+def test_a_config_that_was_looked_at_is_no_whole_checkpoint(hub_cache, model_config, monkeypatch):
+    """The hub is asked which files there are, and no conversion of weights that were not looked for."""
+    (hub_cache / "snapshots" / MAIN).mkdir(parents=True)
+    (hub_cache / "snapshots" / MAIN / "config.json").write_text("{}")
+    asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(sources, "_resolved", {})
+    monkeypatch.setattr(sources, "_ask", lambda cfg, revision: (MAIN, ["config.json", "model.safetensors"]))
+    monkeypatch.setattr(sources, "_safetensors_conversion", lambda *args: asked.append(args))
+    assert sources.from_hub(model_config("hub", path="org/net", revision=MAIN)).revision == MAIN
+    assert not asked

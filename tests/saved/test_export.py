@@ -122,6 +122,26 @@ def test_heads_of_other_networks_are_read_alike(tmp_path: Path, network: str, fa
         assert found["scores"] == pytest.approx(wanted.scores, abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "matrix"), [("phi3", "qkv_proj"), ("gpt2", "c_attn"), ("modernbert", "Wqkv")])
+def test_lora_of_a_fused_projection_is_merged_into_it(tmp_path: Path, network: str, matrix: str) -> None:
+    """Query, key and value in one matrix; in GPT-2 stored with its axes swapped."""
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    write(tmp_path / "model", network, AutoModel)
+    where = ["model=local", f"model.path={tmp_path / 'model'}"]
+    rates = ["method.lr.lora=0.1", "method.lr.head=0.1", "trainer.steps=5", "protocol.select=last"]
+    run = finish(tmp_path / "results", *where, "method=lora", "method/formulation=head", *rates)
+    folder = run.export(tmp_path / "exported", merge=True)
+    assert_equal_alone(run, folder, tmp_path)
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    (merged,) = folder.rglob("model.safetensors")
+    after = {name: tensor for name, tensor in load_file(merged).items() if name in before}
+    changed = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert changed == {name for name in before if name.endswith(f"{matrix}.weight")}
+
+
 def test_what_plain_peft_cannot_load_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     run = finish(tmp_path / "results", "method=dept", "model=tiny-bert")
     with pytest.raises(peftbench.UsageError, match=r"type DEPT is peftbench's own.*peftbench\.register\(\)"):

@@ -21,6 +21,7 @@ from peftbench.models.hashing import content_hash
 CONFIG_AND_TOKENIZER = ["*.json", "*.txt", "*.model"]
 NOT_WEIGHTS = ["*/*", "consolidated*"]
 """Other frameworks' exports in sub-folders, and second copies of the same weights."""
+WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".gguf")
 CONVERSION_BOT = "SFconvertbot"
 CONVERSION_TITLE = "Adding `safetensors` variant of this model"
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -206,8 +207,11 @@ def _reference(repository: Path, revision: str) -> str | None:
 
 
 def _cached_files(repository: Path, commit: str) -> list[str] | None:
+    """Names of the cached files of a commit. None if there are no weights among them: then only its config was looked
+    at, and there may be more on the hub."""
     folder = repository / "snapshots" / commit
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else None
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return names if any(name.endswith(WEIGHT_ENDINGS) for name in names) else None
 
 
 def _ask(cfg: ModelConfig, revision: str) -> tuple[str, list[str] | None]:

@@ -36,10 +36,13 @@ class DeptTuner(PeftTuner):
     cfg: DeptOptions
     needs_answer_starts = True
 
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        check_length(backbone, context.max_length, self.cfg.num_virtual_tokens, "method.tuner.num_virtual_tokens")
+
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
+        self.check(backbone, context)
         config = self.peft_config(backbone, context)
         m = config.num_virtual_tokens
-        check_length(backbone, context.max_length, m, "method.tuner.num_virtual_tokens")
         self.virtual_tokens = 0 if backbone.family == "seq2seq" else m
         self.longest_text = config.max_length if config.rank and config.offset == "position" else None
         model = wrap(backbone, config, context.seed)
