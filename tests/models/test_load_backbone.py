@@ -152,8 +152,8 @@ def test_architecture_above_the_limit_gets_fast_reproducible_weights(model_confi
 
 
 def test_refused_pairs_say_what_works(model_config):
-    with pytest.raises(UsageError, match=r"model=tiny-t5 .*generate or score"):
-        load_backbone(model_config("tiny-t5"), "features")
+    with pytest.raises(UsageError, match=r"model=tiny-llama .*model=minilm-mlm"):
+        load_backbone(model_config("tiny-llama"), "mlm")
     with pytest.raises(UsageError, match=r"model=tiny-bert .*formulation head"):
         load_backbone(model_config("tiny-bert"), "lm")
 
