@@ -135,6 +135,23 @@ def test_a_description_that_fits_nothing_is_refused(tmp_path: Path, text: str, s
     assert said in str(refusal.value)
 
 
+def test_a_soft_prompt_asks_nothing_of_what_stands_behind_the_embeddings() -> None:
+    from transformers import FNetConfig, FNetModel
+
+    from peftbench.tuners.peft_types import OWN  # noqa: F401 - registers DEPT
+    from peftbench.tuners.soft_prompt_layer import DeptConfig
+    from peftbench.tuners.soft_prompt_model import SoftPromptModel
+
+    config = FNetConfig(hidden_size=16, num_hidden_layers=1, intermediate_size=16, vocab_size=20)
+    model = FNetModel(config)  # Fourier transforms in the place of attention
+    with pytest.raises(UsageError, match=r"cannot be read off it.*prompt_tuning"):
+        anatomy_of(model)
+    prompted = SoftPromptModel(
+        model, DeptConfig(task_type="FEATURE_EXTRACTION", rank=0, num_virtual_tokens=3), "default"
+    )
+    assert prompted(torch.tensor([[5, 6]])).last_hidden_state.shape == (1, 5, 16)
+
+
 def test_what_is_no_transformer_is_refused_with_the_way_out() -> None:
     from transformers import MambaConfig, MambaModel
 

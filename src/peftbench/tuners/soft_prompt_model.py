@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, TaskType
 from torch import Tensor, nn
 
-from peftbench.models.anatomy import anatomy_of
+from peftbench.models.anatomy import known
+from peftbench.models.anatomy.names import embedding_scale, first_position
 from peftbench.tuners.hosted import HostedModel
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
@@ -38,8 +39,8 @@ class SoftPromptModel(HostedModel):
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         assert isinstance(peft_config, DeptConfig)
         embedding = self.model.get_input_embeddings()
-        anatomy = anatomy_of(self.model)
-        self.first_position, self.scale = anatomy.first_position, anatomy.embedding_scale
+        names = known().get(self.model.config.model_type, {})  # of what stands behind the embeddings nothing is asked
+        self.first_position, self.scale = first_position(self.model), embedding_scale(self.model, names)
         self.takes_positions = accepts_position_ids(self.model)
         # A string is matched as a regular expression against the whole name: exactly this module, and neither the
         # encoder's and decoder's own copies (T5) nor another embedding of the same short name.

@@ -86,8 +86,8 @@ class Reader:
             prefix=self._prefix(stacks[-1]),
             position_embeddings=embeddings,
             projection=self._optional(names.get("projection"), self.prefix),
-            embedding_scale=self._scale(names.get("scale")),
-            first_position=self._first_position(embeddings),
+            embedding_scale=embedding_scale(self.model, names),
+            first_position=first_position(self.model),
             max_positions=self._max_positions(embeddings),
             window=self._window(),
             final_norms=tuple(n for n, m in self.modules.items() if is_norm(m) and n not in norms and own(n)),
@@ -202,17 +202,12 @@ class Reader:
         found = [n for n, m in self.modules.items() if n.endswith(wanted) and isinstance(m, nn.Embedding)]
         return found[0] if found else None
 
-    def _first_position(self, table: str | None) -> int:
-        """0, but padding_idx + 1 in RoBERTa and its relatives."""
-        relatives = any(hasattr(m, "create_position_ids_from_inputs_embeds") for m in self.modules.values())
-        return int(self.config.pad_token_id) + 1 if relatives and table else 0
-
     def _max_positions(self, table: str | None) -> int | None:
         if table is not None:
             module = self.modules[table]
             assert isinstance(module, nn.Embedding)
             # BART and OPT shift all ids by `offset` rows that are never used; RoBERTa-likes begin behind the padding's.
-            return module.num_embeddings - int(getattr(module, "offset", 0)) - self._first_position(table)
+            return module.num_embeddings - int(getattr(module, "offset", 0)) - first_position(self.model)
         limit = getattr(self.config, "max_position_embeddings", None)
         return int(limit) if limit else None
 
@@ -225,14 +220,22 @@ class Reader:
             return None
         return int(window)
 
-    def _scale(self, attribute: str | None) -> float:
-        if attribute is None:
-            return 1.0
-        owner, _, name = join(self.prefix, attribute).rpartition(".")
-        return float(getattr(self.modules[owner], name))
-
     def _prefix(self, stack: Stack) -> PrefixEntry:
         return "cache" if accepts(self.modules[stack.module], "past_key_values") else "rows"
+
+
+def first_position(model: PreTrainedModel) -> int:
+    """Position id of a first token: 0, but padding_idx + 1 in RoBERTa and its relatives."""
+    relatives = any(hasattr(m, "create_position_ids_from_inputs_embeds") for m in model.modules())
+    return int(model.config.pad_token_id) + 1 if relatives else 0
+
+
+def embedding_scale(model: PreTrainedModel, names: Names) -> float:
+    """What the network multiplies the embeddings of ids by, but not embeddings that it is given."""
+    if "scale" not in names:
+        return 1.0
+    owner, _, name = names["scale"].rpartition(".")
+    return float(getattr(bare(model).get_submodule(owner), name))
 
 
 def hidden_size(model: PreTrainedModel) -> int:

@@ -244,7 +244,15 @@ def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
         return {"target_modules": short_names(backbone, norms_of(backbone.model))}
     if kind == "IA3":
         return scaled_modules(backbone)
-    return {"target_modules": names_of_roles(backbone.model, "attention.qv") if usual else "all-linear"}
+    return {"target_modules": queries_and_values(backbone) if usual else "all-linear"}
+
+
+def queries_and_values(backbone: Backbone) -> list[str] | str:
+    """Their matrices; all linear maps of a network whose parts are not known."""
+    try:
+        return names_of_roles(backbone.model, "attention.qv")
+    except UsageError:
+        return "all-linear"
 
 
 def names_a_module(backbone: Backbone, name: str) -> bool:
