@@ -30,22 +30,7 @@ def check_method(args: list[str]) -> int:
     Raises:
         UsageError: there is no such method or file, or it cannot be checked.
     """
-    parser = argparse.ArgumentParser(
-        prog="peftbench check-method", description="Does a tuner keep its promises? Judged on tiny networks, offline."
-    )
-    parser.add_argument(
-        "subject", nargs="?", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the method's config")
-    parser.add_argument("--family", metavar="|".join(FAMILIES), help="only networks of this family")
-    parser.add_argument("--quick", action="store_true", help="leave out what takes long: half precision, fitting, cost")
-    parser.add_argument("--ddp", action="store_true", help="also train in two processes (some 15 s more a network)")
-    parser.add_argument(
-        "--architectures", action="store_true",
-        help="the core of the suite on a tiny network of every architecture; of every kind of tuner without NAME",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args(args)
+    options = command_parser().parse_args(args)
     torch.set_num_threads(1)  # the networks are so small that threads only wait for each other
     if options.architectures:
         return check_architectures(
@@ -66,6 +51,26 @@ def check_method(args: list[str]) -> int:
     else:
         show(console, subject, findings, time.perf_counter() - began)
     return int(any(finding.status == "fail" for finding in findings))
+
+
+def command_parser() -> argparse.ArgumentParser:
+    """Its options."""
+    parser = argparse.ArgumentParser(
+        prog="peftbench check-method", description="Does a tuner keep its promises? Judged on tiny networks, offline."
+    )
+    parser.add_argument(
+        "subject", nargs="?", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the method's config")
+    parser.add_argument("--family", metavar="|".join(FAMILIES), help="only networks of this family")
+    parser.add_argument("--quick", action="store_true", help="leave out what takes long: half precision, fitting, cost")
+    parser.add_argument("--ddp", action="store_true", help="also train in two processes (some 15 s more a network)")
+    parser.add_argument(
+        "--architectures", action="store_true",
+        help="the core of the suite on a tiny network of every architecture; of every kind of tuner without NAME",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
 
 
 def check_architectures(names: Sequence[str], overrides: Sequence[str], as_json: bool) -> int:
