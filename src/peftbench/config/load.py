@@ -20,16 +20,15 @@ from peftbench.config import registry, schema
 from peftbench.config.catalogue import names
 from peftbench.config.components import components
 from peftbench.config.doors import check_override, shortened
-from peftbench.config.hydra_source import UserFiles, UserSource
+from peftbench.config.hydra_source import CONFIG_MODULE, ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import check_place
 
-for plugin in (UserFiles, UserSource):
+for plugin in (ConfigFiles, PackagedSource, UserSource):
     Plugins.instance().register(plugin)
 
-CONFIG_MODULE = "peftbench.conf"
 OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 """Sections to which keys may be added."""
 _FIXED = re.compile(r"\+{0,2}(model|protocol|trainer|tracking)\.(\w+)")

@@ -237,12 +237,18 @@ def build(schema_class: type[S], section: dict[str, Any], where: str) -> S:
         if key not in fields:
             raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
     try:
-        instance = cast(S, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema_class), literal(section))))
+        instance = cast(S, OmegaConf.to_object(OmegaConf.merge(_defaults_of(schema_class), literal(section))))
     except OmegaConfBaseException as error:
         key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
         raise wrong_type(key, error) from None
     check_ranges(instance, where)
     return instance
+
+
+@functools.lru_cache(maxsize=500)
+def _defaults_of(schema_class: type) -> Any:
+    """The dataclass as OmegaConf has it; `OmegaConf.merge` works on a copy."""
+    return OmegaConf.structured(schema_class)
 
 
 BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
