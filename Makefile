@@ -8,7 +8,7 @@ WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-all slurm-test lint format install install-dev offline-models constraints clean \
+.PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
         tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
@@ -19,6 +19,9 @@ demo: install ## install and run the main job on the packaged offline default
 
 test: install-dev ## install and run the fast tests (no network, no GPU, no real data needed)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not gpu"
+
+slow-test: install-dev ## the slow tests: every tuner on every network, every stored run answered again, kills (no SLURM, no GPU)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "slow and not slurm and not gpu"
 
 test-all: install-dev ## every test that this machine can run; set PEFTBENCH_DATA for those on real data
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
 """For all tests."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 from made_up_records import a_record
 
 from peftbench.records.record import Record
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; tests send it to themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is no defect: neither a slow example nor slow generation fails a test.
 settings.register_profile("peftbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])

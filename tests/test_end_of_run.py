@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_configs import compose
 
 from peftbench import files, runner
-from peftbench.config import compose
 from peftbench.config.schema import RunConfig
 from peftbench.inputs import InputCache
 from peftbench.records import leases

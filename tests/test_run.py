@@ -9,9 +9,11 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
+from tiers import rest_slow
 
 from peftbench.cli import main
 from peftbench.config import compose
@@ -20,6 +22,7 @@ from peftbench.runner import run
 from peftbench.tasks import load_task
 from peftbench.training.launch import Outcome
 
+TINY = ("tiny-bert", "tiny-roberta", "tiny-t5", "tiny-llama")
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
 
 
@@ -90,14 +93,17 @@ def test_the_same_command_again_trains_nothing_unless_told_to(here, monkeypatch,
     assert len(list((here / "results" / "superseded").iterdir())) == 1
 
 
-@pytest.mark.parametrize("method", ["full", "head_only", "lora", "prompt_tuning", "dept"])
-@pytest.mark.parametrize("model", ["tiny-bert", "tiny-roberta", "tiny-t5", "tiny-llama"])
+PAIRS = list(product(["full", "head_only", "lora", "prompt_tuning", "dept"], [*TINY]))
+EACH_ONCE = [("full", "tiny-roberta"), ("head_only", "tiny-t5"), ("lora", "tiny-llama"), ("prompt_tuning", "tiny-t5")]
+
+
+@pytest.mark.parametrize(("method", "model"), rest_slow(PAIRS, EACH_ONCE))
 def test_every_method_on_every_family(here, method, model):
     assert call(*FAST, f"model={model}", f"method={method}", "shots=1") == 0
     assert records(here)[0]["status"] == "done"
 
 
-@pytest.mark.parametrize("method", ["majority", "tfidf_lr"])
+@pytest.mark.parametrize("method", rest_slow(["majority", "tfidf_lr"], ["tfidf_lr"]))
 def test_floors_run_without_torch(here, method):
     code = (
         "import sys\nfrom peftbench.cli import main\n"
@@ -233,6 +239,7 @@ def test_an_out_dir_that_cannot_be_written_is_said_before_training(here, capsys)
     assert "results" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_record_and_the_same_command_finishes_it(here):
     long = ["method=lora", "trainer.steps=100000", "trainer.eval_every=100000"]
     process = subprocess.Popen(

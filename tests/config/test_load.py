@@ -1,12 +1,17 @@
 """Composition and its checks: what users mistype must end in one message that names the way out."""
 
+import functools
 import re
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries, names
-from peftbench.config.load import from_plain
+from peftbench.config.load import CONFIG_MODULE, compose_raw, from_plain, resolve
+from peftbench.config.schema import RunConfig
+from peftbench.config.sections import build_section
 from peftbench.config.space import read_space, value_at
 from peftbench.errors import UsageError
 
@@ -89,10 +94,39 @@ NOTHING_TO_SEARCH = ("majority", "mlp", "zero_shot_cloze", "zero_shot_cosine", "
 """Methods without a choice, the paper's fixed baseline, and the file of the user's own."""
 
 
+@functools.cache
+def default() -> tuple[dict, RunConfig]:
+    plain = resolve(compose_raw([]))
+    return plain, from_plain(plain)
+
+
+def needs_of(group: str, name: str) -> list[str]:
+    return NEEDS.get(name, NEEDS.get(f"{group}/{name}", []))
+
+
+def in_place_of_the_default(group: str, name: str) -> RunConfig:
+    """The default config with one section from its own file and what that names, composed without the rest."""
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        chosen = resolve(hydra_compose(overrides=[f"+{group}={name}", *needs_of(group, name)]))
+    plain, known = default()
+
+    def section(key: str, own: dict) -> object:
+        return build_section(key, own) if key in chosen else getattr(known, key)
+
+    return from_plain({**plain, **chosen}, section)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["model", "method", "task", "protocol"])
-def test_every_combination_of_axes_composes(group):
+def test_a_choice_in_a_whole_config_is_what_its_file_says(group):
     for name in names(group):
-        cfg = compose([f"{group}={name}", *NEEDS.get(name, NEEDS.get(f"{group}/{name}", []))])
+        assert compose([f"{group}={name}", *needs_of(group, name)]) == in_place_of_the_default(group, name), name
+
+
+@pytest.mark.parametrize("group", ["model", "method", "task", "protocol"])
+def test_every_choice_of_an_axis_composes(group):
+    for name in names(group):
+        cfg = in_place_of_the_default(group, name)
         if group == "method" and name not in NOTHING_TO_SEARCH:
             for dimension in read_space(cfg):
                 assert dimension.contains(value_at(cfg, dimension.key)), f"{name}: {dimension.key}"

@@ -20,6 +20,7 @@ from made_up_board import METHODS, fill
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from tiers import rest_slow
 
 from peftbench.errors import UsageError
 from peftbench.figures import pareto, plot, style
@@ -256,7 +257,7 @@ def made_up(kind: str, count: int) -> plot.Data:
     return {**head, "runs": runs}
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.slow), 45])
+@pytest.mark.parametrize("count", rest_slow([3, 12, 45], [45]))
 @pytest.mark.parametrize("kind", plot.names())
 def test_no_label_lies_on_another(kind: str, count: int) -> None:
     assert overlaps(picture(made_up(kind, count))) == []

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
+from made_up_configs import compose
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.formulations.label_words import read_words

@@ -8,10 +8,10 @@ from itertools import chain, pairwise
 import numpy as np
 import pytest
 import torch
+from made_up_configs import compose
 from scipy.special import rel_entr, softmax
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.sentinel import decoder_starts
 from peftbench.measure.clock import PhaseClock

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from made_up_configs import compose
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.measure.clock import PhaseClock
 from peftbench.tasks.base import DataSource, Row, TaskData
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from made_up_configs import compose
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.formulations.mlm import MlmFormulation
 from peftbench.measure.clock import PhaseClock
 from peftbench.tasks.base import DataSource, Row, TaskData

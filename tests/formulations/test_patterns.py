@@ -7,8 +7,8 @@ from functools import cache
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from made_up_configs import compose
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
 from peftbench.models import load_backbone

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_up_configs import compose
 
-from peftbench.config import compose
 from peftbench.formulations.label_words import LabelWords, tokenise_words
 from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, SoftVerbalizer
 from peftbench.models import load_backbone

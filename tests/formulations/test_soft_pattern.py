@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_up_configs import compose
 from safetensors.torch import load_file
+from tiers import rest_slow
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.soft_pattern import HARD, embedding_layer, in_place_of_words
 from peftbench.measure.clock import PhaseClock
@@ -39,10 +40,11 @@ def logits(net) -> torch.Tensor:
         return net.formulation.logits(net.model, net.collate(net.encode(ROWS)))
 
 
+METHODS = ["lora", "full", "prompt_tuning", "dept", "prefix_tuning", "trainable_tokens", "iapt"]
+
+
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(
-    "method", ["lora", "full", "prompt_tuning", "dept", "prefix_tuning", "trainable_tokens", "iapt"]
-)
+@pytest.mark.parametrize("method", rest_slow(METHODS, ["lora", "dept", "trainable_tokens"]))
 def test_untrained_it_answers_as_the_hard_pattern(model, method):
     soft, hard = (learner(f"model={model}", f"method={method}", soft=soft) for soft in (True, False))
     torch.testing.assert_close(logits(soft), logits(hard), rtol=1e-4, atol=1e-4)

@@ -1,9 +1,9 @@
 """Learners that answer in words, on tiny networks of random weights."""
 
 import torch
+from made_up_configs import compose
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.tasks.base import DataSource, Row, TaskData

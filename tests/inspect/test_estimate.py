@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from made_up_configs import compose
 
-from peftbench.config.load import compose
 from peftbench.config.schema import RunConfig
 from peftbench.inspect.estimate import BARE_PROCESS_MIB, NO_BASIS, Estimator, estimate
 from peftbench.records.leaderboard import Row, row

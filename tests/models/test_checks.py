@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up_configs import compose
 from safetensors.torch import load_file, save_file
+from tiers import rest_slow
 from transformers import AlbertConfig, AlbertModel, BertConfig, BertModel, ElectraConfig, ElectraModel
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.models import load_backbone
 from peftbench.models.random_init import build_tokenizer
@@ -188,7 +189,9 @@ def test_more_virtual_tokens_than_positions(save):
 
 
 @pytest.mark.parametrize(("config", "network"), [(AlbertConfig, AlbertModel), (ElectraConfig, ElectraModel)])
-@pytest.mark.parametrize("method", ["head_only", "frozen_lr", "prompt_tuning", "dept", "lora"])
+@pytest.mark.parametrize(
+    "method", rest_slow(["head_only", "frozen_lr", "prompt_tuning", "dept", "lora"], ["head_only", "dept"])
+)
 def test_narrow_embeddings_train(config, network, method, save):
     """ALBERT and ELECTRA-small: the head has the width of the hidden states, a soft prompt that of the embeddings."""
     folder = save(config, network, embedding_size=16)

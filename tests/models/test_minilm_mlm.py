@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
+from made_up_configs import compose
 
-from peftbench.config.load import compose
 from peftbench.models import content, load_backbone
 
 FOLDER = content.ASSETS / "minilm-mlm"

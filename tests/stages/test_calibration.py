@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from made_up_configs import compose
+from tiers import rest_slow
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
 from peftbench.formulations.cloze.formulation import ClozeFormulation
 from peftbench.inputs import InputCache
@@ -133,7 +134,7 @@ def stops_after_two_steps(save: Callable[..., None]) -> Callable[..., None]:
     return stopping
 
 
-@pytest.mark.parametrize("when", ["between the stages", "in training"])
+@pytest.mark.parametrize("when", rest_slow(["between the stages", "in training"], ["in training"]))
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path, monkeypatch, when):
     steps = ["trainer.steps=4", "trainer.checkpoint_every=1", "trainer.eval_every=4"]
     whole = finish(tmp_path / "whole", *steps)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from made_up_configs import compose
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
 from peftbench.stages.classical.estimators import ESTIMATORS

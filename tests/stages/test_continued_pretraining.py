@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from made_up_configs import compose
 
 from peftbench import session as session_module
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.patterns import Pattern
 from peftbench.formulations.predictions import Prediction

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_configs import compose
 from rich.console import Console
 
-from peftbench.config import compose
 from peftbench.errors import Interrupted
 from peftbench.figures.report.detail import stage_rows
 from peftbench.records.record import Record

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_up_configs import compose
 from tiny_soft import tiny
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 from cut_off_runs import Killed, killed_at
+from made_up_configs import compose
 
 from peftbench import session as session_module
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.predictions import Prediction
 from peftbench.records.record import Record

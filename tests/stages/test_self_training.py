@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from cut_off_runs import Killed, killed_at
+from made_up_configs import compose
+from tiers import rest_slow
 
 from peftbench import build
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
@@ -249,9 +250,10 @@ def test_a_row_that_kept_its_label_is_refused(tmp_path: Path) -> None:
         stage.check_run(SimpleNamespace(cfg=cfg, data=data, draw=careless))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("part", "step", "left"), [("round-1/unlabeled", 3, 3), ("round-2/labeled", 1, 1), ("round-2/unlabeled", 4, 3)]
-)
+PLACES = [("round-1/unlabeled", 3, 3), ("round-2/labeled", 1, 1), ("round-2/unlabeled", 4, 3)]
+
+
+@pytest.mark.parametrize(("part", "step", "left"), rest_slow(PLACES, PLACES[2:]))
 def test_a_killed_run_goes_on_in_its_round_and_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Any, part: str, step: int, left: int
 ) -> None:

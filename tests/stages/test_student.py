@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from made_up_configs import compose
 from tiny_soft import tiny
 from torch import nn
 from transformers import AutoModelForMaskedLM, RobertaConfig
 
-from peftbench.config import compose
 from peftbench.config.schema import TrainerConfig
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.cloze.formulation import ClozeFormulation

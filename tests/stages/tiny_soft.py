@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from made_up_configs import compose
 
 from peftbench.build import build_learner
-from peftbench.config import compose
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.soft_targets import with_soft_target
 from peftbench.inputs import InputCache

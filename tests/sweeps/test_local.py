@@ -31,7 +31,7 @@ from peftbench.sweeps.run_job import run_job
 from peftbench.sweeps.sweep import Sweep
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2"]
-IN_PLACE = ["full", "hft", "bitfit", "lora", "pfeiffer", "prefix_tuning", "dept", "lora"]
+IN_PLACE = ["full", "lora", "dept", "lora"]
 """Tuners that change the backbone: its weights, its modules, or both."""
 
 

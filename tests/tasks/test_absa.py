@@ -180,6 +180,7 @@ def test_tuple_line_splits_at_the_last_mark(sentence):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subset", "sizes", "test_counts"),
     [
@@ -198,6 +199,7 @@ def test_real_polarity_counts(task_config, real_data, subset, sizes, test_counts
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_real_lap14_sentences(task_config, real_data):
     """2328 rows of 1458 sentences by the data's README; two are spelled so unlike that letters differ."""
     data = load_task(task_config("absa"), real_data)
@@ -205,6 +207,7 @@ def test_real_lap14_sentences(task_config, real_data):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subset", "rows", "counts"),
     [

@@ -183,6 +183,7 @@ def test_hub_regression(hub, task_config):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subset", "train", "dev"),
     [
@@ -206,6 +207,7 @@ def test_real_counts(task_config, real_data, subset, train, dev):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_real_texts_like_missing_values_stay_texts(task_config, real_data):
     data = load_task(task_config("glue", "task.subset=mnli"), real_data)
     assert sum(row.pair.lower().rstrip(" .") in {"n/a", "null", "none", "na"} for row in data.train) == 2

@@ -189,6 +189,7 @@ def test_hub_labels_are_mapped_by_name(tmp_path, task_config, monkeypatch):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_real_files_have_the_known_counts(real_data, task_config):
     for lang in LACKS.keys() - {"lug", "som"}:
         cfg = task_config("masakhanews", f"task.lang={lang}")

@@ -468,6 +468,7 @@ SUPERGLUE_HALVES = {"boolq": 1635, "cb": 28, "copa": 50, "multirc": 2424, "rte":
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(("subset", "half"), SUPERGLUE_HALVES.items())
 def test_dept_halves_of_superglue_have_the_released_sizes(task_config, real_data, subset, half):
     from peftbench.tasks import load_task
@@ -664,6 +665,7 @@ def texts(split) -> list[tuple[str, str | None]]:
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize("subset", ["rte", "stsb"])
 def test_lm_bff_draws_the_shipped_rows(task_config, real_data, subset):
     data = glue(task_config, real_data, subset)
@@ -674,6 +676,7 @@ def test_lm_bff_draws_the_shipped_rows(task_config, real_data, subset):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_lm_bff_cola_was_shuffled_again_and_again(task_config, real_data):
     """CoLA's file has no header, so the released script shuffles its one list in place, seed after seed."""
     data = glue(task_config, real_data, "cola")
@@ -686,6 +689,7 @@ def test_lm_bff_cola_was_shuffled_again_and_again(task_config, real_data):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 def test_lm_bff_mrpc_lacks_one_row(task_config, real_data):
     """Our copy has 3667 of MRPC's 3668 train rows; with any row in the gap the shipped draws come out."""
     data = glue(task_config, real_data, "mrpc")
@@ -699,6 +703,7 @@ def test_lm_bff_mrpc_lacks_one_row(task_config, real_data):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize("lang", ["ibo", "lin", "orm", "pcm", "run", "sna", "xho", "yor"])
 def test_masakhanews_draws_are_the_released_ones(real_data, lang):
     """The hashes are those of draws that were compared, row by row, with the released few-shot files."""

@@ -181,6 +181,7 @@ def test_alias_is_the_subset_with_a_description_of_its_own(task_config, subset):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("subset", "train", "dev", "test", "unlabeled"),
     [

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from made_up_configs import compose
 
-from peftbench.config import compose
 from peftbench.formulations.patterns import Pattern
 from peftbench.tasks.base import Row
 from peftbench.tasks.sources import pattern_sets, resolve_subset

@@ -217,6 +217,7 @@ def test_sets_without_a_hub_copy_say_how_to_get_them(tmp_path, task_config):
 
 
 @pytest.mark.data
+@pytest.mark.slow
 @pytest.mark.parametrize(("subset", "expected"), REAL.items())
 def test_real_files_have_the_known_counts(real_data, task_config, subset, expected):
     data = load_task(task_config("topics", f"task.subset={subset}"), real_data)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from made_up_configs import compose
 from transformers import BertConfig, BertForSequenceClassification
 
 from peftbench import tasks
 from peftbench.cli import main
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.formulations.bi_encoder import BiEncoder
 from peftbench.formulations.label_words import read_words

@@ -9,9 +9,9 @@ from pathlib import Path
 import ddp_worker
 import pytest
 import torch
+from made_up_configs import compose
 from toy_learner import trainer
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.models import load_backbone
 from peftbench.training.distributed import Dist, choose_device, join

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_configs import compose
+from tiers import rest_slow
 
 from peftbench import runner
 from peftbench import session as session_module
-from peftbench.config import compose
 from peftbench.errors import Interrupted, UsageError
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -109,9 +110,7 @@ def whole_two(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 METHODS = ["lora", "full", "hft", "adalora", "dept"]
 
 
-@pytest.mark.parametrize(
-    "method", [m if m in ("hft", "adalora") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS]
-)
+@pytest.mark.parametrize("method", rest_slow(METHODS, ["adalora"]))
 def test_two_stages_and_two_kills_equal_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     """Killed in the first stage, told to stop in the second one, and once more killed there."""
     args = [f"method={method}", *TWO, "trainer.save=all", "trainer.checkpoint_every=2"]

@@ -7,10 +7,11 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_configs import compose
 from tiny_models import WORDS, tiny_backbone
 
 from peftbench.cli import main
-from peftbench.config import compose, registry
+from peftbench.config import registry
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row
 from peftbench.tuners import Tuner, TunerContext, build_tuner, get_tuner

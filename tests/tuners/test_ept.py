@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_configs import compose
+from tiers import rest_slow
 from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from peftbench.config import compose
 from peftbench.tuners import TunerContext, build_tuner
 from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.ept import EptOptions
@@ -96,7 +97,7 @@ def test_gate_weights_sum_to_1_and_start_equal(m: int, k: int, kind: str) -> Non
         torch.testing.assert_close(weights, weights[:, :1].expand(k, m))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", rest_slow(KINDS, ["t5"]))
 @pytest.mark.parametrize("changes", SWITCHES)
 def test_the_static_export_is_an_equal_dept_adapter(kind: str, changes: dict[str, object], tmp_path) -> None:
     _, model = build(kind, **changes)
@@ -158,7 +159,7 @@ def test_the_svd_start_is_the_best_low_rank_matrix() -> None:
     torch.testing.assert_close((matrix - a @ b).square().sum(), left_over)
 
 
-@pytest.mark.parametrize("kind", ["bert", "t5", "llama"])
+@pytest.mark.parametrize("kind", rest_slow(["bert", "t5", "llama"], ["bert"]))
 @pytest.mark.parametrize("changes", SWITCHES)
 def test_counts_groups_and_files(kind: str, changes: dict[str, object], tmp_path) -> None:
     tuner, model = build(kind, **changes)

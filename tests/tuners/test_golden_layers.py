@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 import pytest
 import torch
 import torch.nn.functional as F
+from made_up_configs import compose
 from tiny_models import D, make_batch, tiny_backbone
 from torch import Tensor, nn
 
-from peftbench.config import compose
 from peftbench.tuners import TunerContext, build_tuner
 
 CONTEXT = TunerContext(max_length=12, label_words=(), seed=3)

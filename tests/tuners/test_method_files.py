@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from made_up_configs import compose
 from tiny_models import tiny_backbone
 
-from peftbench.config import compose
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
 

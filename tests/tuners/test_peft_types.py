@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from made_up_configs import compose
 from tiny_models import make_batch, read_out, tiny_backbone
 from torch import nn
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.records.ids import run_id
 from peftbench.tuners import Tuner, TunerContext, build_tuner

@@ -9,13 +9,13 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from made_up_configs import compose
 from tiny_models import D, make_batch, read_out, real_positions, tiny_backbone
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from peftbench.config import compose
 from peftbench.conformance.architectures import architectures
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD

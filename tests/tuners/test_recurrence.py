@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from made_up_configs import compose
 from tiny_models import D, make_batch, tiny_backbone
 from torch import Tensor, nn
 
-from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner

@@ -1,5 +1,5 @@
-"""Shows Hydra the config files: those of the package, each read once, and those of the user's folder, last on its search
-path and looked through before they are composed."""
+"""Shows Hydra the config files: those of the package, each read once, and those of the user's folder, last on its
+search path and looked through before they are composed."""
 
 from __future__ import annotations
 
