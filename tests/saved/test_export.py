@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from made_up_networks import write
@@ -25,9 +26,11 @@ class Blocked:
         if name.partition(".")[0] == "peftbench":
             raise ImportError("peftbench is not here")
 sys.meta_path.insert(0, Blocked())
-names = {"__file__": sys.argv[1] + "/README.md", "__name__": "alone"}
-exec(open(sys.argv[2]).read(), names)
-json.dump(names["predict"](json.loads(sys.argv[3])), open(sys.argv[4], "w"))
+for line in sys.stdin:
+    folder, code, texts = json.loads(line)
+    names = {"__file__": folder + "/README.md", "__name__": "alone"}
+    exec(code, names)
+    print("answers", json.dumps(names["predict"](texts)), flush=True)
 """
 
 CALIBRATED = ["method.formulation.learn_weights=true", "method.formulation.calibration=contextual",
@@ -38,17 +41,29 @@ def finish(folder: Path, *overrides: str) -> peftbench.Run:
     return peftbench.run(*FAST, "trainer.save=all", f"out_dir={folder}", *overrides)
 
 
-def answered_alone(folder: Path, work: Path) -> list[dict]:
-    """What the code in the README gives in a process of its own that cannot import peftbench."""
-    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
-    (work / "code.py").write_text(code)
-    arguments = [str(folder), str(work / "code.py"), json.dumps(TEXTS), str(work / "answers.json")]
-    subprocess.run([sys.executable, "-I", "-c", ALONE, *arguments], check=True, capture_output=True)
-    return json.loads((work / "answers.json").read_text())
+@pytest.fixture(scope="module")
+def answered_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], list[dict]]]:
+    """What the code in a README gives in a process, one for all folders, that cannot import peftbench."""
+    errors = tmp_path_factory.mktemp("alone") / "stderr"
+    command = [sys.executable, "-I", "-c", ALONE]
+    with errors.open("w") as log, Popen(command, stdin=PIPE, stdout=PIPE, stderr=log, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def ask(folder: Path) -> list[dict]:
+            (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), flags=re.DOTALL)
+            process.stdin.write(json.dumps([str(folder), code, TEXTS]) + "\n")
+            process.stdin.flush()
+            for line in process.stdout:
+                if line.startswith("answers "):
+                    return json.loads(line.removeprefix("answers "))
+            raise AssertionError(errors.read_text())
+
+        yield ask
 
 
-def assert_equal_alone(run: peftbench.Run, folder: Path, work: Path) -> None:
-    for found, wanted in zip(answered_alone(folder, work), run.predict(TEXTS), strict=True):
+def assert_equal_alone(run: peftbench.Run, answers: list[dict]) -> None:
+    for found, wanted in zip(answers, run.predict(TEXTS), strict=True):
         assert found["label"] == (pytest.approx(wanted.label) if isinstance(wanted.label, float) else wanted.label)
         assert found.get("text") == wanted.text
         assert found.get("scores", {}) == pytest.approx(wanted.scores, abs=1e-5)
@@ -87,10 +102,12 @@ WORDS = [
 @pytest.mark.parametrize(
     ("overrides", "merge"), [HEADS[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in HEADS[1:] + WORDS)]
 )
-def test_the_readme_answers_without_peftbench(tmp_path: Path, overrides: list[str], merge: bool) -> None:
+def test_the_readme_answers_without_peftbench(
+    tmp_path: Path, answered_alone: Callable[[Path], list[dict]], overrides: list[str], merge: bool
+) -> None:
     run = finish(tmp_path / "results", *overrides)
     folder = run.export(tmp_path / "exported", merge=merge)
-    assert_equal_alone(run, folder, tmp_path)
+    assert_equal_alone(run, answered_alone(folder))
     text = (folder / "README.md").read_text()
     assert f"f1_weighted {run.score:.1f}, 95 % interval" in text
     assert f"peftbench {overrides[0]}" in text or overrides[0] in text
