@@ -69,7 +69,7 @@ def test_mistakes_and_failures_are_exceptions(tmp_path: Path, monkeypatch: pytes
     def broken(*_: object) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("peftbench.stages.classical.floors.make_estimator", broken)
+    monkeypatch.setattr("peftbench.stages.classical.floors.ClassicalPredictor.fit", broken)
     with pytest.raises(peftbench.RunFailed, match="on purpose") as caught:
         peftbench.run(f"out_dir={tmp_path}", *FLOOR, method="majority", shots=2)
     assert caught.value.record.status == "failed"

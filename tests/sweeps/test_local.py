@@ -184,14 +184,16 @@ def test_on_failure_stop_begins_no_further_run(here, monkeypatch, capsys):
 
 
 def test_a_repeated_sweep_runs_only_what_is_missing(here, monkeypatch, capsys):
-    import peftbench.stages.classical.floors as classical
+    from peftbench.stages.classical.floors import ClassicalPredictor
 
-    real = classical.make_estimator
-    monkeypatch.setattr(classical, "make_estimator", lambda context: 1 / 0 if context.cfg.seed == 2 else real(context))
+    real = ClassicalPredictor.fit
+    monkeypatch.setattr(
+        ClassicalPredictor, "fit", lambda self, rows: 1 / 0 if self.context.cfg.seed == 2 else real(self, rows)
+    )
     command = ["-m", *FAST, "method=majority,tfidf_lr", "seed=1,2"]
     assert call(*command) == 1
     first = records(here / "results")
-    monkeypatch.setattr(classical, "make_estimator", real)
+    monkeypatch.setattr(ClassicalPredictor, "fit", real)
     capsys.readouterr()
     assert call(*command) == 0
     second = records(here / "results")

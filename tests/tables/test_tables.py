@@ -433,7 +433,7 @@ def test_the_folder_of_the_runs_can_be_given_as_to_a_run(capsys, tmp_path):
 def test_several_tables_at_once(capsys, tmp_path):
     code, printed, _ = run(capsys, "masakhanews-*c*", "--out-dir", str(tmp_path), "--out", str(tmp_path / "all"))
     assert code == 0
-    assert printed.startswith("masakhanews-classical: 0 of 3 cells -> ")
+    assert printed.startswith("masakhanews-classical: 0 of 21 cells -> ")
     names = {f.name for f in (tmp_path / "all").iterdir()}
     assert names == {f"masakhanews-classical.{kind}" for kind in ("md", "tex", "csv")}
     assert "no name fits" in run(capsys, "masakha-*")[2]
