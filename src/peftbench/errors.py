@@ -56,6 +56,7 @@ def did_you_mean(name: str, choices: Iterable[str], limit: int = 40) -> str:
     'Did you mean `dept`? Valid: dept, lora.'
     """
     choices = sorted(choices)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    near = [choice for choice in choices if choice.casefold() == name.casefold()]
+    near = near or difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     shown = ", ".join(choices[:limit]) + (f", ... ({len(choices)} in all)" if len(choices) > limit else "")
     return (f"Did you mean `{near[0]}`? " if near else "") + f"Valid: {shown}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
@@ -219,11 +220,22 @@ def test_parquet(tmp_path):
         read_parquet(write(tmp_path, b"PAR1 garbage", "broken.parquet"))
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le"])
-def test_utf_16_is_named(tmp_path, encoding):
-    path = write(tmp_path, "text\tlabel\ngood\tpos\n".encode(encoding))
-    with pytest.raises(UsageError, match="UTF-16"):
-        read_quoted_tsv(path)
+TABLE = "text\tlabel\ngood\tpos\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (TABLE.encode("utf-16"), "UTF-16"),
+        (TABLE.encode("utf-16-le"), "UTF-16"),
+        (TABLE.encode("utf-32"), "UTF-32"),
+        (gzip.compress(TABLE.encode()), r"gzip\. Unpack it with gunzip"),
+        (b"PK\x03\x04...", "a spreadsheet's own format"),
+    ],
+)
+def test_what_is_no_text_is_named(tmp_path, content, named):
+    with pytest.raises(UsageError, match=named):
+        read_quoted_tsv(write(tmp_path, content))
 
 
 def test_half_an_emoji_is_refused_with_its_place(tmp_path):

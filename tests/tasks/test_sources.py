@@ -121,6 +121,8 @@ def test_a_label_outside_the_set_names_file_line_and_nearest():
     assert subset.label("dog", Path("x.tsv"), 3) == "dog"
     with pytest.raises(UsageError, match=r"x\.tsv, line 3: the label `dgo` .* Did you mean `dog`\? Valid: cat, dog\."):
         subset.label("dgo", Path("x.tsv"), 3)
+    with pytest.raises(UsageError, match=r"the label `DOG` .* Did you mean `dog`\?"):
+        subset.label("DOG", Path("x.tsv"), 3)
     for raw in (None, -1, "", "Dog"):
         with pytest.raises(UsageError, match="is not in the label set of `en`"):
             subset.label(raw, Path("x.tsv"), 3)

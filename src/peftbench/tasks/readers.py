@@ -28,6 +28,21 @@ DEEPEST = 50
 csv.field_size_limit(1 << 30)  # the default of 128 KiB is shorter than some articles
 
 
+NO_TEXT = {
+    codecs.BOM_UTF32_LE: "UTF-32 text. Convert it: iconv -f UTF-32 -t UTF-8",
+    codecs.BOM_UTF32_BE: "UTF-32 text. Convert it: iconv -f UTF-32 -t UTF-8",
+    codecs.BOM_UTF16_LE: (
+        "UTF-16 text, as spreadsheets save `Unicode text`. Save it as UTF-8 (`CSV UTF-8`), or convert it: "
+        "iconv -f UTF-16 -t UTF-8"
+    ),
+    codecs.BOM_UTF16_BE: "UTF-16 text. Convert it: iconv -f UTF-16 -t UTF-8",
+    b"\x1f\x8b": "compressed by gzip. Unpack it with gunzip, or let its name end in .gz",
+    b"PK\x03\x04": "a zip archive or a spreadsheet's own format. Unpack it, or save it as CSV UTF-8",
+    b"PAR1": "parquet. Let its name end in .parquet",
+}
+"""How files begin that are no text as it is read here -> what they are, and what to do."""
+
+
 def read_text(path: Path) -> str:
     """The file as text, without a leading byte-order mark and without blank lines at its end; `.gz` is unpacked."""
     try:
@@ -36,11 +51,9 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: not a whole gzip file ({error}). Fetch it again.") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}). Check the path and its permissions.") from error
-    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise UsageError(
-            f"{path}: UTF-16 text, as spreadsheets save `Unicode text`. Save it as UTF-8 (`CSV UTF-8`), or convert it: "
-            f"iconv -f UTF-16 -t UTF-8."
-        )
+    for start, what in NO_TEXT.items():
+        if data.startswith(start):
+            raise UsageError(f"{path}: {what}.")
     nul = data.find(b"\0")
     if nul >= 0:
         raise UsageError(
