@@ -38,7 +38,7 @@ LAYERS = [
     {"tasks", "arguments"},
     {"config"},
     {"attempt"},
-    {"cache", "measure", "json_types"},
+    {"cache", "measure", "json_types", "options"},
     {"files"},
     {"errors", "version"},
 ]

@@ -17,6 +17,7 @@ import yaml
 
 from peftbench.config.user_files import read_yaml, user_folder
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.options import OptionParser
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = ("model", "method", "task", "protocol", "table")
@@ -121,10 +122,9 @@ def is_own(file: Traversable) -> bool:
 
 def ls(args: list[str]) -> int:
     """Print the choices of one group or of all, or what one of them is; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="peftbench ls", description="What there is, one line each.")
+    parser = OptionParser("ls", "What there is, one line each.", out_dir=False)
     parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols|tables")
     parser.add_argument("name", nargs="?", metavar="NAME", help="all about one of them")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
     parser.add_argument("--out-dir", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     wanted: tuple[str, ...] = GROUPS

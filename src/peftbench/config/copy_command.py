@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from peftbench.config.catalogue import names
 from peftbench.config.user_files import DEFAULT, VARIABLE
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import write_atomic
+from peftbench.options import OptionParser
 
 GROUPS = ("method", "task", "table", "protocol", "trainer", "model", "search")
 
@@ -21,10 +21,8 @@ def cp(args: list[str]) -> int:
     Raises:
         UsageError: there is no such file, or the new name is taken or may not be a file's name.
     """
-    parser = argparse.ArgumentParser(
-        prog="peftbench cp",
-        description=f"Copy a packaged config into {VARIABLE} (else {DEFAULT}), to edit it and use it by its new name.",
-    )
+    words = f"Copy a packaged config into {VARIABLE} (else {DEFAULT}), to edit it and use it by its new name."
+    parser = OptionParser("cp", words, out_dir=False, json=False)
     parser.add_argument("group", metavar="|".join(GROUPS))
     parser.add_argument("name", help="a choice that `peftbench ls` shows")
     parser.add_argument("new", help="what yours is to be called")

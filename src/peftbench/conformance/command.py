@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from peftbench.conformance.matrix import METHODS, STATUSES, Pair, pairs
 from peftbench.conformance.subject import FAMILIES, Subject, find_subject
 from peftbench.conformance.suite import FITS, PROCESSES, Finding, as_json, cases_of, judge
 from peftbench.errors import UsageError
+from peftbench.options import OptionParser
 
 MARKS = {"pass": "[green]pass[/]", "fail": "[bold red]FAIL[/]", "not claimed": "[dim]-[/]"}
 FIGURES = ("as many parameters as the formula says", "it can fit sixteen texts", "cost of a step")
@@ -53,11 +53,10 @@ def check_method(args: list[str]) -> int:
     return int(any(finding.status == "fail" for finding in findings))
 
 
-def command_parser() -> argparse.ArgumentParser:
+def command_parser() -> OptionParser:
     """Its options."""
-    parser = argparse.ArgumentParser(
-        prog="peftbench check-method", description="Does a tuner keep its promises? Judged on tiny networks, offline."
-    )
+    words = "Does a tuner keep its promises? Judged on tiny networks, offline."
+    parser = OptionParser("check-method", words, out_dir=False)
     parser.add_argument(
         "subject", nargs="?", metavar="NAME|FILE.py", help="a method (`peftbench ls methods`), or your own file"
     )
@@ -69,7 +68,6 @@ def command_parser() -> argparse.ArgumentParser:
         "--architectures", action="store_true",
         help="the core of the suite on a tiny network of every architecture; of every kind of tuner without NAME",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="machine-readable")
     return parser
 
 

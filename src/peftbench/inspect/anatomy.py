@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from peftbench.config import compose
 from peftbench.config.catalogue import names
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.inspect.arguments import CommandParser
+from peftbench.options import OptionParser
 
 if TYPE_CHECKING:
     from peftbench.models.anatomy.parts import Anatomy, Projection
@@ -25,7 +25,7 @@ def ls_anatomy(args: list[str]) -> int:
     Raises:
         UsageError: there is no such model, or its parts cannot be known.
     """
-    parser = CommandParser("ls", "Which module of a network is which part, as every tuner sees it.")
+    parser = OptionParser("ls", "Which module of a network is which part, as every tuner sees it.")
     parser.add_argument("group", choices=("models", "model"), metavar="models")
     parser.add_argument("name", metavar="NAME", help="a model (`peftbench ls models`); hub and local need model.path=")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="model.path=..., model.family=...")

@@ -20,7 +20,7 @@ from peftbench.config.schema import ModelConfig, ProtocolConfig, RunConfig
 from peftbench.config.user_files import VARIABLE
 from peftbench.errors import UsageError
 from peftbench.inputs import data_dir
-from peftbench.inspect.arguments import CommandParser
+from peftbench.options import OptionParser
 from peftbench.tasks import load_task
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.problems import kind
@@ -40,7 +40,7 @@ def check_task(args: list[str]) -> int:
     Raises:
         UsageError: there is no such task, or its data cannot be one.
     """
-    parser = CommandParser("check-task", "What is in a data set: rows, classes, lengths, duplicates, possible shots.")
+    parser = OptionParser("check-task", "What is in a data set: rows, classes, lengths, duplicates, possible shots.")
     parser.add_argument("subject", metavar="NAME|FILE.yaml", help="a task (`peftbench ls tasks`), or your own YAML")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="task.path=..., protocol=..., model=...")
     options = parser.parse(args)

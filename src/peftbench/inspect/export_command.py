@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.inspect.arguments import CommandParser, existing_store
+from peftbench.inspect.arguments import existing_store
+from peftbench.options import OptionParser
 
 _EPILOG = """\
 Example: peftbench export 0123456789abcdef my-model --merge
@@ -18,7 +19,7 @@ def export_command(argv: Sequence[str]) -> int:
     """Run `peftbench export ARGV`; returns the exit code. Raises UsageError for a mistake."""
     from peftbench.api import load_run
 
-    parser = CommandParser("export", "Writes a folder that plain transformers and peft load.", _EPILOG)
+    parser = OptionParser("export", "Writes a folder that plain transformers and peft load.", _EPILOG)
     parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")
     parser.add_argument("folder", metavar="DIR", help="is made; must not hold anything yet")
     parser.add_argument("--merge", action="store_true", help="put the adapter into the backbone's weights")

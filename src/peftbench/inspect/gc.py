@@ -15,7 +15,8 @@ from pathlib import Path
 
 from peftbench.attempt import ATTEMPTS, PROGRESS
 from peftbench.files import readable_errors
-from peftbench.inspect.arguments import CommandParser, existing_store, not_negative
+from peftbench.inspect.arguments import existing_store
+from peftbench.options import OptionParser, number
 from peftbench.records.leaderboard import rows_of
 from peftbench.records.leases import LeaseHeld, time_on
 from peftbench.records.states import run_states
@@ -75,13 +76,16 @@ def gc_command(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser(
+_DAYS = number("a number of days, 0 or more", lambda days: 0 <= days < float("inf"))
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(
         "gc", "Lists what killed processes and finished sweeps left behind, and removes it with --yes."
     )
     parser.add_argument("--yes", action="store_true", help="remove it; without this nothing is changed")
     parser.add_argument(
-        "--older-than", type=not_negative, default=1.0, metavar="DAYS", help="age of run folders and logs; default: 1"
+        "--older-than", type=_DAYS, default=1.0, metavar="DAYS", help="age of run folders and logs; default: 1"
     )
     parser.add_argument("--superseded", action="store_true", help="also what rerun=true replaced")
     parser.add_argument("--quarantine", action="store_true", help="also records that were found damaged")

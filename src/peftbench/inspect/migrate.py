@@ -6,15 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from peftbench.inspect.arguments import CommandParser, existing_store
+from peftbench.inspect.arguments import existing_store
 from peftbench.migration import migrate
+from peftbench.options import OptionParser
 from peftbench.records.leaderboard import rebuild
 from peftbench.views.display import say
 
 
 def migrate_command(argv: Sequence[str]) -> int:
     """Rename what can be renamed; say what keeps its name, and why."""
-    options = CommandParser("migrate", "Gives the runs of earlier versions their new ids.").parse(argv)
+    options = OptionParser("migrate", "Gives the runs of earlier versions their new ids.").parse(argv)
     store = existing_store(options.out_dir)
     done = migrate(store)
     if done.renamed or done.double:

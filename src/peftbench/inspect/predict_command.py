@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from peftbench.inspect.arguments import CommandParser, existing_store
+from peftbench.inspect.arguments import existing_store
 from peftbench.inspect.new_files import Columns, check_output, read_columns, texts_of, write_rows
+from peftbench.options import OptionParser
 
 if TYPE_CHECKING:
     from peftbench.saved.answers import Answer
@@ -60,8 +61,8 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
-def _parser() -> CommandParser:
-    parser = CommandParser("predict", "Labels new rows with what a run has trained.", _EPILOG)
+def _parser() -> OptionParser:
+    parser = OptionParser("predict", "Labels new rows with what a run has trained.", _EPILOG)
     parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")
     parser.add_argument("--file", required=True, metavar="FILE", help="new rows; - reads lines from the standard input")
     parser.add_argument("--text-column", default="text", metavar="NAME", help="default: text")

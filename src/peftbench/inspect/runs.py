@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftbench.config.schema import transfer_name
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.inspect.arguments import CommandParser, existing_store
+from peftbench.inspect.arguments import existing_store
+from peftbench.options import OptionParser, whole
 from peftbench.records.leaderboard import current_rows
 from peftbench.records.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states
 from peftbench.records.store import Store
@@ -25,13 +25,13 @@ NUMBERS = {"shots", "data_seed", "seed", "score", "age"}
 
 def ls_runs(argv: Sequence[str]) -> int:
     """`peftbench ls runs [COLUMN=VALUE,VALUE ...]`; returns the exit code."""
-    parser = CommandParser(
+    parser = OptionParser(
         "ls runs",
         "The runs in out_dir, newest last. status is running or unfinished (a process died over it) as well.",
         "Example: peftbench ls runs status=failed,interrupted method=dept",
     )
     parser.add_argument("filters", nargs="*", metavar="COLUMN=VALUE,VALUE", help="only runs with one of these values")
-    parser.add_argument("--limit", type=_count, default=SHOWN, metavar="N", help=f"the newest N; default: {SHOWN}")
+    parser.add_argument("--limit", type=whole(), default=SHOWN, metavar="N", help=f"the newest N; default: {SHOWN}")
     options = parser.parse(argv)
     every = entries(existing_store(options.out_dir))
     chosen = select(every, options.filters)
@@ -47,12 +47,6 @@ def ls_runs(argv: Sequence[str]) -> int:
         if len(chosen) > options.limit:
             say(f"{len(chosen) - options.limit:,} older ones; `--limit {len(chosen)}` shows all.")
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
-    return int(text)
 
 
 def entries(store: Store) -> list[Entry]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.inspect.arguments import CommandParser, existing_store
+from peftbench.inspect.arguments import existing_store
+from peftbench.options import OptionParser
 from peftbench.records.states import STATES, RunState, age_seconds, run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep, cause, detail_file
@@ -58,7 +59,7 @@ class SweepStatus:
 
 def status_command(argv: Sequence[str]) -> int:
     """`peftbench status`; returns the exit code."""
-    parser = CommandParser(
+    parser = OptionParser(
         "status", "The sweeps in out_dir, and how the runs of one of them stand (default: the newest)."
     )
     parser.add_argument("sweep", nargs="?", metavar="SWEEP", help="id of a sweep, or its beginning")

@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
+from peftbench.options import OptionParser, number, whole
 from peftbench.records.find import find_run
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -38,9 +38,7 @@ Exit codes: 0 within the tolerance, 1 not, 2 it cannot be reproduced (the messag
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"peftbench reproduce: {message}. `peftbench reproduce --help` shows the options.")
+_POINTS = number("a number of points from 0 to 100", lambda points: 0 <= points <= 100)
 
 
 def reproduce_command(argv: Sequence[str]) -> int:
@@ -61,37 +59,15 @@ def reproduce_command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="peftbench reproduce",
-        description="Runs a recorded run again, from its config, draw and seeds, and compares old with new.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    words = "Runs a recorded run again, from its config, draw and seeds, and compares old with new."
+    parser = OptionParser("reproduce", words, _EPILOG, json=False)
     parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")
-    parser.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
-    parser.add_argument("--devices", type=_positive, metavar="N", help="processes; default: as the run had")
-    parser.add_argument("--tolerance", type=_points, metavar="POINTS", help="of scores where rounding differs")
+    parser.add_argument("--devices", type=whole(), metavar="N", help="processes; default: as the run had")
+    parser.add_argument("--tolerance", type=_POINTS, metavar="POINTS", help="of scores where rounding differs")
     parser.add_argument("--check", action="store_true", help="only say whether it could be reproduced; runs nothing")
     parser.add_argument("--force", action="store_true", help="run although version, data, draw or model have changed")
     parser.add_argument("--json", action="store_true", help="the comparison as JSON")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
-    return int(text)
-
-
-def _points(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a number of points from 0 to 100")
-    return value
 
 
 def _find(store: Store, given: str) -> Record:

@@ -8,10 +8,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import write_atomic
+from peftbench.options import OptionParser
 from peftbench.records.store import Store
 from peftbench.tables import spec
 from peftbench.tables.commands import arguments, command, merge
@@ -24,20 +24,9 @@ paper's number is then no longer the same experiment's, and its verdict says so.
 only matter to --run. docs/tables.md has the rules of the verdicts."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"peftbench table: {message}. `peftbench table --help` shows the options.")
-
-
-OUT_DIR = "out_dir="
-
-
 def table_command(argv: Sequence[str]) -> int:
     """Run `peftbench table ARGV`; returns the exit code. Raises UsageError for a wrong name, option or override."""
-    options = _parser().parse_intermixed_args(argv)
-    for argument in [a for a in options.overrides if a.startswith(OUT_DIR)]:  # as a run's command has it
-        options.overrides.remove(argument)
-        options.out_dir = argument.removeprefix(OUT_DIR)
+    options = _parser().parse(argv)
     if options.coverage:
         from peftbench.tables.coverage import to_markdown
 
@@ -83,13 +72,8 @@ def _write_all(name: str, options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="peftbench table",
-        description="A paper's table: ours with its interval, the paper's number where a source was seen, a verdict.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    words = "A paper's table: ours with its interval, the paper's number where a source was seen, a verdict."
+    parser = OptionParser("table", words, EPILOG, json=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="'dept*' writes several; without it: a list")
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="laid over every cell's settings")
     parser.add_argument("--format", type=_format, metavar="|".join(FORMATS), help="default: md")
@@ -98,9 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--run", action="store_true", help="first run what is missing, by any launcher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a file; of several tables, a folder")
-    parser.add_argument(
-        "--out-dir", "--out_dir", default="results", metavar="FOLDER", help="the runs; default: results"
-    )
     parser.add_argument("--coverage", action="store_true", help="where each number of each reference file is printed")
     return parser
 

@@ -13,6 +13,7 @@ from peftbench.config.load import compose
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.files import write_atomic
+from peftbench.options import OptionParser, whole
 
 DESCRIPTION = """\
 Retrieves label words for KPT and SciPrompt from a list of terms, and writes a file for method.formulation.words=FILE. A
@@ -49,31 +50,19 @@ def terms_command(args: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    made = argparse.ArgumentParser(
-        prog="peftbench terms",
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = OptionParser("terms", DESCRIPTION, EXAMPLE, out_dir=False, json=False)
     made.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="task=..., task.subset=..., model=..., data_dir=..."
     )
     made.add_argument("--from", dest="source", type=Path, required=True, metavar="FILE", help="terms, one a line")
     made.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the words go: .yaml or .json")
-    made.add_argument("--top", type=_positive, default=100, help="nearest terms looked at for each label (100)")
+    made.add_argument("--top", type=whole(), default=100, help="nearest terms looked at for each label (100)")
     made.add_argument(
         "--threshold", type=float, default=0.5, help="a term's cosine with the label's name is above (0.5)"
     )
     made.add_argument("--cross-encoder", metavar="NAME", help="a model of contradiction, on the hub or in a folder")
     made.add_argument("--cross-threshold", type=float, default=0.9, help="a term's contradiction is below (0.9)")
     return made
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return value
 
 
 def make_words(cfg: RunConfig, options: argparse.Namespace) -> tuple[dict[str, dict[str, float]], str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.options import OptionParser
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row, left_out_words
 from peftbench.records.store import Store
@@ -15,21 +15,16 @@ from peftbench.records.store import Store
 FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
 
 
-class ViewParser(argparse.ArgumentParser):
-    """A parser with `--out-dir` and the filters (all of them, or those named), whose errors are UsageErrors."""
+class ViewParser(OptionParser):
+    """A parser with the filters: all of them, or those named."""
 
     def __init__(self, command: str, description: str, epilog: str, filters: Sequence[str] = FILTERS) -> None:
-        self.command = f"peftbench {command}"
-        super().__init__(prog=self.command, description=description, epilog=epilog, allow_abbrev=False)
-        self.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
+        super().__init__(command, description, epilog, json=False)
         for name in filters:
             dashed = "--" + name.replace("_", "-")
             names = [dashed] if "_" not in name else [dashed, "--" + name]
             self.add_argument(*names, metavar="A,B", help=f"only runs with one of these values of {name}")
         self.add_argument("--all", action="store_true", help="with runs of older results versions (docs/records.md)")
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.command}: {message}. `{self.command} --help` shows the options.")
 
 
 def every_row(options: argparse.Namespace) -> list[Row]:

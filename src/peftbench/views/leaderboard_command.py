@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.options import whole
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row
 from peftbench.records.naming import BLOCK, method_names
@@ -135,18 +136,12 @@ def _parser() -> argparse.ArgumentParser:
         "inference time; CONSTANTS as in params=22e6,memory=2,beta=1",
     )
     parser.add_argument("--sort", metavar="COLUMN[:desc]", help="smallest first, or greatest first with :desc")
-    parser.add_argument("--limit", type=_count, metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
+    parser.add_argument("--limit", type=whole(), metavar="N", help=f"first N rows (tables: {TABLE_ROWS} by default)")
     parser.add_argument("--markdown", action="store_true", help="a Markdown table, for a page or an issue")
     parser.add_argument("--latex", action="store_true", help="a LaTeX table (booktabs), for a paper")
     parser.add_argument("--csv", action="store_true", help="the shown columns as CSV, numbers in full")
     parser.add_argument("--json", action="store_true", help="every column, as JSON")
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number above 0")
-    return int(text)
 
 
 def _sorted(rows: list[Row], order: str) -> list[Row]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UsageError
 from peftbench.figures.report.payload import DETAILS
 from peftbench.files import write_atomic
+from peftbench.options import whole
 from peftbench.records.store import Store
 from peftbench.views.filters import ViewParser, choose, every_row
 
@@ -48,11 +48,5 @@ def _parser() -> ViewParser:
     )
     parser.add_argument("--out", default="report.html", metavar="FILE", help="default: report.html")
     words = f"runs with a page of their own, one of each cell first (default {DETAILS}; some 20 kB each)"
-    parser.add_argument("--details", type=_count, default=DETAILS, metavar="N", help=words)
+    parser.add_argument("--details", type=whole(0), default=DETAILS, metavar="N", help=words)
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"`{text}` is not a whole number")
-    return int(text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.options import number
 from peftbench.records.store import Store
 from peftbench.views.filters import FILTERS, ViewParser, choose, every_row
 from peftbench.views.summary import printable
@@ -53,6 +54,9 @@ def compare_command(argv: Sequence[str]) -> int:
     return 0
 
 
+_PERCENT = number("a percentage from 50 to below 100", lambda percent: 50 <= percent < 100)
+
+
 def _parser() -> argparse.ArgumentParser:
     question = "Is a difference real, and how many more draws would settle it?"
     parser = ViewParser("compare", question, _EPILOG, [name for name in FILTERS if name not in ("metric", "status")])
@@ -64,19 +68,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--across", metavar="A,B", default="", help="compare all the same across protocols,metrics,data"
     )
-    parser.add_argument("--level", type=_percent, default=95.0, metavar="PERCENT", help="of the intervals; default 95")
+    parser.add_argument(
+        "--level",
+        type=_PERCENT,
+        default=95.0,
+        metavar="PERCENT",
+        help="of the intervals; default 95",
+    )
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     return parser
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 50 <= value < 100:
-        raise argparse.ArgumentTypeError(f"`{text}` is not a percentage from 50 to below 100")
-    return value
 
 
 def _across(text: str) -> list[str]:
