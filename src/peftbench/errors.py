@@ -45,10 +45,6 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
-class Diverged(Exception):
-    """The training loss became NaN or infinite. The run is recorded with status `diverged`. Exit code 1."""
-
-
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 40) -> str:
     """A sentence that names the nearest valid choice and the valid ones, for the end of an error message.
 

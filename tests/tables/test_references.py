@@ -30,9 +30,9 @@ def test_numbers_of_the_sources():
     (rte,) = references.find(
         dept, {"method": "DePT", "task": "RTE", "source": "main GLUE/SuperGLUE (as reprinted by ULPT table 1)"}
     )
-    assert (rte.value, rte.printed, rte.sd, rte.second_hand) == (79.1, "79.1", None, True)
+    assert (rte.value, rte.printed, rte.sd) == (79.1, "79.1", None)
     (abstract,) = references.find(references.load("masakhanews"), {"method": "pet"})
-    assert (abstract.value, abstract.shots, abstract.second_hand) == (86.0, "10", False)
+    assert (abstract.value, abstract.shots) == (86.0, "10")
     (sst2,) = references.find(references.load("lm_bff"), {"task": "SST-2", "shots": "16"})
     assert (sst2.value, sst2.sd) == (92.7, 0.9)
     assert references.load("sciprompt") == ()

@@ -22,7 +22,6 @@ Load = TypeVar("Load", bound=Callable[..., Any])
 SPLITS = ("train", "dev", "test", "unlabeled", "mismatched")
 ENDS = ("low", "high")
 """The ends of a regression task's scores, as cloze words name them."""
-LAYOUT_KEYS = ("columns", "text", "pair", "label", "first_label", "quoting")
 
 
 @dataclass(frozen=True)

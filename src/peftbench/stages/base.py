@@ -45,7 +45,6 @@ class Stage:
             with the stage.
         check: `check(context)`, asked before the first stage trains whether this one can do its part; raises
             UsageError if not. A function or where it is, like `run`.
-        needs_learner: whether it needs a backbone, and so torch.
         several_processes: whether several processes can do it together.
         trains: whether it makes optimiser steps.
         one_training: whether its cost is that of one training as long as the trainer says.
@@ -62,7 +61,6 @@ class Stage:
     settle: Callable[[Any], None] | None = None
     check: Callable[[Context], None] | str | None = None
     fits: Callable[[RunConfig], None] | None = None
-    needs_learner: bool = True
     several_processes: bool = True
     trains: bool = True
     one_training: bool = False

@@ -47,11 +47,6 @@ class Reference:
     value: float
     sd: float | None
 
-    @property
-    def second_hand(self) -> bool:
-        """Whether the number was not read in the paper or its own repository."""
-        return any(word in self.source for word in ("reprint", "third-party", "secondary", "transcription"))
-
 
 def names() -> list[str]:
     """The reference files there are, without their ending."""

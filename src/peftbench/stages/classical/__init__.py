@@ -60,7 +60,6 @@ STAGE = Stage(
     section="classical",
     settle=settle,
     check="peftbench.stages.classical.floors:check",
-    needs_learner=False,
     several_processes=False,
     trains=False,
     one_training=True,

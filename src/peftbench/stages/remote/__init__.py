@@ -35,7 +35,6 @@ STAGE = Stage(
     section="remote",
     uses=("method.formulation", "task.label_words"),
     check="peftbench.stages.remote.asking:check",
-    needs_learner=False,
     several_processes=False,
     trains=False,
 )
