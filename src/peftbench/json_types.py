@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 DEPTH = 32
 """Nested lists and dictionaries; a resolved config has six."""
@@ -31,16 +31,29 @@ def check(value: Any, hint: Any, name: str = "record", depth: int = 0) -> None:
     """
     if depth > DEPTH:
         raise ValueError(f"{name}: nested too deeply")
-    wanted = hint if get_origin(hint) is None else get_origin(hint)
-    if wanted in (Union, types.UnionType):
-        _check_union(value, get_args(hint), name, depth)
+    wanted, parts = _taken_apart(hint)
+    if wanted is Any:
+        if not _is_sound(value, depth):  # which says nothing of where
+            _check(value, _ANYTHING.get(type(value), type(value)), name, depth)
+    elif wanted in (Union, types.UnionType):
+        _check_union(value, parts, name, depth)
     elif wanted is Literal:
-        if value not in get_args(hint) or not isinstance(value, str):
-            raise ValueError(f"{name}: not one of {', '.join(map(str, get_args(hint)))}")
-    elif wanted is Any:
-        _check(value, _ANYTHING.get(type(value), type(value)), name, depth)
+        if value not in parts or not isinstance(value, str):
+            raise ValueError(f"{name}: not one of {', '.join(map(str, parts))}")
     else:
         _check(value, hint, name, depth)
+
+
+def _is_sound(value: Any, depth: int) -> bool:
+    """Whether nothing is wrong with a value that may be anything: most of a record is a config, of thousands."""
+    kind = type(value)
+    if kind is dict:
+        return depth <= DEPTH and all(_is_sound(item, depth + 1) for item in value.values())
+    if kind is list:
+        return depth <= DEPTH and all(_is_sound(item, depth + 1) for item in value)
+    if kind is int or kind is float:
+        return bool(abs(value) < (WHOLE if kind is int else GREATEST))
+    return depth <= DEPTH and (kind is str or kind is bool or value is None)
 
 
 def _check_union(value: Any, choices: tuple[Any, ...], name: str, depth: int) -> None:
@@ -56,7 +69,8 @@ def _check_union(value: Any, choices: tuple[Any, ...], name: str, depth: int) ->
 
 def _check(value: Any, hint: Any, name: str, depth: int) -> None:
     """`check` of one that is neither a union nor Literal nor Any."""
-    if is_typeddict(hint):
+    wanted, parts = _taken_apart(hint)
+    if wanted is TypedDict:
         known = _hints(hint)
         _of_type(value, dict, name)
         if missing := sorted(hint.__required_keys__ - value.keys()):
@@ -64,14 +78,13 @@ def _check(value: Any, hint: Any, name: str, depth: int) -> None:
         for key, item in value.items():
             check(item, known.get(key, Any), f"{name}.{key}", depth + 1)
         return
-    wanted = get_origin(hint) or hint
     _of_type(value, wanted, name)
     if wanted is dict:
         for key, item in value.items():
-            check(item, get_args(hint)[1], f"{name}.{key}", depth + 1)
+            check(item, parts[1], f"{name}.{key}", depth + 1)
     elif wanted is list:
         for item in _representatives(value):
-            check(item, get_args(hint)[0], name, depth + 1)
+            check(item, parts[0], name, depth + 1)
     elif wanted in (int, float) and not abs(value) < (WHOLE if isinstance(value, int) else GREATEST):  # nor is NaN
         raise ValueError(f"{name}: no finite number of a size that a run can have")
 
@@ -89,6 +102,12 @@ def _of_type(value: Any, wanted: type, name: str) -> None:
     accepted = (int, float) if wanted is float else wanted
     if not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool):
         raise ValueError(f"{name}: {_WORDS[type(value)]}, not {_WORDS[wanted]}")
+
+
+@cache
+def _taken_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is of, and its parts; a TypedDict is of `TypedDict`."""
+    return (TypedDict, ()) if is_typeddict(hint) else (get_origin(hint) or hint, get_args(hint))
 
 
 @cache
