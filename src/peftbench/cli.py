@@ -79,11 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def end_of_a_path(error: OSError) -> int:
     """The exit code after a path that no file can have, or that may not be looked at, wherever it was given."""
-    if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR):
+    number = error.errno or 0
+    if number not in (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR):
         print(f"peftbench: a fault of peftbench's: {in_one_line(error)}", file=sys.stderr)
         return FAILED
     print(
-        f"peftbench: {UsageError(error.filename)}: {os.strerror(error.errno).lower()}. Give another path.",
+        f"peftbench: {UsageError(error.filename)}: {os.strerror(number).lower()}. Give another path.",
         file=sys.stderr,
     )
     return USAGE
