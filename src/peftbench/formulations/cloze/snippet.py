@@ -21,6 +21,7 @@ CHANGES = {
     "lower": "lambda text: text[:1].lower() + text[1:]",
 }
 FILLED = '''
+
 CHANGES = {{{changes}}}
 
 
