@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Reader:
                 f"pooling={DECODER_END}: model={backbone.name} is no encoder-decoder. Use mean, cls or last, or null "
                 "for the model's own."
             )
-        self.start = backbone.model.config.decoder_start_token_id if self.encoder_decoder else None
+        self.start: Any = backbone.model.config.decoder_start_token_id if self.encoder_decoder else None
         self.wraps = self.encoder_decoder and wraps_last_token(backbone.model)
         self.end = backbone.tokenizer.eos_token_id
 

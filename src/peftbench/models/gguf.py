@@ -79,5 +79,7 @@ def has_equal_ends(model: PreTrainedModel) -> bool:
     """Whether word and output embeddings are the same numbers."""
     import torch
 
-    first, last = (layer.weight for layer in (model.get_input_embeddings(), model.get_output_embeddings()))
+    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert isinstance(first, torch.Tensor)
+    assert isinstance(last, torch.Tensor)
     return first.shape == last.shape and torch.equal(first, last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.formulations import snippets
 from peftbench.formulations.pooling import DECODER_END
@@ -65,7 +65,7 @@ def code(formulation: HeadFormulation, network: Network, pairs: bool) -> str:
     """The whole file."""
     task, read = formulation.task, formulation.read
     classes = task.problem == "classification"
-    constants = {"LABELS": task.labels} if classes else {"RANGE": task.score_range}
+    constants: dict[str, Any] = {"LABELS": task.labels} if classes else {"RANGE": task.score_range}
     constants |= {"PREFIX": formulation.prefix, "MAX_LENGTH": formulation.max_length}
     virtual = f"[:, {formulation.virtual_tokens} :]" if formulation.virtual_tokens else ""
     states = STATES.format(virtual=virtual)
