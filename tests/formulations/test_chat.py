@@ -52,6 +52,7 @@ def test_no_template_no_chat() -> None:
         learner("model=tiny-llama", "method=lora", "method/formulation=score", "method.formulation.prompt=chat")
 
 
+@pytest.mark.slow
 def test_exported_code_asks_alike(chat: list[str], tmp_path: Path) -> None:
     quick = ["task=demo_news", "shots=1", "trainer=debug", "trainer.probe=false", "tracking.wandb=disabled"]
     kept = ["trainer.save=all", "trainer.precision=fp32", f"out_dir={tmp_path / 'results'}"]

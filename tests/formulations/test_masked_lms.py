@@ -105,6 +105,7 @@ def test_padding_and_virtual_tokens_change_nothing(tmp_path: Path, network: str,
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_whose_scores_are_no_product_takes_no_label_words_of_its_own(tmp_path: Path) -> None:
     """MobileBERT multiplies by two matrices side by side."""
     write(tmp_path, "mobilebert", AutoModelForMaskedLM)
