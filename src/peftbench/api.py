@@ -151,9 +151,9 @@ def run(*overrides: str, verbose: bool = False, **axes: Any) -> Run:
         UsageError: the config, the data or the draw is wrong; nothing has been written.
         RunFailed: the run did not end well; the error's `record` says why.
     """
-    from peftbench.config.load import compose
+    from peftbench.config.many import compose_remembered
 
-    return _finish(compose([*overrides, *_texts(axes)]), verbose)
+    return _finish(compose_remembered([*overrides, *_texts(axes)]), verbose)
 
 
 def sweep(choices: Mapping[str, Any], *overrides: str, verbose: bool = False) -> Runs:

@@ -155,8 +155,10 @@ def _rows(store: Store, stamped: Stamps) -> list[Row]:
     memory, code = Cache("rows"), code_stamp("records", "config", "stages", "formulations", "tuners")
     keys = {name: [code, stamp] for name, stamp in stamped.items()}
     known = dict(zip(keys, memory.get_many([*keys.values()]), strict=True))
-    records = {name: store.read(store.records / name) for name, found in known.items() if found is None}
-    made = {name: row(record) for name, record in records.items() if record is not None}
+    made: dict[str, Row] = {}
+    for name in [name for name, found in known.items() if found is None]:
+        if (record := store.read(store.records / name)) is not None:  # one at a time: together they fill the memory
+            made[name] = row(record)
     memory.put_many((keys[name], found) for name, found in made.items())
     return [found for found in {**known, **made}.values() if found is not None]
 
