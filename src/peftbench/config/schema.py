@@ -153,7 +153,7 @@ class FormulationConfig:
     normalize: bool = MISSING
     dense: bool = False
     pooling: str | None = one_of(None, "mean", "cls", "last", "decoder_end", default=None)
-    answers: str = one_of("words", "digits", default="words")
+    answers: str = one_of("words", "digits", "paper", default="words")
     prompt: str = one_of("plain", "chat", default="plain")
 
     def second_model(self) -> str | None:

@@ -8,6 +8,7 @@ from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.declared import declaration
+from peftbench.tasks.problems import kind
 
 if TYPE_CHECKING:
     from peftbench.formulations.base import Formulation
@@ -40,11 +41,19 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
             f"method/formulation={name} does not fit a task with {problem} targets. These do: "
             f"{_those_for(family, problem)}."
         )
+    if cfg.answers not in (styles := kind(problem).styles):
+        raise UsageError(
+            f"method.formulation.answers={cfg.answers}: {problem} targets are not written so. Use one of "
+            f"{', '.join(styles)}."
+        )
     return chosen.formulation(cfg, family)
 
 
 def _those_for(family: str, problem: str) -> str:
     """The built-in formulations that fit a family of backbones and a kind of targets."""
     known = {name: declaration(name) for name in sorted(registry.built_in("formulation"))}
-    fits = [n for n, d in known.items() if d.implementation and family in d.families and problem in d.problems]
-    return ", ".join(fits) or "none of the built-in ones"
+    able = {n: d for n, d in known.items() if d.implementation and problem in d.problems}
+    if fits := [name for name, declared in able.items() if family in declared.families]:
+        return ", ".join(fits)
+    others = {other for declared in able.values() for other in declared.families}
+    return f"none of the built-in ones; with a model of the family {' or '.join(sorted(others))}: {', '.join(able)}"

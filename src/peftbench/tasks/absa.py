@@ -1,12 +1,14 @@
-"""Aspect-based sentiment analysis: aspect polarity (apc) as classification, the tuple subtasks as tuples of strings.
+"""Aspect-based sentiment analysis: aspect polarity (apc) as classification, the extraction subtasks as tuples.
 
 apc: `text` is the sentence, `pair` the aspect, the target its polarity. Rows of one sentence share their `group`, so
 that a draw never puts one aspect of a sentence into train and another into dev. (Where an aspect occurs twice in a
 sentence, the file's `$T$` says which occurrence is meant and the sentence and aspect no longer do: about one row in
 a hundred of lap14 has a twin of another polarity.)
 
-aste, aope, uabsa, tasd, asqp, acos: the target is a tuple of tuples in the order of the subset's `elements`; a
-sentence without any has the target `()`. Implicit elements are the string `NULL`, as in the files.
+ae, oe, aoe, aope, uabsa, aste, tasd, asqp, acos: the target is a tuple of tuples in the order of the subset's
+`elements`, sorted by where the aspect begins and then by where the opinion does; a sentence without any has the target `()`.
+Implicit elements are the string `NULL`, as in the files, and come first. A subtask may take a part of what a file's
+tuples hold (`file_elements`), and its rows may be asked for one aspect each (`given`), which is then the row's `pair`.
 """
 
 from __future__ import annotations
@@ -14,22 +16,65 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
-from peftbench.config.tasks import adapter, choice, listed
-from peftbench.errors import UsageError
+from peftbench.config.tasks import adapter, choice, listed, word
+from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_jsonl, read_text
 from peftbench.tasks.sources import Found, Subset, assemble, find_files, resolve_subset
+from peftbench.tasks.tuple_formats import FORMATS, IMPLICIT, TupleForm
 
 ASPECT_MARK = "$T$"
 TUPLES_MARK = "####"
+ALSO_CALLED = {"alsc": "apc", "aesc": "uabsa", "triplet": "aste", "pair": "aope", "quad": "asqp"}
+"""Names of subtasks elsewhere -> ours."""
+_ELEMENTS = listed(choice("aspect", "category", "polarity", "opinion"), least=1)
 
 
-@adapter(subset={"elements": listed(choice("aspect", "category", "polarity", "opinion"), least=1)})
-def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
+@dataclass
+class AbsaConfig(TaskConfig):
+    """`subtask` and `domain` say the same as `subset`, SUBTASK_DOMAIN."""
+
+    subtask: str | None = None
+    domain: str | None = None
+
+
+def settle(task: dict[str, Any]) -> dict[str, Any]:
+    """The task with our name of the subtask in `subset`.
+
+    Raises:
+        UsageError: there is no such subtask, or not for the domain.
+    """
+    subtask, mark, domain = str(task.get("subset")).partition("_")
+    subset = f"{ALSO_CALLED.get(subtask.lower(), subtask.lower())}{mark}{domain}"
+    known = [tuple(name.split("_", 1)) for name in task.get("subsets") or {} if "_" in name]
+    subtasks, name = {s for s, _ in known}, subset.partition("_")[0]
+    if mark and subset not in (task.get("subsets") or {}):
+        if name not in subtasks:
+            raise UsageError(
+                f"task.subtask={subtask}: no such subtask. {did_you_mean(subtask, [*subtasks, *ALSO_CALLED])}"
+            )
+        domains = [d for s, d in known if s == name]
+        raise UsageError(f"task.domain={domain}: subtask `{name}` has no such domain. {did_you_mean(domain, domains)}")
+    return {**task, "subset": subset}
+
+
+@adapter(
+    config=AbsaConfig,
+    settle=settle,
+    subset={
+        "elements": _ELEMENTS,
+        "file_elements": _ELEMENTS,
+        "given": choice("aspect"),
+        "paper": choice(*FORMATS),
+        "instruction": word,
+    },
+)
+def load(cfg: AbsaConfig, data_dir: Path | None) -> TaskData:
     """One subtask of one domain."""
     subset = resolve_subset(cfg)
     found = find_files(cfg, subset, data_dir)
@@ -38,7 +83,22 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
         return assemble(cfg, subset, found, splits, _note_dev_in_train(splits))
     splits = {split: _tuple_rows(subset, found, split) for split in found.files}
     notes = _note_dev_in_train(splits)
-    return assemble(cfg, subset, found, splits, notes, labels=(), label_words={})
+    elements, closed = tuple(subset.options["elements"]), {"polarity": subset.label_names}
+    return assemble(
+        cfg,
+        subset,
+        found,
+        splits,
+        notes,
+        labels=(),
+        label_words={},
+        instruction=subset.options.get("instruction", ""),
+        tuple_form=TupleForm(
+            elements,
+            {name: values for name, values in closed.items() if name in elements},
+            subset.options.get("paper", "extraction"),
+        ),
+    )
 
 
 def read_apc(path: Path) -> list[tuple[int, dict[str, str]]]:
@@ -87,37 +147,82 @@ def _polarity_rows(subset: Subset, found: Found, split: str) -> list[Row]:
 
 
 def _tuple_rows(subset: Subset, found: Found, split: str) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     jsonl = any(path.suffix == ".jsonl" for path in found.files[split])
     for index, (path, line, record) in enumerate(found.records(split, read_jsonl if jsonl else read_tuple_lines)):
         try:
             words = record["text"].split(" ")
-            target = tuple(_tuple(subset, item, words, path, line) for item in record["labels"])
-            rows.append(Row(f"{split}:{index}", record["text"].strip(), target))
+            tuples = sorted((_tuple(subset, item, words, path, line) for item in record["labels"]), key=_place)
+            rows += _asked(subset, f"{split}:{index}", record["text"].strip(), tuples)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 f"{path}, line {line}: not a row of `{subset.name}`, whose tuples hold "
-                f"{', '.join(subset.options['elements'])} ({type(error).__name__}: {error})."
+                f"{', '.join(_file_elements(subset))} ({type(error).__name__}: {error})."
             ) from error
     return rows
 
 
-def _tuple(subset: Subset, item: Any, words: Sequence[str], path: Path, line: int) -> tuple[str, ...]:
-    """One tuple as strings: word positions become the words, polarity spellings the label name."""
-    elements = subset.options["elements"]
+def _file_elements(subset: Subset) -> Sequence[str]:
+    """What the tuples of the files hold, in their order."""
+    return subset.options.get("file_elements", subset.options["elements"])  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Words, and where in the sentence they begin: -1 for what it does not name."""
+
+    text: str
+    start: int
+
+
+def _tuple(subset: Subset, item: Any, words: Sequence[str], path: Path, line: int) -> dict[str, _Span]:
+    """One tuple of a file: word positions become the words, polarity spellings the label name."""
+    elements = _file_elements(subset)
     values = [item[element] for element in elements] if isinstance(item, dict) else item
-    return tuple(
-        subset.label(value, path, line) if element == "polarity" else _words(value, words)
+    return {
+        element: _Span(subset.label(value, path, line), 0) if element == "polarity" else _words(value, words)
         for element, value in zip(elements, values, strict=True)
-    )
+    }
 
 
-def _words(value: Any, words: Sequence[str]) -> str:
+def _words(value: Any, words: Sequence[str]) -> _Span:
     if isinstance(value, str):
-        return value
+        value = " ".join(value.split())
+        return _Span(value, -1 if value == IMPLICIT else " ".join(words).find(value))
     if not isinstance(value, list) or not value or not all(0 <= position < len(words) for position in value):
         raise ValueError(f"words, or word positions from 0 to {len(words) - 1}, are expected, found {value}")
-    return " ".join(words[position] for position in value)
+    return _Span(" ".join(words[position] for position in value), len(" ".join([*words[: value[0]], ""])))
+
+
+def _place(found: dict[str, _Span]) -> tuple[int, ...]:
+    """Where the aspect begins, then where the opinion does."""
+    return tuple(found[element].start for element in ("aspect", "opinion") if element in found)
+
+
+def _asked(subset: Subset, id_: str, text: str, tuples: Sequence[dict[str, _Span]]) -> list[Row]:
+    """The rows of a sentence: one, or with `given` one for each value of that element, all of one group."""
+    elements, given = subset.options["elements"], subset.options.get("given")
+    if given is None:
+        return [Row(id_, text, _projected(tuples, elements, subset))]
+    values = dict.fromkeys(found[given].text for found in tuples)
+    return [
+        Row(
+            f"{id_}.{number}",
+            text,
+            _projected([t for t in tuples if t[given].text == value], elements, subset),
+            value,
+            id_,
+        )
+        for number, value in enumerate(values)
+    ]
+
+
+def _projected(
+    tuples: Sequence[dict[str, _Span]], elements: Sequence[str], subset: Subset
+) -> tuple[tuple[str, ...], ...]:
+    """The tuples as strings; of a part of their elements each once, as the file has them otherwise."""
+    made = (tuple(found[element].text for element in elements) for found in tuples)
+    return tuple(dict.fromkeys(made)) if "file_elements" in subset.options else tuple(made)
 
 
 def _note_dev_in_train(splits: dict[str, list[Row]]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from peftbench.config.tasks import ENDS
 from peftbench.tasks.problems import Problem, kind
+from peftbench.tasks.tuple_formats import TupleForm
 
 Target = str | float | tuple[Any, ...]
 """What is asked for: a label name, a score, a tuple of tags or of tuples. `peftbench.tasks.problems` has the kinds."""
@@ -116,6 +117,8 @@ class TaskData:
         source_subset: the language that train and dev are of, where it is not the one of test; see
             `peftbench.tasks.transfer`.
         lowercase: how the texts were put into lower case (`peftbench.tasks.lowercase`), so that new ones are too.
+        instruction: what a model that answers in words is told in front of each row; empty: nothing.
+        tuple_form: what the tuples of a task hold that asks for tuples.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
 
@@ -143,6 +146,8 @@ class TaskData:
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
     domains: tuple[str, ...] = ()
+    instruction: str = ""
+    tuple_form: TupleForm = field(default_factory=TupleForm)
     notes: tuple[str, ...] = ()
 
     @property

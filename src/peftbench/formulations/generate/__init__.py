@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from peftbench.config.schema import FormulationConfig, number, one_of, packaged
-from peftbench.formulations.declared import Declared
+from peftbench.formulations.declared import PROBLEMS, Declared
 
 
 @packaged("method/formulation/generate")
@@ -13,6 +13,7 @@ from peftbench.formulations.declared import Declared
 class GenerateConfig(FormulationConfig):
     """`conf/method/formulation/generate.yaml`."""
 
+    answer_tokens: int | None = number(None, ge=1)
     constrain: str = one_of("none", "labels", default="none")
     sample: bool = False
     sample_seed: int = number(0, ge=0)
@@ -26,5 +27,6 @@ FORMULATION = Declared(
     options=GenerateConfig,
     uses=("task.label_words",),
     results_version=2,  # the longest field gives way; answers are read through the tokenizer
+    problems=PROBLEMS | {"tuples"},
     can_answer_untrained=True,
 )

@@ -24,8 +24,6 @@ from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData, text_fields
 
 IGNORE = -100
-SCORE_TOKENS = 8
-"""Room for a number such as "3.4" in any tokenizer."""
 ANSWER_CUE = "\nanswer:"
 """Ends the prompt of a causal model; an encoder-decoder needs none."""
 
@@ -42,7 +40,7 @@ class TextFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.prefix = backbone.prefix
+        self.prefix = backbone.prefix + (f"{task.instruction}\n" if task.instruction else "")
         self.encoder_decoder = backbone.family == "seq2seq"
         eos = self.tokenizer.eos_token_id
         if eos is None:
@@ -66,8 +64,9 @@ class TextFormulation(Formulation):
         self.texts = {label: self.text_of(ids) for label, ids in self.label_ids.items()}
         """Label name -> its words as this tokenizer writes them back."""
         check_answers(words, self.label_ids, self.texts, self.tokenizer.unk_token_id, backbone.name)
-        self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=SCORE_TOKENS)
-        """Tokens that generation may take: the longest answer, so that a longer text is seen to be no label."""
+        room = min(task.kind.room, max_length // 2)
+        self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=room)
+        """Tokens that generation may take: the longest label, so that a longer text is seen to be none."""
 
     def answer_text(self, target: str | float) -> str:
         """What the model should write for a target."""
@@ -199,6 +198,7 @@ class GenerateFormulation(TextFormulation):
         super().__init__(backbone, task, max_length, cfg)
         self.label_of = read_table(self.texts)
         self.how = with_options(cfg, GenerateConfig)
+        self.answer_length = self.how.answer_tokens or self.answer_length
         if self.how.constrain == "labels":
             if not self.label_ids:
                 raise UsageError("method.formulation.constrain=labels: the task has no labels. Set constrain=none.")
@@ -241,7 +241,7 @@ class GenerateFormulation(TextFormulation):
     def read(self, text: str) -> Any:
         """What the text says, None if nothing: a label, or what the kind's parser makes of it."""
         if (parse := self.task.kind.parse) is not None:
-            return parse(text, self.task)
+            return parse(text, self.task, self.options.answers)
         return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
 
 

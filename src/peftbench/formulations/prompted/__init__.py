@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from peftbench.config import registry
 from peftbench.config.schema import number, one_of, packaged
 from peftbench.errors import UsageError
-from peftbench.formulations.declared import Declared
+from peftbench.formulations.declared import PROBLEMS, Declared
 from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.prompts import is_written_out, packaged_sets, prompt_set
 from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
@@ -69,7 +69,7 @@ FORMULATION = Declared(
     frozenset({"seq2seq", "causal"}),
     options=PromptedConfig,
     uses=("task.label_words",),
-    problems=frozenset({"classification", "regression"}),
+    problems=PROBLEMS | {"tuples"},
     can_answer_untrained=True,
     settle=settle,
 )

@@ -11,7 +11,8 @@ A set is packaged (`plain`, `masakhanews`, `afrobench`) or a YAML file of the us
 
 In an example stand the fields of the row: the task's own (`{sentence}`, `{aspect}`), `{text}` and `{pair}`, or
 `{fields}` for all of them with their names. In an instruction stand `{labels}`, the words of all labels with commas
-between, and `{language}`.
+between, and `{language}`; one with `{labels}` is left out for a task that has none. What the task itself says it asks
+for (`instruction` in its YAML) stands in front of all.
 """
 
 from __future__ import annotations
@@ -148,7 +149,8 @@ class Writer:
         self.chosen, self.prompt, self.task = chosen, chosen.prompts[number], task
         self.places = [name for name in _PLACE.findall(self.prompt.example) if name != ANSWER]
         self.words = {label: self._word(label) for label in task.labels}
-        self.instruction = self._fill(self.prompt.instruction, self._about_task(), "instruction")
+        unfit = "{labels}" in self.prompt.instruction and not task.labels
+        self.instruction = "" if unfit else self._fill(self.prompt.instruction, self._about_task(), "instruction")
 
     def _word(self, label: str) -> str:
         words = self.chosen.words

@@ -126,8 +126,10 @@ class Problem:
         labels_of: target -> the labels in it; a draw counts them, and so does `check-task`.
         write: (target, task, style) -> the text that a model should write for it, `style` being
             `method.formulation.answers`; None if the kind is not written.
-        parse: (text, task) -> the target that it says, None if it says none: what does not parse is invalid, is
+        parse: (text, task, style) -> the target that it says, None if it says none: what does not parse is invalid, is
             counted and is kept as text. None if reading takes the tokenizer (labels: see `generate`).
+        styles: what `method.formulation.answers` may be, the usual one first.
+        room: tokens that a written answer may take, where it is no label.
         by_label: (target, prediction) -> label -> (right, answered, true) of one row, for precision, recall and F1 by
             label in the report; None if that is no question, or told from single labels.
         show: target or prediction -> a few words for a reader.
@@ -142,6 +144,8 @@ class Problem:
     mark: str = ""
     labels_of: Callable[[Any], Iterable[str]] = lambda target: ()
     write: Callable[[Any, TaskData, str], str] | None = None
-    parse: Callable[[str, TaskData], Any] | None = None
+    parse: Callable[[str, TaskData, str], Any] | None = None
+    styles: tuple[str, ...] = ("words",)
+    room: int = 8
     by_label: Callable[[Any, Any], Mapping[str, tuple[int, int, int]]] | None = None
     show: Callable[[Any], str] = str

@@ -107,4 +107,5 @@ PROBLEM = Problem(
     strata="label",
     labels_of=lambda target: (str(target),),
     write=write,
+    styles=("words", "digits"),
 )

@@ -68,7 +68,7 @@ def write(target: Any, data: TaskData, style: str) -> str:
     return str(np.round(float(target), 1))  # which rounds otherwise than Python: 0.05 is 0.0
 
 
-def parse(text: str, data: TaskData) -> float | None:
+def parse(text: str, data: TaskData, style: str) -> float | None:
     """A number inside the score range, else None."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)", re.sub(r"\s*\.\s*", ".", text.strip()))  # some tokenizers write 3 . 4
     low, high = data.score_range or (float("-inf"), float("inf"))
@@ -87,4 +87,5 @@ PROBLEM = Problem(
     mark="score_range",
     write=write,
     parse=parse,
+    styles=("words", "digits"),
 )

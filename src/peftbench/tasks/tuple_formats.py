@@ -1,0 +1,161 @@
+"""Tuples as text and back: one format for all subtasks, and those of papers.
+
+A reader never invents. A text that is not in the format says nothing (None: invalid). A tuple in it that has another
+number of elements, an empty one, or a word outside the closed set of an element (a polarity that is none) is left out;
+so is one in a paper's format whose elements cannot be told apart because one of them holds the separator.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+IMPLICIT = "NULL"
+"""What stands for an aspect or opinion that the text does not name."""
+
+Tuples = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class TupleForm:
+    """What the tuples of a task hold.
+
+    Attributes:
+        elements: of a tuple, in their order.
+        closed: element -> the only values that it may have.
+        paper: the format of the paper that the data are from, a key of `FORMATS`.
+    """
+
+    elements: tuple[str, ...] = ()
+    closed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    paper: str = "extraction"
+
+    def made(self, values: Sequence[Any]) -> tuple[str, ...] | None:
+        """A tuple of these values, None if they make none."""
+        if len(values) != len(self.elements) or not all(isinstance(value, str) for value in values):
+            return None
+        found = tuple(map(self._value, self.elements, values))
+        return found if all(found) else None  # type: ignore[return-value]
+
+    def _value(self, element: str, text: str) -> str | None:
+        """One space between words; of a closed set the value that it is but for case; None if it is empty or none."""
+        text = " ".join(text.split())
+        return {v.lower(): v for v in self.closed[element]}.get(text.lower()) if element in self.closed else text
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write tuples.
+
+    Attributes:
+        write: (tuples, form) -> text.
+        read: (text, form) -> tuples, None if the text is not in this format.
+    """
+
+    write: Callable[[Sequence[Sequence[str]], TupleForm], str]
+    read: Callable[[str, TupleForm], Tuples | None]
+
+
+def write_json(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
+    """`[["battery life", "positive"]]`; with one element a tuple, `["battery life", "screen"]`."""
+    plain = [list(t) if len(form.elements) > 1 else t[0] for t in tuples]
+    return json.dumps(plain, ensure_ascii=False)
+
+
+def read_json(text: str, form: TupleForm) -> Tuples | None:
+    """The first list in the text, whatever stands around it."""
+    start = text.find("[")
+    try:
+        items = json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(items, list):
+        return None
+    single = len(form.elements) == 1
+    values = [[item] if single and isinstance(item, str) else item for item in items]
+    return _all_made((v for v in values if isinstance(v, list)), form)
+
+
+def write_extraction(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
+    """`(battery life, good, positive); (screen, dim, negative)`, `None` for none: the extraction style of GAS (Zhang et
+    al., ACL 2021)."""
+    return "; ".join(f"({', '.join(t)})" for t in tuples) or "None"
+
+
+def read_extraction(text: str, form: TupleForm) -> Tuples | None:
+    """What `write_extraction` writes. A comma with a space in front belongs to its element, since the texts are split
+    into words so; any other may, and decides nothing as long as one reading alone fits the closed sets."""
+    text = text.strip()
+    if text.rstrip(".").lower() == "none":
+        return ()
+    if not (text.startswith("(") and text.endswith(")")):
+        return None
+    return _all_made((_cut(part, form) for part in re.split(r"\)\s*;\s*\(", text[1:-1])), form)
+
+
+def _cut(text: str, form: TupleForm) -> list[str]:
+    """The elements of one tuple; none where there are several readings, or none."""
+    count = len(form.elements)
+    parts = re.split(r"(?<! ), ", text)
+    cuts = combinations(range(1, len(parts)), count - 1)
+    spans = (zip((0, *at), (*at, len(parts)), strict=True) for at in cuts) if len(parts) <= count + 8 else ()
+    readings = ([", ".join(parts[a:b]) for a, b in span] for span in spans)
+    fitting = [reading for reading in readings if form.made(reading) is not None]
+    return fitting[0] if len(fitting) == 1 else []
+
+
+OPINION_WORDS = {"positive": "great", "neutral": "ok", "negative": "bad"}
+PRONOUN = "it"
+SEPARATOR = " [SSEP] "
+
+
+def write_paraphrase(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
+    """`food quality is great because pizza is delicious [SSEP] ...`: Paraphrase (Zhang et al., EMNLP 2021). An implicit
+    aspect is `it`."""
+    return SEPARATOR.join(_sentence(dict(zip(form.elements, t, strict=True))) for t in tuples)
+
+
+def _sentence(found: Mapping[str, str]) -> str:
+    aspect = PRONOUN if found["aspect"] == IMPLICIT else found["aspect"]
+    return f"{found['category']} is {OPINION_WORDS[found['polarity']]} because {aspect} is {found['opinion']}"
+
+
+def read_paraphrase(text: str, form: TupleForm) -> Tuples | None:
+    """What `write_paraphrase` writes. The first `is` behind `because` ends the aspect."""
+    sentence = re.compile(rf"(.+?) is ({'|'.join(OPINION_WORDS.values())}) because (.+?) is (.+)", re.DOTALL)
+    polarity = {word: name for name, word in OPINION_WORDS.items()}
+    found = [sentence.fullmatch(part.strip()) for part in text.split(SEPARATOR.strip())]
+    if not any(found):
+        return None
+    return _all_made((_paraphrased(m, polarity, form) for m in found if m), form)
+
+
+def _paraphrased(match: re.Match[str], polarity: Mapping[str, str], form: TupleForm) -> list[str]:
+    category, word, aspect, opinion = match.groups()
+    said = {
+        "category": category,
+        "polarity": polarity[word],
+        "aspect": IMPLICIT if aspect.strip() == PRONOUN else aspect,
+        "opinion": opinion,
+    }
+    return [said[element] for element in form.elements]
+
+
+def _all_made(values: Iterator[list[Any]] | Any, form: TupleForm) -> Tuples:
+    return tuple(made for value in values if (made := form.made(value)) is not None)
+
+
+FORMATS = {
+    "json": Format(write_json, read_json),
+    "extraction": Format(write_extraction, read_extraction),
+    "paraphrase": Format(write_paraphrase, read_paraphrase),
+}
+
+
+def format_of(style: str, form: TupleForm) -> Format:
+    """What `method.formulation.answers` means: `words` is one format for every task, `paper` that of the paper."""
+    return FORMATS["json" if style == "words" else form.paper]
