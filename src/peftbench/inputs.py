@@ -60,11 +60,6 @@ class InputCache:
         """
         data_key, draw_key = self._keys(cfg)
         data = _recall(self._data, data_key, KEPT_DATA, lambda: load_task(cfg.task, data_dir(cfg)))
-        if data.problem == "tuples":
-            raise UsageError(
-                f"task={cfg.task.name} task.subset={cfg.task.subset}: extraction subtasks (tuples) can be loaded but "
-                "not yet trained. Use a classification subset, for example task=absa task.subset=apc_lap14."
-            )
         drawn = _recall(
             self._draws, draw_key, KEPT_DRAWS, lambda: draw(data, cfg.protocol, cfg.shots, cfg.data_seed, cfg.seed)
         )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from made_up_sweeps import dead_claim, file_record, put
 
-from peftbench import inputs
 from peftbench.errors import UsageError
 from peftbench.inspect import machine, plan_command
 from peftbench.inspect.estimate import CostEstimate
@@ -249,11 +247,3 @@ def test_an_estimate_without_memory_fits_anywhere(store: Store) -> None:
     (job,) = jobs_of(store, "method=lora", "seed=1")
     assert job.config is not None
     assert misfit(job.config, CostEstimate(1.0, None, "x"), LocalOptions(), Machine(1.0, 1.0)) == ""
-
-
-def test_a_run_on_tuples_is_refused_with_its_name_and_not_planned(monkeypatch):
-    """Extraction subtasks can be read and nothing can train them: no job of them is pending."""
-    monkeypatch.setattr(inputs, "load_task", lambda cfg, folder: SimpleNamespace(problem="tuples"))
-    (job,) = compose_jobs([["task=absa", "task.subset=aste_lap14", "method=lora"]])
-    assert job.run_id is None
-    assert "task.subset=aste_lap14: extraction subtasks (tuples) can be loaded but not yet trained" in job.error

@@ -25,6 +25,7 @@ from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
 from peftbench.records.record import Record, plain
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
+from peftbench.tasks.tuple_formats import TupleForm
 from peftbench.version import __version__
 
 FILE = "peftbench.json"
@@ -153,6 +154,7 @@ def task_of(manifest: Manifest) -> TaskData:
     cloze = {n: PatternSet(**{**s, "words": {k: tuple(v) for k, v in s["words"].items()}}) for n, s in sets.items()}
     terms = {label: tuple((word, score) for word, score in own) for label, own in facts.pop("terms").items()}
     score_range = facts.pop("score_range")
+    form = TupleForm.of(facts.pop("tuple_form", {}))
     lists = {
         name: tuple(facts.pop(name)) for name in ("labels", "fields", "metrics", "languages", "unlabeled", "notes")
     }
@@ -166,6 +168,7 @@ def task_of(manifest: Manifest) -> TaskData:
         cloze=cloze,
         terms=terms,
         score_range=tuple(score_range) if score_range else None,
+        tuple_form=form,
     )
 
 

@@ -6,7 +6,7 @@ sentence, the file's `$T$` says which occurrence is meant and the sentence and a
 a hundred of lap14 has a twin of another polarity.)
 
 ae, oe, aoe, aope, uabsa, aste, tasd, asqp, acos: the target is a tuple of tuples in the order of the subset's
-`elements`, sorted by where the aspect begins and then by where the opinion does; a sentence without any has the target `()`.
+`elements`, sorted by where aspect and opinion begin; a sentence without any has the target `()`.
 Implicit elements are the string `NULL`, as in the files, and come first. A subtask may take a part of what a file's
 tuples hold (`file_elements`), and its rows may be asked for one aspect each (`given`), which is then the row's `pair`.
 """
@@ -70,6 +70,7 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
         "elements": _ELEMENTS,
         "file_elements": _ELEMENTS,
         "given": choice("aspect"),
+        "categories": listed(word, least=1),
         "paper": choice(*FORMATS),
         "instruction": word,
     },
@@ -83,22 +84,18 @@ def load(cfg: AbsaConfig, data_dir: Path | None) -> TaskData:
         return assemble(cfg, subset, found, splits, _note_dev_in_train(splits))
     splits = {split: _tuple_rows(subset, found, split) for split in found.files}
     notes = _note_dev_in_train(splits)
-    elements, closed = tuple(subset.options["elements"]), {"polarity": subset.label_names}
+    instruction = subset.options.get("instruction", "")
     return assemble(
-        cfg,
-        subset,
-        found,
-        splits,
-        notes,
-        labels=(),
-        label_words={},
-        instruction=subset.options.get("instruction", ""),
-        tuple_form=TupleForm(
-            elements,
-            {name: values for name, values in closed.items() if name in elements},
-            subset.options.get("paper", "extraction"),
-        ),
+        cfg, subset, found, splits, notes, labels=(), label_words={}, instruction=instruction, tuple_form=_form(subset)
     )
+
+
+def _form(subset: Subset) -> TupleForm:
+    """What the subset's tuples hold; their polarities are a closed set, their categories only the usual ones."""
+    elements, said = tuple(subset.options["elements"]), subset.options
+    closed = {"polarity": subset.label_names} if "polarity" in elements else {}
+    usual = {"category": tuple(said["categories"])} if "category" in elements and "categories" in said else {}
+    return TupleForm(elements, closed, usual, said.get("paper", "extraction"))
 
 
 def read_apc(path: Path) -> list[tuple[int, dict[str, str]]]:

@@ -27,12 +27,20 @@ class TupleForm:
     Attributes:
         elements: of a tuple, in their order.
         closed: element -> the only values that it may have.
+        usual: element -> values that it mostly has, by which a reading is chosen where a text has several.
         paper: the format of the paper that the data are from, a key of `FORMATS`.
     """
 
     elements: tuple[str, ...] = ()
     closed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    usual: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     paper: str = "extraction"
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> TupleForm:
+        """From JSON, where tuples are lists."""
+        sets = {k: {name: tuple(v) for name, v in plain[k].items()} for k in ("closed", "usual") if k in plain}
+        return cls(**{**plain, **sets, "elements": tuple(plain.get("elements", ()))})
 
     def made(self, values: Sequence[Any]) -> tuple[str, ...] | None:
         """A tuple of these values, None if they make none."""
@@ -40,6 +48,11 @@ class TupleForm:
             return None
         found = tuple(map(self._value, self.elements, values))
         return found if all(found) else None  # type: ignore[return-value]
+
+    def is_usual(self, values: Sequence[str]) -> bool:
+        """Whether no value is an unusual one."""
+        found = zip(self.elements, values, strict=True)
+        return all(value in self.usual.get(element, (value,)) for element, value in found)
 
     def _value(self, element: str, text: str) -> str | None:
         """One space between words; of a closed set the value that it is but for case; None if it is empty or none."""
@@ -67,13 +80,14 @@ def write_json(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
 
 
 def read_json(text: str, form: TupleForm) -> Tuples | None:
-    """The first list in the text, whatever stands around it."""
+    """The first list in the text, whatever stands around it. Of JSON's escapes only those of quotes and backslashes
+    are read: a stray backslash would make other letters."""
     start = text.find("[")
     try:
-        items = json.JSONDecoder().raw_decode(text, start)[0] if start >= 0 else None
+        items, end = json.JSONDecoder().raw_decode(text, start) if start >= 0 else (None, 0)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(items, list):
+    if not isinstance(items, list) or re.search(r'\\[^"\\]', re.sub(r'\\["\\]', "", text[start:end])):
         return None
     single = len(form.elements) == 1
     values = [[item] if single and isinstance(item, str) else item for item in items]
@@ -105,6 +119,8 @@ def _cut(text: str, form: TupleForm) -> list[str]:
     spans = (zip((0, *at), (*at, len(parts)), strict=True) for at in cuts) if len(parts) <= count + 8 else ()
     readings = ([", ".join(parts[a:b]) for a, b in span] for span in spans)
     fitting = [reading for reading in readings if form.made(reading) is not None]
+    if len(fitting) > 1:
+        fitting = [reading for reading in fitting if form.is_usual(reading)]
     return fitting[0] if len(fitting) == 1 else []
 
 
