@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from peftbench import cli
+from peftbench.config import compose
 from peftbench.conformance.architectures import architectures
 from peftbench.conformance.matrix import FIRST_ARCHITECTURES, FIRST_METHODS, METHODS, pairs
 from peftbench.conformance.subject import find_subject
+from peftbench.models import load_backbone
+from peftbench.tuners import TunerContext, build_tuner
+from peftbench.tuners.head_only import HeadOnlyOptions
+
+CONTEXT = TunerContext(max_length=16, label_words=(), seed=0)
 
 SLICE = (
     ("mpnet", "prefix_tuning"), ("albert", "houlsby"), ("modernbert", "ln_tuning"), ("deberta-v2", "iapt"),
@@ -65,3 +72,28 @@ def test_every_tuner_runs_or_says_why_not(architecture: str) -> None:
     assert not [p for p in found if p.status == "refused" and not re.search(CANNOT.get(p.method, "^$"), p.detail)]
     if architecture in [*architectures()][:FIRST_ARCHITECTURES]:
         assert sum(p.status == "runs" for p in found[:FIRST_METHODS]) >= 22
+
+
+AT_THE_EMBEDDINGS = ("marian", "gemma3_text", "opt", "albert", "modernbert")
+"""Scaled when they are looked up, inside and outside of the table; narrower than the states; rotated."""
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in AT_THE_EMBEDDINGS else pytest.param(n, marks=pytest.mark.slow) for n in architectures()]
+)
+def test_an_offset_of_nothing_changes_nothing(name: str) -> None:
+    """A network that is given embeddings in place of ids must do to them all that it does to those of ids."""
+    cfg = architectures()[name]
+    backbone = load_backbone(cfg, "lm" if cfg.family == "seq2seq" else "features")
+    ids = torch.randint(5, 90, (2, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, -3:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask.flip(1) if cfg.family == "causal" else mask}
+    if cfg.family == "seq2seq":
+        inputs["decoder_input_ids"] = ids
+    options = compose(["method=dept", "method.tuner.num_virtual_tokens=0", "method.tuner.rank=2"]).method.tuner
+    bare = build_tuner(HeadOnlyOptions(name="head_only")).build(backbone, CONTEXT)
+    wanted = bare(**inputs)[0]
+    found = build_tuner(options).build(backbone, CONTEXT).eval()(**inputs)[0]
+    seen = inputs["attention_mask"].bool() if cfg.family != "seq2seq" else slice(None)
+    assert torch.allclose(found[seen], wanted[seen], atol=1e-5)
