@@ -113,6 +113,7 @@ Every pair was built on a tiny random network (two layers, width 64; `conformanc
 defaults and no module names, trained for {steps} steps, and judged by the core of the suite: {core}.
 `+` says that all of it holds. A letter is a refusal, given from the network's config alone, before anything is
 downloaded or trained. Encoders get a classification head, the others answer in words (`head_only`: a head everywhere).
+An empty place is a pair that was not tried.
 
 - All {total}.
 - The {methods} methods (`recurrence`: encoders only) on the {architectures} architectures that were tried when tuners

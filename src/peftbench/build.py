@@ -74,7 +74,8 @@ def build_learner(
     tuner = build_tuner(cfg.method.tuner)
     if cfg.model.family not in tuner.families:
         fits = ", ".join(sorted(tuner.families))
-        raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone. It fits: {fits}.")
+        why = f": {tuner.why_families}" if tuner.why_families else ""
+        raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone{why}. It fits: {fits}.")
     check_format(cfg)
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length

@@ -90,7 +90,8 @@ def refusal(bench: Bench) -> str:
     """Why the tuner cannot work on the network, from the config alone; empty if it can."""
     case, tuner = bench.case, bench.new_tuner()
     if case.family not in tuner.families:
-        return f"it is made for {' and '.join(sorted(tuner.families))} networks"
+        why = f": {tuner.why_families}" if tuner.why_families else ""
+        return f"it is made for {' and '.join(sorted(tuner.families))} networks{why}"
     assert case.config is not None
     try:
         tuner.check(outline(case.config, "features" if case.formulation == "head" else "lm"), bench.context)

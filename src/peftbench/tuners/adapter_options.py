@@ -21,7 +21,7 @@ class AdapterOptions(TunerConfig, ABC):
 
     Attributes:
         budget_knob: see `peftbench.tuners.base.Tuner`.
-        families: the same.
+        families, why_families: the same.
     """
 
     train_norms: bool = MISSING
@@ -29,6 +29,7 @@ class AdapterOptions(TunerConfig, ABC):
 
     budget_knob: ClassVar[str] = "bottleneck"
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "seq2seq", "causal"})
+    why_families: ClassVar[str] = ""
 
     @property
     def identity_at_start(self) -> Literal["base"] | None:

@@ -281,6 +281,7 @@ class AdapterTuner(PeftTuner):
     def __init__(self, cfg: AdapterOptions) -> None:
         super().__init__(cfg)
         self.families = cfg.families  # type: ignore[misc]
+        self.why_families = cfg.why_families
         self.budget_knob = cfg.budget_knob
         self.identity_at_start = cfg.identity_at_start
 

@@ -85,6 +85,8 @@ class Tuner(ABC):
     """Makes some parameters of a backbone trainable, or adds some."""
 
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "seq2seq", "causal"})
+    why_families: str = ""
+    """Why it fits no other family: half a sentence for the message of a refusal."""
     options: ClassVar[type | None] = None
     """Of a tuner from outside the package: the dataclass, a `TunerConfig`, that checks `method.tuner.options`."""
 

@@ -35,6 +35,9 @@ class ConvAdapterOptions(BottleneckOptions):
     dropout: float = number(ge=0, le=0.9)
 
     families: ClassVar[frozenset[str]] = frozenset({"encoder", "seq2seq"})
+    why_families: ClassVar[str] = (
+        "a convolution sees the tokens to come, and a key/value cache does not hold what it needs of those before"
+    )
 
     @property
     def adds_what_it_reads(self) -> bool:

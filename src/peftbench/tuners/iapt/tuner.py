@@ -286,6 +286,7 @@ class IaptTuner(PeftTuner):
     """IAPT in a benchmark run. Groups `generator` (projections and pooling) and `activation` (coefficients of g)."""
 
     families = frozenset({"encoder", "causal"})
+    why_families = "soft tokens are made from the instruction, and the decoder of an encoder-decoder reads the answer"
     needs_answer_starts = True
     budget_knob = "bottleneck"
     cfg: IaptOptions

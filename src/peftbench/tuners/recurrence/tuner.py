@@ -120,6 +120,7 @@ class RecurrenceTuner(Tuner):
     """
 
     families = frozenset({"encoder"})
+    why_families = "a window is remembered by all of its states, each of which has seen the whole window"
     cfg: RecurrenceOptions
 
     def check(self, backbone: Backbone, context: TunerContext) -> None:
