@@ -34,6 +34,9 @@ MASKS = ("sdpa", "eager")
 REPEATED = 4
 """Repeated prompts may fill so many times the places of the batch; more answers are read in several parts."""
 
+PLACES = 2048
+"""Places of answers whose logits over the vocabulary are held at a time."""
+
 
 def log_likelihoods(
     model: nn.Module, prompts: Mapping[str, Tensor], trie: Trie, decoder_start: int | None = None
@@ -76,10 +79,12 @@ def can_pack(network: PreTrainedModel, longest: int) -> bool:
 
 
 def _parts(prompts: Mapping[str, Tensor], trie: Trie, packed: bool) -> Iterator[dict[str, Tensor]]:
-    """The batch in parts whose answers take about as much memory as its prompts."""
+    """The batch in parts whose answers take about as much memory as its prompts, and at most `PLACES` rows of logits."""
     count, length = prompts["input_ids"].shape
-    needed = len(trie.tokens) if packed else len(trie.paths()) * (length + trie.height) / REPEATED
-    rows = max(1, int(count * length // max(needed, length)))
+    paths = len(trie.paths())
+    needed = len(trie.tokens) if packed else paths * (length + trie.height) / REPEATED
+    places = len(trie.tokens) if packed else paths * trie.height
+    rows = max(1, min(int(count * length // max(needed, length)), PLACES // max(places, 1)))
     for start in range(0, count, rows):
         part = {name: prompts[name][start : start + rows] for name in ("input_ids", "attention_mask")}
         kept = part["attention_mask"].any(0).nonzero()  # of a part of shorter prompts the padding goes
