@@ -68,6 +68,17 @@ def test_of_every_kind_of_network(kind, attention):
     assert_equal(net, texts())
 
 
+def test_losses_over_a_large_vocabulary_keep_their_digits(monkeypatch):
+    formulation = learner("model=tiny-llama", "method=lora", "method/formulation=score").formulation
+    torch.manual_seed(0)
+    logits, labels = 3 * torch.randn(1, 5, 50_000), torch.tensor([[-100, 7, 49_999, 0, -100]])
+    monkeypatch.setattr(formulation, "answer_logits", lambda *_: (logits, labels))
+    expected = torch.nn.functional.cross_entropy(logits[0, 1:4].double(), labels[0, 1:4], reduction="none")
+    found = formulation.token_losses(None, {})
+    assert found[0, [0, 4]].tolist() == [0, 0]
+    torch.testing.assert_close(found[0, 1:4].double(), expected, rtol=0, atol=5e-6)
+
+
 def test_many_labels_are_scored_in_parts_that_fit():
     data = many_labels(20)
     net = disturbed(learner("model=tiny-gpt2", "method=lora", "method/formulation=score", data=data))

@@ -181,7 +181,9 @@ class TextFormulation(Formulation):
     def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, positions) negative log-likelihood of each answer token, 0 at ignored places."""
         logits, labels = self.answer_logits(model, batch)
-        return F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none")
+        # Flat: along any dimension but the last torch adds the vocabulary up one by one, which costs three digits.
+        losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE, reduction="none")
+        return losses.view_as(labels)
 
     @staticmethod
     def decoder_start(model: nn.Module) -> int:
