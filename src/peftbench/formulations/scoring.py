@@ -79,7 +79,7 @@ def can_pack(network: PreTrainedModel, longest: int) -> bool:
 
 
 def _parts(prompts: Mapping[str, Tensor], trie: Trie, packed: bool) -> Iterator[dict[str, Tensor]]:
-    """The batch in parts whose answers take about as much memory as its prompts, and at most `PLACES` rows of logits."""
+    """The batch in parts: their answers take about the memory of its prompts, and at most `PLACES` rows of logits."""
     count, length = prompts["input_ids"].shape
     paths = len(trie.paths())
     needed = len(trie.tokens) if packed else paths * (length + trie.height) / REPEATED
