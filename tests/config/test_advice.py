@@ -43,7 +43,7 @@ def advice():
 
 
 def composable(key, value):
-    value = re.sub(r"NAME|FILE|\[\.\.\.\]", "{}", value.replace("WORD", "great"))
+    value = re.sub(r"NAME|FILE|LANGUAGE|\[\.\.\.\]", "{}", value.replace("WORD", "great"))
     hole = "trec" if ".layout." in key else "sports" if "label_words" in key else "eng"
     return f"{key.replace('{}', hole)}={value.replace('{}', HOLES.get(key, '{}'))}"
 
@@ -57,6 +57,7 @@ def composer():
 @pytest.mark.parametrize("override", sorted({o for found in advice() if "{}" not in (o := composable(*found))}))
 def test_advice_is_a_command_that_works(override, composer):
     base = CLOZE if "method.formulation" in override else []
+    base = ["method=icl", "model=tiny-gpt2"] if "method.formulation.by=" in override else base
     composer.compose([f"task={task_of(override)}", *base, override])
 
 
