@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +91,9 @@ class Student(nn.Module):
         if not self.weights:
             return losses.sum()
         return (losses * losses.new_tensor([self.weights[id_] for id_ in batch["ids"]])).sum()
+
+    def before_training(self, gradients: Iterable[int]) -> None:
+        self.learner.before_training(gradients)
 
     def begin_step(self, step: int, seed: int, items: Sequence[Encoded]) -> None:
         """Choose the weights of the step's items, the same on every process."""
