@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,14 @@ LOOKS_AT_VALUES = {"bart", "mbart", "marian", "gpt2", "mixtral", "rembert", "rof
 """Cannot be traced on the meta device, where tensors have no values."""
 
 
+@cache
+def seen(name: str) -> PreTrainedModel:
+    """Without weights; for tests that only look."""
+    return network(name)
+
+
 def network(name: str) -> PreTrainedModel:
-    """Without weights."""
+    """The same, to be described anew."""
     cfg = NETWORKS[name]
     return outline(cfg, "lm" if cfg.family == "seq2seq" else "features").model
 
@@ -47,7 +54,7 @@ def without_rows(anatomy: Anatomy) -> Anatomy:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_architecture_is_known_and_its_parts_are_modules_of_the_network(name: str) -> None:
-    model = network(name)
+    model = seen(name)
     found = anatomy_of(model)
     modules = dict(model.named_modules())
     assert found.source == "table of known architectures"
@@ -60,7 +67,7 @@ def test_every_architecture_is_known_and_its_parts_are_modules_of_the_network(na
 
 @pytest.mark.parametrize("name", sorted(set(NETWORKS) - LOOKS_AT_VALUES))
 def test_structure_tells_what_the_table_says(name: str) -> None:
-    model = network(name)
+    model = seen(name)
     by_structure = Reader(model, "").anatomy(names_from_structure(model))
     by_table = anatomy_of(model)
     if name == "gptj":  # rotates in its attention's own code; no module shows it

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -31,10 +33,22 @@ NETWORKS = architectures()
 CONTEXT = TunerContext(max_length=16, label_words=(), seed=0)
 
 
+@cache
+def outlined(name: str) -> Backbone:
+    """Without weights; for tests that only look."""
+    return backbone(name)
+
+
 def backbone(name: str) -> Backbone:
-    """Without weights."""
+    """The same, to be changed."""
     cfg = NETWORKS[name]
     return outline(cfg, "lm" if cfg.family == "seq2seq" else "features")
+
+
+@cache
+def options(method: str) -> Any:
+    """The tuner's section of a method."""
+    return compose([f"method={method}"]).method.tuner
 
 
 def modules(of: Backbone, names: object, matrices: bool = True) -> set[str]:
@@ -46,7 +60,7 @@ def modules(of: Backbone, names: object, matrices: bool = True) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(NETWORKS.keys() & LORA.keys()))
 def test_queries_and_values_are_what_peft_adapts_by_default(name: str) -> None:
-    of = backbone(name)
+    of = outlined(name)
     assert modules(of, names_of_roles(of.model, "attention.qv")) == modules(of, LORA[name])
     assert matrix_names(of, Choice()) == LORA[name]
 
@@ -55,8 +69,8 @@ def test_queries_and_values_are_what_peft_adapts_by_default(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_where_peft_has_a_default_it_is_ours(kind: str, name: str) -> None:
     usual = {"ia3": IA3, "ln_tuning": NORMS, "vera": LORA}[kind]
-    of = backbone(name)
-    config = build_tuner(compose([f"method={kind}"]).method.tuner).peft_config(of, CONTEXT)
+    of = outlined(name)
+    config = build_tuner(options(kind)).peft_config(of, CONTEXT)
     if name in usual:
         assert config.target_modules is None  # peft fills it in
         return
@@ -70,7 +84,7 @@ def test_where_peft_has_a_default_it_is_ours(kind: str, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 @pytest.mark.parametrize("target", ["attention.qv", "attention.all", "ffn", "all_linear"])
 def test_a_role_stands_for_exactly_its_matrices(name: str, target: str) -> None:
-    of = backbone(name)
+    of = outlined(name)
     roles = {"attention.qv": ("query", "value"), "attention.all": ("query", "key", "value", "output")}
     wanted = {
         projection.name

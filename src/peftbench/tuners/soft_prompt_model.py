@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from peft import PeftConfig, PeftModel, TaskType
 from torch import Tensor, nn
 
-from peftbench.models.anatomy import known
-from peftbench.models.anatomy.names import embedding_scale, first_position
+from peftbench.models.anatomy import scale_of
+from peftbench.models.anatomy.names import first_position
 from peftbench.tuners.hosted import HostedModel
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.positions import accepts_position_ids, positions_from_mask, with_places_in_front
@@ -39,8 +39,8 @@ class SoftPromptModel(HostedModel):
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         assert isinstance(peft_config, DeptConfig)
         embedding = self.model.get_input_embeddings()
-        names = known().get(self.model.config.model_type, {})  # of what stands behind the embeddings nothing is asked
-        self.first_position, self.scale = first_position(self.model), embedding_scale(self.model, names)
+        # Of what stands behind the embeddings nothing is asked.
+        self.first_position, self.scale = first_position(self.model), scale_of(self.model)
         self.takes_positions = accepts_position_ids(self.model)
         # A string is matched as a regular expression against the whole name: exactly this module, and neither the
         # encoder's and decoder's own copies (T5) nor another embedding of the same short name.
@@ -126,7 +126,15 @@ class SoftPromptModel(HostedModel):
     def _continued(self, input_ids: Tensor, new: dict[str, Any]) -> dict[str, Any]:
         """The arguments for tokens (batch, k) behind a cache that begins with the prompt: they are an answer, which has
         no offset. The mask is of all tokens, (batch, n + k), or (batch, 1, k, n + k); positions are of the new ones."""
-        m, mask, positions = self.layer.current()[0].num_virtual_tokens, new["attention_mask"], new.get("position_ids")
+        m, mask, positions = (
+            self.layer.current()[0].num_virtual_tokens,
+            new.get("attention_mask"),
+            new.get("position_ids"),
+        )
+        if mask is None:
+            raise ValueError(
+                "a soft prompt behind a filled cache needs an attention_mask over all tokens; or call generate"
+            )
         new.pop("answer_starts", None)
         new |= {"input_ids": input_ids, "attention_mask": with_places_in_front(mask, m)}
         if positions is None and self.takes_positions and mask.dim() == 2:

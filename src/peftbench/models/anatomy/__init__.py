@@ -52,6 +52,13 @@ def read(model: PreTrainedModel) -> Anatomy:
         raise refused(architecture, f"model={model.config._name_or_path or architecture}", error) from None
 
 
+def scale_of(model: PreTrainedModel) -> float:
+    """See `Anatomy.embedding_scale`; known of any network."""
+    from peftbench.models.anatomy.names import embedding_scale
+
+    return embedding_scale(model, known().get(str(model.config.get_text_config().model_type), {}))
+
+
 def describe(model: PreTrainedModel, folder: Path) -> None:
     """Take the names from `anatomy.yaml` in a checkpoint's folder, if there is one.
 
@@ -90,4 +97,4 @@ def known() -> dict[str, Names]:
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
-__all__ = ["Anatomy", "anatomy_of", "describe", "known"]
+__all__ = ["Anatomy", "anatomy_of", "describe", "known", "scale_of"]
