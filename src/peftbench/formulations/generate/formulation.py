@@ -40,7 +40,6 @@ class TextFormulation(Formulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.prefix = backbone.prefix + (f"{task.instruction}\n" if task.instruction else "")
         self.encoder_decoder = backbone.family == "seq2seq"
         eos = self.tokenizer.eos_token_id
         if eos is None:
@@ -49,6 +48,7 @@ class TextFormulation(Formulation):
                 "method/formulation=head, or a model whose tokenizer has one, such as model=smollm2-135m."
             )
         self.eos = int(eos)
+        self.prefix = backbone.prefix + (f"{task.instruction}\n" if task.instruction else "")
         self.options = cfg
         self.chat = cfg.prompt == "chat"
         if self.chat and getattr(self.tokenizer, "chat_template", None) is None:
