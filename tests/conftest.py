@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 # A loaded machine is no defect: neither a slow example nor slow generation fails a test.
 settings.register_profile("peftbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("peftbench")
+
+
+def pytest_runtest_setup() -> None:
+    """Begin no test after PEFTBENCH_TESTS_UNTIL (seconds since 1970): CI has an end, and says what it had no time for."""
+    until = float(os.environ.get("PEFTBENCH_TESTS_UNTIL", "inf"))
+    if time.time() > until:
+        pytest.skip("no time left (PEFTBENCH_TESTS_UNTIL)")
 
 
 @pytest.fixture
