@@ -23,7 +23,7 @@ settings.load_profile("peftbench")
 
 
 def pytest_runtest_setup() -> None:
-    """Begin no test after PEFTBENCH_TESTS_UNTIL (seconds since 1970): CI has an end, and says what it had no time for."""
+    """Begin no test after PEFTBENCH_TESTS_UNTIL (seconds since 1970): CI has an end, and counts what it left out."""
     until = float(os.environ.get("PEFTBENCH_TESTS_UNTIL", "inf"))
     if time.time() > until:
         pytest.skip("no time left (PEFTBENCH_TESTS_UNTIL)")
