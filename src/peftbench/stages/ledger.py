@@ -117,6 +117,7 @@ def _read(path: Path, learner: Trained) -> tuple[dict[str, Tensor], dict[str, An
     check(facts, PartFacts, "state")
     StageReport.from_dict(facts["report"])
     shapes = {name: tensor.shape for name, tensor in learner.training_state().items()}  # more may be kept in training
-    if any(name not in tensors or tensors[name].shape != shape for name, shape in shapes.items()):
-        raise ValueError("its tensors do not fit")
+    unfit = [name for name, shape in shapes.items() if name not in tensors or tensors[name].shape != shape]
+    if unfit:
+        raise ValueError(f"its tensors do not fit: {unfit[0]}")
     return tensors, facts

@@ -70,8 +70,8 @@ class Answers:
         weight: main metric of the untrained model on the labelled rows, in percent; 1 if that was not asked for.
     """
 
-    def __init__(self) -> None:
-        self.logits = torch.zeros(0)
+    def __init__(self, rows: int, classes: int) -> None:
+        self.logits = torch.zeros(rows, classes)
         self.weight = 1.0
 
     def training_state(self) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ def ensemble(context: Context, incoming: Predictor | None) -> Predictor:
         extra = next_sets(context, team, answers, rows, report) if answers else [()] * len(team)
         answers = []
         for member, pseudo in zip(team, extra, strict=True):
-            answers.append(Answers())
+            answers.append(Answers(len(rows), len(context.data.labels)))
             with context.part(member.name):
                 work = partial(teach, context, member, pseudo, rows, answers[-1])
                 report.add_part(once(context, answers[-1], work, part=member.name))
