@@ -16,8 +16,8 @@ from peftbench.config.space import read_space, value_at
 from peftbench.errors import UsageError
 
 NEEDS = {
-    "hub": ["model.path=some/where"],
-    "local": ["model.path=some/where"],
+    "hub": ["model.path=some/where", "model.family=encoder"],
+    "local": ["model.path=some/where", "model.family=encoder"],
     "gguf": ["model.path=some/where.gguf"],
     "peft": ["method.type=VERA"],
     "method/file": [f"method.tuner.file={__file__}"],

@@ -80,7 +80,7 @@ def test_a_floor_without_a_network_may_answer_one_class(make_record: Callable[..
 
 
 def test_collapse_without_training_names_the_words(make_record: Callable[..., Record]) -> None:
-    (warning,) = warnings_of(make_record(shots=0), [(t, "sports") for t, _ in GOOD])
+    (warning,) = warnings_of(make_record(shots=0, draw={}), [(t, "sports") for t, _ in GOOD])
     assert "task.label_words" in warning
     assert "trainer.steps" not in warning
 
@@ -110,7 +110,7 @@ def test_a_cloze_has_words_of_its_own(make_record: Callable[..., Record]) -> Non
     (split,) = warnings_of(make_record(config=config), GOOD, {"max_length": 8, "label_tokens": tokens})
     assert "(`a ##f ##ya ##nj ##ema`: 5)" in split
     assert split.endswith("choose shorter ones with method.formulation.words=FILE, label `health`")
-    collapse = warnings_of(make_record(shots=0, config=config), [(t, "sports") for t, _ in GOOD])
+    collapse = warnings_of(make_record(shots=0, config=config, draw={}), [(t, "sports") for t, _ in GOOD])
     assert "change method.formulation.words" in collapse[0]
 
 

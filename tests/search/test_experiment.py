@@ -29,7 +29,15 @@ TUNING = {
             "data_seed=9",
         ],
         ["method=peft", "method.type=LOHA", "+method.tuner.options.r=2", "model=arch/t5-base", "trainer=full"],
-        ["method=vera", "task=sst2", "protocol=lm_bff", "shots=16", "model=hub", "model.path=a/b"],
+        [
+            "method=vera",
+            "task=sst2",
+            "protocol=lm_bff",
+            "shots=16",
+            "model=hub",
+            "model.path=a/b",
+            "model.family=encoder",
+        ],
         ["method=lora", "method/formulation=head", "method.tuner.target_modules=[query,value]", "trainer.epochs=2"],
     ],
 )

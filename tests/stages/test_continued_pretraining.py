@@ -191,7 +191,7 @@ def test_pcp_files_its_corpus_and_what_it_cost(tmp_path, monkeypatch):
 
 def test_a_corpus_longer_than_the_tuners_texts_is_refused(tmp_path):
     """DePT has an offset for each place of `trainer.max_length`."""
-    with pytest.raises(UsageError, match=r"max_length=60: the tuner dept .* trainer\.max_length=48 tokens\. Use 48"):
+    with pytest.raises(UsageError, match=r"max_length=60: .*dept trains something for each of trainer\.max_length=48"):
         finish(tmp_path, "tapt", "method/tuner=dept", "method.continued_pretraining.max_length=60")
 
 

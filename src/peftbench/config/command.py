@@ -41,7 +41,7 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
     choices += _parts_of_the_method(choices, config.get("method") or {})
     raw = _flat(_plain_tree(choices))
     wanted = {key: value for key, value in _flat(config).items() if not _is_left_out(key, keep)}
-    needed = {key: wanted[key] for key, value in raw.items() if value == "???" and key in wanted}
+    needed = {key: wanted[key] for key, value in raw.items() if is_open(key, value) and key in wanted}
     base = _composed(choices, needed)
     changed = {k: v for k, v in wanted.items() if k in base and base[k] != v}
     own = {k: v for k, v in changed.items() if "${" not in str(raw.get(k))}  # the others may follow (subset: ${.lang})
@@ -106,6 +106,11 @@ def _plain_tree(choices: Sequence[str]) -> dict[str, Any]:
 
 def _composed(choices: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
     return _flat(asdict(compose([*choices, *(f"{key}={hydra_value(value)}" for key, value in values.items())])))
+
+
+def is_open(key: str, value: Any) -> bool:
+    """Whether a file leaves a key to the user, or to a checkpoint that may not be at hand any more."""
+    return value == "???" or (key == "model.family" and value is None)
 
 
 def _is_left_out(key: str, keep: Sequence[str]) -> bool:

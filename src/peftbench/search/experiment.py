@@ -16,6 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from peftbench.config.catalogue import names
+from peftbench.config.command import is_open
 from peftbench.config.doors import literal
 from peftbench.config.load import compose_raw, to_run_config
 from peftbench.config.schema import RunConfig
@@ -107,11 +108,11 @@ def settings(cfg: RunConfig, choices: Mapping[str, str]) -> dict[str, Any]:
 
 
 def missing(tree: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a config that have to be given (`???`)."""
+    """The dotted keys that the files of a config leave open."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from missing(value, f"{prefix}{key}.")
-        elif value == "???":
+        elif is_open(f"{prefix}{key}", value):
             yield f"{prefix}{key}"
 
 
