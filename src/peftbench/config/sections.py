@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from omegaconf import OmegaConf
@@ -237,7 +237,9 @@ def build(schema_class: type[S], section: dict[str, Any], where: str) -> S:
         if key not in fields:
             raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), fields)}")
     try:
-        instance = cast(S, OmegaConf.to_object(OmegaConf.merge(_defaults_of(schema_class), literal(section))))
+        instance = cast(
+            S, OmegaConf.to_object(OmegaConf.merge(_defaults_of(cast(Hashable, schema_class)), literal(section)))
+        )
     except OmegaConfBaseException as error:
         key = ".".join(p for p in (where, str(getattr(error, "full_key", "") or "")) if p)
         raise wrong_type(key, error) from None
@@ -246,7 +248,7 @@ def build(schema_class: type[S], section: dict[str, Any], where: str) -> S:
 
 
 @functools.lru_cache(maxsize=500)
-def _defaults_of(schema_class: type) -> Any:
+def _defaults_of(schema_class: Any) -> Any:
     """The dataclass as OmegaConf has it; `OmegaConf.merge` works on a copy."""
     return OmegaConf.structured(schema_class)
 

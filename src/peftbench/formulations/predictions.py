@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ class Prediction:
     """
 
     id: str
-    label: str | float | tuple | None
+    label: str | float | tuple[Any, ...] | None
     scores: dict[str, float] = field(default_factory=dict)
     answer: str | None = None
     vector: np.ndarray | None = field(default=None, compare=False, repr=False)

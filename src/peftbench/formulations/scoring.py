@@ -148,7 +148,7 @@ class _Read:
         self.cache.batch_repeat_interleave(count)
         prompt, ids = self.mask.repeat_interleave(count, 0), ids.repeat(len(self.mask), 1)
         if self.encoded is None:
-            inputs = {
+            inputs: dict[str, Any] = {
                 "input_ids": ids,
                 "attention_mask": torch.cat([prompt, mask.repeat(len(self.mask), 1).to(prompt.dtype)], dim=1),
             }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.config import compose
 from peftbench.config.catalogue import names
@@ -65,7 +65,7 @@ def lines(anatomy: Anatomy) -> Iterator[str]:
             for role, projection in attention.projections().items():
                 yield f"    {role:<7} {shown(projection, block.name)}"
         yield "  feed-forward" + (": a mixture of experts, used whole" if block.feed_forward.experts else "")
-        roles = block.feed_forward.projections() or {"whole": block.feed_forward.outward}
+        roles: Mapping[Any, Any] = block.feed_forward.projections() or {"whole": block.feed_forward.outward}
         yield from (f"    {role:<7} {shown(projection, block.name)}" for role, projection in roles.items())
         yield "  norms: " + " ".join(short(norm, block.name) for norm in block.norms)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.records.manifest import Manifest
 
@@ -25,7 +25,7 @@ class Answer:
         text: what a generating model wrote.
     """
 
-    label: str | float | tuple | None
+    label: str | float | tuple[Any, ...] | None
     probabilities: dict[str, float] = field(default_factory=dict)
     scores: dict[str, float] = field(default_factory=dict)
     text: str | None = None

@@ -71,7 +71,7 @@ def _write_all(name: str, options: argparse.Namespace) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OptionParser:
     words = "A paper's table: ours with its interval, the paper's number where a source was seen, a verdict."
     parser = OptionParser("table", words, EPILOG, json=False)
     parser.add_argument("name", nargs="?", metavar="NAME", help="'dept*' writes several; without it: a list")

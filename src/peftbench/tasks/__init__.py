@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from peftbench.config import registry
 from peftbench.config.components import problem_of
@@ -32,7 +33,8 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     check_task_metrics(cfg)
     data = load(cfg, data_dir)
     if source := getattr(cfg, "source_lang", None):
-        data = transferred(load(replace(cfg, lang=source, subset=source, source_lang=None), data_dir), data)
+        plain: Any = {"lang": source, "subset": source, "source_lang": None}
+        data = transferred(load(replace(cfg, **plain), data_dir), data)
     return lowered(data, cfg.lowercase) if cfg.lowercase else data
 
 

@@ -4,7 +4,7 @@ Turkish WikiNER. Tags are IOB2."""
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ def _tag(tag: str, subset: Subset, path: Path, line: int) -> str:
     return f"{place}-{subset.label(raw, path, line)}"
 
 
-def _note_orphans(splits: dict[str, Sequence[Row]]) -> list[str]:
+def _note_orphans(splits: Mapping[str, Sequence[Row]]) -> list[str]:
     """An `I-` that continues nothing stays as the file has it."""
-    counts = {split: sum(orphans(row.target) for row in rows) for split, rows in splits.items()}  # type: ignore[arg-type]
+    counts = {split: sum(map(orphans, (row.target for row in rows))) for split, rows in splits.items()}  # type: ignore[arg-type]
     return [
         f"{split}: entities that begin with I-: {count}; none to strict IOB2, f1_entities_lenient counts them"
         for split, count in counts.items()

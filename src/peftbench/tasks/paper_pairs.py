@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,8 @@ def split_of(papers: Mapping[str, str]) -> dict[str, str]:
 
 def balanced(pairs: Sequence[Pair], domains: Sequence[str]) -> list[Pair]:
     """As many of either kind in each domain; what is left out is drawn."""
-    random, kept = np.random.RandomState(SPLIT_SEED), set()
+    random = np.random.RandomState(SPLIT_SEED)
+    kept: set[Any] = set()
     for domain in domains:
         kinds = [[p for p in pairs if p.domain == domain and p.target == target] for target in (0.0, 1.0)]
         for kind in kinds:

@@ -198,7 +198,8 @@ class _Training:
             self.best = self.engine.learner.trainable_state()
         shown.dev(progress.step, score)
         self.log({"step": progress.step, "dev": score})
-        return bool(self.cfg.patience) and progress.stale >= self.cfg.patience
+        patience = self.cfg.patience
+        return patience is not None and 0 < patience <= progress.stale
 
 
 class _Engine:

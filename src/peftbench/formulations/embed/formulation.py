@@ -43,6 +43,10 @@ class EmbedFormulation(Formulation):
     purpose = "features"
     writes_domains = True
 
+    weight: Tensor
+    bias: Tensor
+    fitted: Tensor
+
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: EmbedConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.read = Reader(backbone, cfg.pooling or backbone.pooling)

@@ -35,6 +35,9 @@ class ScoreFormulation(Calibrated, TextFormulation):
     whatever `likelihood` says), or over train texts.
     """
 
+    sizes: Tensor
+    log_prior: Tensor
+
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.cfg = with_options(cfg, ScoreConfig)

@@ -245,7 +245,7 @@ def norm_place(uses: Sequence[Use], lists: Sequence[str], entries: Sequence[dict
 
 def widest(block: Sequence[Use]) -> int:
     """Channels of the widest norm: those over single heads are left out of account."""
-    return max((u.module.weight.shape[0] for u in block if is_norm(u.module)), default=0)  # type: ignore[union-attr, index]
+    return max((int(u.module.weight.shape[0]) for u in block if is_norm(u.module)), default=0)  # type: ignore[union-attr, index, arg-type]
 
 
 def positions_of(stack: PreTrainedModel) -> str:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,7 +164,7 @@ def with_pseudo_labels(
     return kept
 
 
-def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[Row]) -> dict[str, str | float]:
+def _pseudo_labels(context: Context, incoming: Predictor | None, rows: Sequence[Row]) -> dict[str, Any]:
     cfg, data = context.cfg.method.options("continued_pretraining"), context.data
     if cfg.pseudo_labels == "random":
         choices = np.array(data.labels or data.score_range)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -32,7 +34,7 @@ def logistic_head(context: Context, incoming: Predictor | None) -> Predictor:
     report, started = StageReport("logistic_head"), context.clock.wall["train"]
     with context.clock("train"), context.meter.phase("train"):
         found = predictor.predict(context.draw.train)
-        model = _fitted(context, np.stack([p.vector for p in found]))
+        model = _fitted(context, np.stack([p.vector for p in found if p.vector is not None]))
         embed.put_head(model.classes_.tolist(), torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_))
     report.seconds = context.clock.wall["train"] - started
     if context.draw.dev:
@@ -41,7 +43,7 @@ def logistic_head(context: Context, incoming: Predictor | None) -> Predictor:
     return predictor
 
 
-def _fitted(context: Context, vectors: np.ndarray) -> object:
+def _fitted(context: Context, vectors: np.ndarray) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     cfg = context.cfg.method.options("logistic_head")

@@ -93,7 +93,7 @@ def setfit_library(context: Context, incoming: Predictor | None) -> Predictor:
 
 def sentence_transformer(learner: Learner, folder: Path, context: Context) -> Any:
     """The run's backbone with its pooling and unit length, as sentence-transformers has encoders."""
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer, models  # type: ignore[attr-defined]
 
     backbone = learner.backbone
     backbone.model.save_pretrained(folder)

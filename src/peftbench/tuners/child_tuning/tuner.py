@@ -31,7 +31,8 @@ class ChildTuningTuner(FullTuner):
     cfg: ChildTuningOptions
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
-        self.seed, self.masks = context.seed, {}
+        self.seed = context.seed
+        self.masks: dict[str, Tensor] = {}
         model = super().build(backbone, context)
         blocks = tuple(f"{block.name}." for block in anatomy_of(backbone.model).blocks())
         self.in_blocks = [name for name, _ in model.named_parameters() if name.startswith(blocks)]
@@ -48,7 +49,7 @@ class ChildTuningTuner(FullTuner):
         named = {name: p for name, p in model.named_parameters() if p.grad is not None}
         if self.cfg.variant == "D":
             for name in self.masks.keys() & named.keys():
-                named[name].grad *= self.masks[name]
+                named[name].grad *= self.masks[name]  # type: ignore[operator]
             return
         # a generator of its own, so that the mask is the same on every process
         random = torch.Generator().manual_seed(hash_of(self.seed, step))

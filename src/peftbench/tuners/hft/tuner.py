@@ -114,7 +114,7 @@ def draw_frozen(model: nn.Module, cfg: HftOptions, seed: int, round: int) -> lis
 def pools(model: nn.Module, level: str) -> list[tuple[str, list[str]]]:
     """(kind, names) of each set that is drawn from: a category of a block, a whole block, or all blocks together."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for block in anatomy_of(model).blocks():
+    for block in anatomy_of(model).blocks():  # type: ignore[arg-type]
         for within, module in model.get_submodule(block.name).named_modules():
             name = f"{block.name}.{within}"
             category = category_of(name, module, block)

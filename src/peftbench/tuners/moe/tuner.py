@@ -119,6 +119,7 @@ class MoeTuner(Tuner):
         model = backbone.model.requires_grad_(self.cfg.expert == "full")
         names = self._matrices(backbone)
         words = model.get_input_embeddings()
+        assert isinstance(words, nn.Embedding)
         route, count = Route(words.num_embeddings), max(1, len(context.domains))
         for name in names:
             model.set_submodule(name, self._routed(model.get_submodule(name), count, route))
@@ -166,9 +167,11 @@ class MoeTuner(Tuner):
 
     def _count(self, backbone: Backbone, context: TunerContext) -> int:
         """By the formula, from a network that is not yet converted."""
-        matrices = [backbone.model.get_submodule(name) for name in self._matrices(backbone)]
+        found = (backbone.model.get_submodule(name) for name in self._matrices(backbone))
+        matrices = [module for module in found if isinstance(module, nn.Linear)]
         count = max(1, len(context.domains))
-        tokens = count * backbone.model.get_input_embeddings().embedding_dim if count > 1 else 0
+        words = backbone.model.get_input_embeddings()
+        tokens = count * int(words.embedding_dim) if count > 1 else 0  # type: ignore[arg-type]
         if self.cfg.expert == "lora":
             return tokens + count * self.cfg.rank * sum(m.in_features + m.out_features for m in matrices)
         more = sum(p.numel() for m in matrices for p in m.parameters())
