@@ -270,7 +270,7 @@ while not taken.exists() or taken.stat().st_size < turns:
 """
 
 
-@pytest.mark.parametrize(("rivals", "turns"), [(4, 60), pytest.param(16, 1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("rivals", "turns"), [(4, 60), pytest.param(8, 500, marks=pytest.mark.slow)])
 def test_two_are_never_inside(store: Store, rivals: int, turns: int) -> None:
     """Processes on three 'machines' fight for one run; some die over it and are taken over, again and again."""
     store.out_dir.mkdir()

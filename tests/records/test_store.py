@@ -374,7 +374,7 @@ def test_kill_9_while_writing_many_times(store: Store, make_record: Callable[...
 # --- many at once
 
 
-@pytest.mark.parametrize(("writers", "each"), [(4, 3), pytest.param(32, 50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("writers", "each"), [(4, 3), pytest.param(12, 50, marks=pytest.mark.slow)])
 def test_many_writers_and_a_reader(store: Store, writers: int, each: int) -> None:
     """Nothing lost, nothing double, nothing torn; the leaderboard equals the records in the end."""
     from peftbench.records import leaderboard
