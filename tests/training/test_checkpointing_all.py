@@ -34,6 +34,8 @@ def gradients(method: str, model: str, wanted: bool) -> dict[str, torch.Tensor]:
     net: Learner = build_learner(cfg, TASK, PhaseClock(), shots=ROWS)[0].train()
     if hasattr(net.formulation, "pair_items"):
         raise UsageError("trained on pairs of texts, by a stage of its own")
+    if not any(p.requires_grad for p in net.parameters()):
+        raise UsageError("nothing is trained")
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in net.parameters():

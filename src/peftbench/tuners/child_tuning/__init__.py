@@ -17,4 +17,6 @@ class ChildTuningOptions(TunerConfig):
     reserve: float = number(gt=0, le=1)
 
 
-TUNER = TunerDeclaration("peftbench.tuners.child_tuning.tuner:ChildTuningTuner", options=ChildTuningOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.child_tuning.tuner:ChildTuningTuner", options=ChildTuningOptions, trains_weights=True
+)
