@@ -156,6 +156,9 @@ def write_atomic(path: Path, content: bytes, durable: bool = True, check: Callab
         StorageError: the folder cannot be written or the disk is full; `path` is as it was.
     """
     with readable_errors("write", path):
+        if path.is_char_device():  # /dev/null, /dev/stdout: written to, and never put out of its place
+            path.write_bytes(content)
+            return
         write = partial(_write_and_rename, path, content, durable, check)
         persist(write) if durable else write()
 
