@@ -67,6 +67,10 @@ def test_every_tuner_runs_or_says_why_not(architecture: str) -> None:
     import re
 
     found = list(pairs([find_subject(method) for method in METHODS], [architecture]))
+    # several of peft's types take no transposed matrices and say so only when they are built
+    late = [p for p in found if p.detail.startswith("refused late")]
+    assert not late or architecture == "gpt2"
+    found = [p for p in found if p not in late]
     assert not [p for p in found if p.status in ("fails", "crashes")]
     assert not [p for p in found if p.status == "refused" and not re.search(CANNOT.get(p.method, "^$"), p.detail)]
     if architecture in [*architectures()][:FIRST_ARCHITECTURES]:
