@@ -162,7 +162,7 @@ def test_the_real_wandb_without_a_network(tmp_path: Path, mode: str) -> None:
     """Silent, in the run's folder, and online falls back to offline."""
     import os
 
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
     env |= {"WANDB_API_KEY": "a" * 40} if mode == "online" else {}
     env.pop("WANDB_MODE", None)
     done = subprocess.run(
