@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
+from peftbench.errors import UsageError
 
 if TYPE_CHECKING:
     from peftbench.formulations.base import Formulation
@@ -60,6 +62,24 @@ class Declared:
         if callable(made) and not inspect.isclass(made):
             made = made(cfg, family)
         return registry.imported(made)
+
+
+def fingerprint(cfg: FormulationConfig, option: str, otherwise: str) -> None:
+    """Put the absolute path of the user's file that an option names, and its SHA-256 (`OPTION_sha256`), there.
+
+    Raises:
+        UsageError: there is no such file (`otherwise` says what else there is), or it is not the one that the run began
+            with.
+    """
+    given = str(getattr(cfg, option))
+    path, key = Path(given).expanduser().resolve(), f"method.formulation.{option}={given}"
+    if not path.is_file():
+        raise UsageError(f"{key}: {otherwise}")
+    digest = registry.sha256(path)
+    if getattr(cfg, f"{option}_sha256") not in (None, digest):
+        raise UsageError(f"{key}: was edited since this run began. Start it again.")
+    setattr(cfg, option, str(path))
+    setattr(cfg, f"{option}_sha256", digest)
 
 
 def declaration(name: str) -> Declared:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from omegaconf import MISSING
 
-from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig, number, one_of, packaged
-from peftbench.errors import UsageError, did_you_mean
-from peftbench.formulations.declared import Declared
+from peftbench.errors import did_you_mean
+from peftbench.formulations.declared import Declared, fingerprint
 
 CLOZE_WORDS = ("task", "names", "terms", "auto")
 """What `method.formulation.words` may be besides a file."""
@@ -64,13 +62,7 @@ def fingerprint_words(cfg: ClozeConfig) -> None:
     """
     if cfg.words in CLOZE_WORDS:
         return
-    path, key = Path(cfg.words).expanduser().resolve(), f"method.formulation.words={cfg.words}"
-    if not path.is_file():
-        raise UsageError(f"{key}: neither a file nor a choice. {did_you_mean(cfg.words, CLOZE_WORDS)}")
-    digest = registry.sha256(path)
-    if cfg.words_sha256 not in (None, digest):
-        raise UsageError(f"{key}: was edited since this run began. Start it again.")
-    cfg.words, cfg.words_sha256 = str(path), digest
+    fingerprint(cfg, "words", f"neither a file nor a choice. {did_you_mean(cfg.words, CLOZE_WORDS)}")
 
 
 FORMULATION = Declared(

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
-from peftbench.config import registry
 from peftbench.config.schema import number, one_of, packaged
-from peftbench.errors import UsageError
-from peftbench.formulations.declared import PROBLEMS, Declared
+from peftbench.errors import UsageError, did_you_mean
+from peftbench.formulations.declared import PROBLEMS, Declared, fingerprint
 from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.prompts import is_written_out, packaged_sets, prompt_set
 from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
@@ -57,11 +55,7 @@ def settle(cfg: PromptedConfig) -> None:
     prompt_set(cfg.prompts)
     if cfg.prompts in packaged_sets() or is_written_out(cfg.prompts):
         return
-    path = Path(cfg.prompts).expanduser().resolve()
-    digest = registry.sha256(path)
-    if cfg.prompts_sha256 not in (None, digest):
-        raise UsageError(f"method.formulation.prompts={path}: was edited since this run began. Start it again.")
-    cfg.prompts, cfg.prompts_sha256 = str(path), digest
+    fingerprint(cfg, "prompts", f"neither a file nor a set of prompts. {did_you_mean(cfg.prompts, packaged_sets())}")
 
 
 FORMULATION = Declared(

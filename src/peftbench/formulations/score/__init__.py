@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig, number, one_of, packaged
-from peftbench.errors import UsageError
-from peftbench.formulations.declared import Declared
+from peftbench.formulations.declared import Declared, fingerprint
 
 TERMS = "terms"
 """What `method.formulation.candidates` may be besides a file: the task's retrieved terms."""
@@ -35,15 +32,8 @@ def fingerprint_candidates(cfg: ScoreConfig) -> None:
     """
     if cfg.candidates in (None, TERMS):
         return
-    path, key = Path(str(cfg.candidates)).expanduser().resolve(), f"method.formulation.candidates={cfg.candidates}"
-    if not path.is_file():
-        raise UsageError(
-            f"{key}: neither a file nor `{TERMS}`. The file has a line `label: [answer, ...]` for every label."
-        )
-    digest = registry.sha256(path)
-    if cfg.candidates_sha256 not in (None, digest):
-        raise UsageError(f"{key}: was edited since this run began. Start it again.")
-    cfg.candidates, cfg.candidates_sha256 = str(path), digest
+    what = f"neither a file nor `{TERMS}`. The file has a line `label: [answer, ...]` for every label."
+    fingerprint(cfg, "candidates", what)
 
 
 FORMULATION = Declared(
