@@ -275,6 +275,20 @@ def test_typed_again_queued_runs_are_watched_not_submitted(tmp_path: Path) -> No
     assert len(queue.submitted) == 3
 
 
+def test_a_failure_that_a_living_task_has_filed_is_tried_again_at_once(tmp_path: Path) -> None:
+    """A task still runs while its worker goes on with other runs or ends: it does not come back to the failed one."""
+    jobs, queue, store = [job(i) for i in range(3)], FakeQueue({}), FakeStore()
+    launcher(tmp_path, "first", queue, store, runs_per_job=3).launch(jobs)
+    queue.now = {task: TaskState("running", "", state.job_id) for task, state in queue.now.items()}
+    store.records = {str(jobs[0].run_id): record(jobs[0], "failed")}
+    second = launcher(tmp_path, "second", queue, store).launch(jobs)
+    assert {run.run_id: run.task and run.task[0] for run in second} == {
+        jobs[0].run_id: "peftbench-second-0",
+        jobs[1].run_id: "peftbench-first-0",
+        jobs[2].run_id: "peftbench-first-0",
+    }
+
+
 def test_a_refusal_after_the_first_array_leaves_that_one_its_files(tmp_path: Path) -> None:
     class Full(FakeQueue):
         def submit(self, *words: object) -> str:

@@ -61,7 +61,7 @@ def sort_by_state(jobs: Sequence[Job], store: Store, active: dict[str, WatchedRu
         run_id = str(job.run_id)
         if run_id in rows and rows[run_id]["status"] == "done" and not (job.config and job.config.rerun):
             by_state.done.append(run_id)
-        elif run_id in active:
+        elif run_id in active and not active[run_id].settled_by(rows.get(run_id)):
             by_state.queued.append(active[run_id])
         elif run_id in holders and holders[run_id].alive:
             by_state.claimed.append(WatchedRun(run_id, None, by_state.earlier.get(run_id)))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from peftbench.records.record import Record
 from peftbench.records.states import read_progress
@@ -45,6 +46,10 @@ class WatchedRun:
     """Why it waits, what it came to, or what the queue said when its job ended without a record."""
     looks: int = field(default=0, repr=False)
     """Looks in a row at which nothing was left to wait for."""
+
+    def settled_by(self, row: Mapping[str, Any] | None) -> bool:
+        """Whether its task has already filed this result of it: a task that still runs does not try a run twice."""
+        return row is not None and row["created"] != self.earlier and row["status"] in FINAL
 
     @property
     def why(self) -> str:
