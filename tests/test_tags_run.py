@@ -78,7 +78,7 @@ def test_a_loaded_run_tags_new_texts(run):
     answers = found.predict(["Musa train1 tafi Kano .", "Amina"])
     assert [len(answer.label) for answer in answers] == [5, 1]
     assert answers[0].probabilities == {}
-    assert columns(answers[0]) == {"prediction": " ".join(answers[0].label)}
+    assert columns(answers[0], " ".join) == {"prediction": " ".join(answers[0].label)}
 
 
 def test_an_exported_run_tags_alike(run, tmp_path):

@@ -22,7 +22,7 @@ from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.mam import MamOptions
 
 WORDS = {"likelihood", "candidates", "candidates_sha256", "calibration", "prior_rows", "answers", "prompt"}
-WORDS |= {"answer_tokens", "constrain", "sample", "sample_seed", "temperature", "top_p"}
+WORDS |= {"answer_tokens", "constrain", "sample", "sample_seed", "samples", "temperature", "top_p"}
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
     EmbedConfig: {"pooling"},

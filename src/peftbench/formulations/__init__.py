@@ -46,7 +46,7 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
             f"method.formulation.answers={cfg.answers}: {problem} targets are not written so. Use one of "
             f"{', '.join(styles)}."
         )
-    return chosen.formulation(cfg, family)
+    return chosen.formulation(cfg, family, problem)
 
 
 def _those_for(family: str, problem: str) -> str:

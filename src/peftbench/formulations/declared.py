@@ -25,7 +25,7 @@ class Declared:
 
     Attributes:
         implementation: the subclass of `peftbench.formulations.base.Formulation`; or where it is, "module:Class"; or
-            `(options, family)` -> either, for one of several variants. None if it takes no backbone.
+            `(options, family, problem)` -> either, for one of several variants. None if it takes no backbone.
         families: of backbones that it fits.
         options: dataclass of `method.formulation`; a plug-in reads `method.formulation.options` instead.
         uses: dotted keys and sections of the config, besides its own, that decide what it does.
@@ -40,7 +40,7 @@ class Declared:
         trained_by: the stages whose optimiser steps it knows; empty: those that train on the items of its rows.
     """
 
-    implementation: Callable[[Any, str], type | str] | type | str | None = None
+    implementation: Callable[[Any, str, str], type | str] | type | str | None = None
     families: frozenset[str] = frozenset()
     options: type[FormulationConfig] = FormulationConfig
     uses: tuple[str, ...] = ()
@@ -56,11 +56,11 @@ class Declared:
         raised = self.results_version
         return raised if isinstance(raised, int) else raised.get(problem, 1)
 
-    def formulation(self, cfg: FormulationConfig, family: str) -> type[Formulation]:
-        """The class that these options and this family of backbones ask for; imports torch."""
+    def formulation(self, cfg: FormulationConfig, family: str, problem: str) -> type[Formulation]:
+        """The class that these options, this family of backbones and this kind of targets ask for; imports torch."""
         made: Any = self.implementation
         if callable(made) and not inspect.isclass(made):
-            made = made(cfg, family)
+            made = made(cfg, family, problem)
         return registry.imported(made)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.inspect.arguments import existing_store
 from peftbench.inspect.new_files import Columns, check_output, read_columns, texts_of, write_rows
 from peftbench.options import OptionParser
+from peftbench.tasks.problems import kind
 
 if TYPE_CHECKING:
     from peftbench.saved.answers import Answer
@@ -34,13 +35,14 @@ def predict_command(argv: Sequence[str]) -> int:
     asked = texts_of(options.file, lines, rows, options.text_column, pair)
     with _progress(len(asked)) as advance:
         answers = run.predict(asked, advance)
-    write_rows([{**row, **columns(answer)} for row, answer in zip(rows, answers, strict=True)], options.output)
+    cell = (problem := kind(manifest["task"]["problem"])).cell or problem.show
+    write_rows([{**row, **columns(answer, cell)} for row, answer in zip(rows, answers, strict=True)], options.output)
     return 0
 
 
-def columns(answer: Answer) -> Columns:
-    """What stands behind a row."""
-    label = " ".join(answer.label) if isinstance(answer.label, tuple) else answer.label  # the tags of a text
+def columns(answer: Answer, cell: Callable[[Any], str]) -> Columns:
+    """What stands behind a row; `cell` makes a text of an answer that is none."""
+    label = cell(answer.label) if isinstance(answer.label, tuple) else answer.label
     found: Columns = {"prediction": "" if label is None else label}
     if answer.text is not None:
         found["answer"] = answer.text

@@ -39,7 +39,10 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
 
 
 def check_task_metrics(cfg: TaskConfig) -> None:
-    """Check the metrics of the chosen subset, and of the task, before any file is read."""
+    """Check the metrics of the chosen subset, and of the task, before any file is read. The adapter refuses a
+    subset that there is not."""
+    if cfg.subsets and cfg.subset not in cfg.subsets:
+        return
     subset = (cfg.subsets or {}).get(cfg.subset) or {}
     known = {name for problem in kinds().values() for name in problem.metrics}
     for name in cfg.metrics:

@@ -31,6 +31,8 @@ def check_metrics(metrics: Sequence[str], main_metric: str, problem: str, where:
                 raise UsageError(f"{where}.metrics: `{column(name)}` is a metric of ours. Give yours another name.")
         elif name not in known:
             raise UsageError(f"{where}.metrics: no metric `{name}` for a {problem} task. {did_you_mean(name, known)}")
+        elif (needs := getattr(known[name], "needs", None)) is not None:
+            needs()
     given = dict.fromkeys((*map(column, metrics), *declared.always))
     if main_metric not in given:
         raise UsageError(

@@ -43,7 +43,7 @@ class ClozeConfig(FormulationConfig):
         return self.demonstrations_encoder if self.demonstrations and self.demonstrations_nearest < 1 else None
 
 
-def variant(cfg: ClozeConfig, family: str) -> str:
+def variant(cfg: ClozeConfig, family: str, problem: str) -> str:
     """Encoder-decoders fill a sentinel; demonstrations and a trained pattern are what a masked LM can have besides."""
     if family == "seq2seq":
         return "peftbench.formulations.sentinel:SentinelCloze"

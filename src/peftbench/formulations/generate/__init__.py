@@ -17,6 +17,7 @@ class GenerateConfig(FormulationConfig):
     constrain: str = one_of("none", "labels", default="none")
     sample: bool = False
     sample_seed: int = number(0, ge=0)
+    samples: int = number(1, ge=1)
     temperature: float = number(1.0, gt=0)
     top_p: float = number(1.0, gt=0, le=1)
 
@@ -27,6 +28,6 @@ FORMULATION = Declared(
     options=GenerateConfig,
     uses=("task.label_words",),
     results_version=2,  # the longest field gives way; answers are read through the tokenizer
-    problems=PROBLEMS | {"tuples"},
+    problems=PROBLEMS | {"tuples", "answers"},
     can_answer_untrained=True,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_star
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData, text_fields
+from peftbench.tasks.problems import kinds
 
 IGNORE = -100
 ANSWER_CUE = "\nanswer:"
@@ -207,16 +209,42 @@ class GenerateFormulation(TextFormulation):
             self.notes.append("answers were constrained to the labels: none can be invalid")
         if self.how.sample:
             self.notes.append(f"answers were sampled (temperature {self.how.temperature}, seed {self.how.sample_seed})")
+        if self.how.samples > 1:
+            self._check_pooled()
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         return snippet.written(self, network, pairs)
 
+    def _check_pooled(self) -> None:
+        key = f"method.formulation.samples={self.how.samples}"
+        if not self.how.sample:
+            raise UsageError(f"{key}: the likeliest answer is the same each time. Set method.formulation.sample=true.")
+        if self.task.kind.pool is None:
+            able = ", ".join(name for name, other in kinds().items() if other.pool)
+            raise UsageError(f"{key}: several {self.task.problem} answers do not make one. Those of these do: {able}.")
+        self.notes.append(f"{self.how.samples} sampled answers a row made one")
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        texts = self.tokenizer.batch_decode(self.generated(model, batch), skip_special_tokens=True)
-        return [Prediction(id_, self.read(text), answer=text) for id_, text in zip(batch["ids"], texts, strict=True)]
+        """One answer a row, or one that is pooled from `samples` (`Problem.pool`), whose texts are kept as JSON."""
+        drawn = [self._written(model, batch, number) for number in range(self.how.samples)]
+        if len(drawn) == 1:
+            return [Prediction(i, self.read(text), answer=text) for i, text in zip(batch["ids"], drawn[0], strict=True)]
+        pool = self.task.kind.pool
+        assert pool is not None
+        return [
+            Prediction(i, pool([self.read(text) for text in texts]), answer=json.dumps(texts, ensure_ascii=False))
+            for i, texts in zip(batch["ids"], zip(*drawn, strict=True), strict=True)
+        ]
+
+    def _written(self, model: nn.Module, batch: Batch, number: int) -> list[str]:
+        """What is written behind each prompt, the `number`-th time; each time has draws of its own."""
+        names = [f"{i}#{number}" if number else i for i in batch["ids"]]
+        ids = self.generated(model, {**batch, "ids": names})
+        return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     def generated(self, model: nn.Module, batch: Batch) -> Tensor:
-        """(batch, new) ids of what is written behind each prompt, padded on the right."""
+        """(batch, new) ids of what is written behind each prompt, padded on the right; draws follow from the batch's
+        ids."""
         ids = model.generate(  # type: ignore[operator]
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],

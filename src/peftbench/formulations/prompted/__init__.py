@@ -13,6 +13,7 @@ from peftbench.formulations.declared import PROBLEMS, Declared, fingerprint
 from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.prompts import is_written_out, packaged_sets, prompt_set
 from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
+from peftbench.tasks.problems import kind
 
 
 @packaged("method/formulation/prompted")
@@ -37,9 +38,10 @@ class PromptedConfig(ScoreConfig, GenerateConfig):
         return self.encoder if self.k and self.select in ("semantic", "hybrid") else None
 
 
-def variant(cfg: PromptedConfig, family: str) -> str:
-    """Scored or generated answers."""
-    return f"peftbench.formulations.prompted.formulation:Prompted{cfg.by.title()}"
+def variant(cfg: PromptedConfig, family: str, problem: str) -> str:
+    """Scored or generated answers; what is no label cannot be scored."""
+    by = cfg.by if kind(problem).parse is None else "generate"
+    return f"peftbench.formulations.prompted.formulation:Prompted{by.title()}"
 
 
 def settle(cfg: PromptedConfig) -> None:
@@ -63,7 +65,7 @@ FORMULATION = Declared(
     frozenset({"seq2seq", "causal"}),
     options=PromptedConfig,
     uses=("task.label_words",),
-    problems=PROBLEMS | {"tuples"},
+    problems=PROBLEMS | {"tuples", "answers"},
     can_answer_untrained=True,
     settle=settle,
 )

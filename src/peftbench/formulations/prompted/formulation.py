@@ -90,14 +90,6 @@ class Prompted(TextFormulation):
 class PromptedScore(Prompted, ScoreFormulation):
     """The likeliest label."""
 
-    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: PromptedConfig) -> None:
-        if not task.labels:
-            raise UsageError(
-                f"method.formulation.by=score: task {task.name} has no labels to score. Use "
-                "method.formulation.by=generate."
-            )
-        super().__init__(backbone, task, max_length, cfg)
-
 
 class PromptedGenerate(Prompted, GenerateFormulation):
     """What the model writes, read as the first label named in it; in at least `FREE_TOKENS` tokens, for it may begin

@@ -44,10 +44,13 @@ class SumMetric:
         counts: (target, prediction) -> what the row adds to each sum. Lists may stand for tuples, as in JSON; an
             invalid prediction is None.
         value: [..., sums] -> [...], a fraction.
+        needs: raises UsageError where something that it takes (a package, a corpus) is not at hand; asked before any
+            data is read.
     """
 
     counts: Callable[[Any, Any], Sequence[float]]
     value: Callable[[Sums], Sums]
+    needs: Callable[[], None] | None = None
 
     def __call__(self, answers: Answers) -> float:
         import numpy as np
@@ -130,9 +133,12 @@ class Problem:
             counted and is kept as text. None if reading takes the tokenizer (labels: see `generate`).
         styles: what `method.formulation.answers` may be, the usual one first.
         room: tokens that a written answer may take, where it is no label.
+        pool: what several sampled answers to one row say together, of each what `parse` made of it (None: invalid);
+            None of the kind if that is no question.
         by_label: (target, prediction) -> label -> (right, answered, true) of one row, for precision, recall and F1 by
             label in the report; None if that is no question, or told from single labels.
         show: target or prediction -> a few words for a reader.
+        cell: prediction -> what stands in a table of answers; `show`, unless it says more.
     """
 
     name: str
@@ -147,5 +153,7 @@ class Problem:
     parse: Callable[[str, TaskData, str], Any] | None = None
     styles: tuple[str, ...] = ("words",)
     room: int = 8
+    pool: Callable[[Sequence[Any]], Any] | None = None
     by_label: Callable[[Any, Any], Mapping[str, tuple[int, int, int]]] | None = None
     show: Callable[[Any], str] = str
+    cell: Callable[[Any], str] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,13 @@ def write(target: Any, data: TaskData, style: str) -> str:
     return data.label_words.get(str(target), str(target))
 
 
+def pool(parsed: Sequence[Any]) -> str | None:
+    """The label of most samples (self-consistency; Wang et al., ICLR 2023), of several the one that was drawn first.
+    Invalid samples have no vote."""
+    votes = Counter(label for label in parsed if label is not None)
+    return max(votes, key=votes.__getitem__, default=None)
+
+
 PROBLEM = Problem(
     "classification",
     metrics={
@@ -108,4 +116,5 @@ PROBLEM = Problem(
     labels_of=lambda target: (str(target),),
     write=write,
     styles=("words", "digits"),
+    pool=pool,
 )

@@ -117,4 +117,5 @@ PROBLEM = Problem(
     labels_of=lambda target: (entity.type for entity in entities(target)),
     by_label=by_label,
     show=show,
+    cell=" ".join,
 )
