@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -99,8 +100,10 @@ def letter(index: int) -> str:
 
 
 def without_names(pair: Pair) -> str:
-    """A reason, whichever network it was given for."""
-    return pair.detail.replace(f"model=tiny-{pair.architecture}", "the model").replace(f"`{pair.architecture}`", "such")
+    """A reason, whichever network and type of peft it was given for."""
+    found = re.search(r"method\.tuner\.type=(\w+)", pair.detail)
+    reason = re.sub(rf"\b{found[1]}\b", "TYPE", pair.detail) if found else pair.detail
+    return reason.replace(f"model=tiny-{pair.architecture}", "the model").replace(f"`{pair.architecture}`", "such")
 
 
 HEAD = """\

@@ -145,10 +145,23 @@ def test_what_does_not_exist_or_does_not_fit_is_said_early(kind: str, options: d
     ],
 )
 def test_what_peft_refuses_is_passed_on_in_one_message(kind: str, options: dict, words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        tuner_of(kind, **options).build(tiny_backbone("bert"), CONTEXT)
-    with pytest.raises(UsageError, match=r"LOHA on model=tiny-gpt2: peft .*Conv1D"):
-        tuner_of("LOHA").build(tiny_backbone("gpt2"), CONTEXT)
+    for ask in (tuner_of(kind, **options).check, tuner_of(kind, **options).build):
+        with pytest.raises(UsageError, match=words):
+            ask(tiny_backbone("bert"), CONTEXT)
+
+
+@pytest.mark.parametrize("kind", ["LOHA", "LOKR", "BOFT", "OFT", "ROAD", "LILY"])
+def test_matrices_stored_the_other_way_round_are_refused_with_the_reason(kind: str) -> None:
+    with pytest.raises(UsageError, match=rf"{kind} on model=tiny-gpt2: .*transposed.*Conv1D.* such as LORA"):
+        tuner_of(kind).check(tiny_backbone("gpt2"), CONTEXT)
+
+
+@pytest.mark.parametrize("kind", ["LORA", "BOFT", "SHIRA", "UNILORA"])
+def test_a_start_that_reads_weights_is_no_refusal_before_there_are_any(kind: str) -> None:
+    from peftbench.conformance.architectures import architectures
+    from peftbench.models.outline import outline
+
+    tuner_of(kind).check(outline(architectures()["bert"], "features"), CONTEXT)
 
 
 def test_pissa_starts_at_the_base_and_does_not_claim_to_give_it_back() -> None:

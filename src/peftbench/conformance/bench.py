@@ -147,9 +147,10 @@ class Bench:
                 module.p = 0.0  # chance would hide what the checks look for
         return learner
 
+    @cached_property
     def bare(self) -> Learner:
-        """The frozen backbone under the same head."""
-        return self.learner(FrozenTuner(HeadOnlyOptions(name="head_only")))
+        """The frozen backbone under the same head, in eval mode. Checks leave it as it is."""
+        return self.learner(FrozenTuner(HeadOnlyOptions(name="head_only"))).eval()
 
     def full(self) -> Learner:
         """Full fine-tuning of the same backbone."""

@@ -126,7 +126,7 @@ def count(bench: Bench) -> Verdict:
     learner = bench.start[0]
     found = sum(p.numel() for params in tuner_groups(learner).values() for p in params)
     # A tuner that is asked again after `build` may look at a changed network, so a fresh pair is asked first.
-    fresh = bench.bare()
+    fresh = bench.bare
     expected = bench.new_tuner().expected_parameters(fresh.backbone, learner.context)
     if expected is None:
         return not_claimed(f"no formula; {found:,} parameters")
@@ -144,7 +144,7 @@ def identity(bench: Bench) -> Verdict:
     claim = learner.tuner.identity_at_start
     if claim is None:
         return not_claimed("identity_at_start is None")
-    other = bench.bare() if claim == "base" else bench.learner(prompt_tuning_like(learner.tuner.cfg))
+    other = bench.bare if claim == "base" else bench.learner(prompt_tuning_like(learner.tuner.cfg))
     items = learner.encode(bench.task.train)[:BATCH]
     gap, where = difference(one_by_one(learner, items), one_by_one(other.eval(), items))
     words = "the bare backbone" if claim == "base" else "prompt tuning with the same prompt"
@@ -162,7 +162,7 @@ def prompt_tuning_like(cfg: Any) -> PromptTuningTuner:
 def padding(bench: Bench) -> Verdict:
     """An item's logits depend neither on the padding of its batch nor on what else is in it."""
     learner = bench.trained
-    items = learner.encode(bench.task.train)
+    items = learner.encode(bench.task.train)[:BATCH]  # the shortest and the longest among them
     alone = one_by_one(learner, items)
     together = logits(learner, items)
     gap, where = difference(together, alone)
@@ -184,8 +184,8 @@ def disabling(bench: Bench) -> Verdict:
     switch = learner.tuner.disabled(learner.model)
     if switch is None:
         return not_claimed("no switch (`disabled` returns None)")
-    items = learner.encode(bench.task.train)[:BATCH]
-    base = one_by_one(learner, items, model=bench.bare().eval().model, virtual_tokens=0)
+    items = learner.encode(bench.task.train)[: BATCH // 2]
+    base = one_by_one(learner, items, model=bench.bare.model, virtual_tokens=0)
     with switch:
         off = one_by_one(learner, items, virtual_tokens=0)
     gap, where = difference(off, base)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from peftbench.conformance.architectures import architectures
 from peftbench.conformance.bench import Bench, Case
@@ -12,6 +13,7 @@ from peftbench.conformance.checks import CHECKS
 from peftbench.conformance.subject import Subject
 from peftbench.conformance.suite import careful, in_words
 from peftbench.errors import UsageError
+from peftbench.models.base import Backbone, Purpose
 from peftbench.models.outline import outline
 
 METHODS = (
@@ -92,9 +94,15 @@ def refusal(bench: Bench) -> str:
     if case.family not in tuner.families:
         why = f": {tuner.why_families}" if tuner.why_families else ""
         return f"it is made for {' and '.join(sorted(tuner.families))} networks{why}"
-    assert case.config is not None
     try:
-        tuner.check(outline(case.config, "features" if case.formulation == "head" else "lm"), bench.context)
+        tuner.check(outlined(case, "features" if case.formulation == "head" else "lm"), bench.context)
     except UsageError as error:
         return str(error)
     return ""
+
+
+@cache
+def outlined(case: Case, purpose: Purpose) -> Backbone:
+    """The network of a case without weights. No tuner's `check` changes it."""
+    assert case.config is not None
+    return outline(case.config, purpose)

@@ -114,6 +114,9 @@ class MoeTuner(Tuner):
     counted: int | None = None
     cfg: MoeOptions
 
+    def check(self, backbone: Backbone, context: TunerContext) -> None:
+        self._matrices(backbone)
+
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         self.counted = self._count(backbone, context)
         model = backbone.model.requires_grad_(self.cfg.expert == "full")
@@ -147,10 +150,12 @@ class MoeTuner(Tuner):
         blocks = anatomy_of(backbone.model).blocks()
         names = [p.name for block in blocks for p in block.feed_forward.projections().values()]
         plain = all(isinstance(backbone.model.get_submodule(name), nn.Linear) for name in names)
-        if not names or not plain or any(block.passes > 1 for block in blocks):
+        shared = any(block.passes > 1 for block in blocks)
+        if shared or not names or not plain:
+            reason = "the layers share one feed-forward" if shared else "no block has a feed-forward of linear maps"
             raise UsageError(
-                f"method.tuner=moe: model={backbone.name} has no feed-forward of linear maps in each block, so "
-                "there is nothing to copy by domain."
+                f"method.tuner=moe: in model={backbone.name} {reason}, and each layer's own is copied by domain. "
+                "Choose another model."
             )
         return list(dict.fromkeys(names))
 

@@ -6,13 +6,16 @@ peft knows none for the architecture, and to know the formula of the trainable n
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import peft
+import torch
 from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lokr.layer import factorization
@@ -46,6 +49,9 @@ OURS = {field.name for field in dataclasses.fields(PeftConfig)} | {"modules_to_s
 
 SIZE = {"FOURIERFT": "n_frequency", **dict.fromkeys(("DELORA", "HIRA", "LOHA", "LORA", "VERA"), "r")}
 """The option that `method.budget` sets, where any whole number will do and the size grows with it."""
+
+REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, KeyError)
+"""What peft raises for a type that it cannot put into a network."""
 
 MOVES_WEIGHTS = {"pissa", "olora", "corda", "lora_ga"}
 """LoRA initialisations that move a part of the frozen matrix into the adapter: with the adapter switched off, the rest
@@ -98,11 +104,22 @@ class PeftTypeTuner(PeftTuner):
             count_real_positions(backbone.model)
         try:
             return wrap(backbone, config, context.seed)
-        except (ValueError, TypeError, NotImplementedError, AttributeError, KeyError) as error:
-            raise UsageError(
-                f"method.tuner.type={self.kind} on model={backbone.name}: peft {peft.__version__} refuses it: "
-                f"{str(error).rstrip('. ')}. Change method.tuner.options, or choose another type or model."
-            ) from error
+        except REFUSALS as error:
+            raise self.refused(backbone, error) from error
+
+    def refused(self, backbone: Backbone, error: Exception) -> UsageError:
+        """What peft says of a type on a network, and the way out."""
+        pair, version = f"method.tuner.type={self.kind} on model={backbone.name}", f"peft {peft.__version__}"
+        if Conv1D.__name__ in str(error):
+            return UsageError(
+                f"{pair}: the network's matrices are stored transposed, (in, out) in a `{Conv1D.__name__}`, and "
+                f"{version} computes {self.kind} from matrices (out, in) alone. Use a type that it computes for both, "
+                "such as LORA, IA3, VERA or FOURIERFT, or choose another model."
+            )
+        return UsageError(
+            f"{pair}: {version} refuses it: {str(error).rstrip('. ')}. Change method.tuner.options, or choose another "
+            "type or model."
+        )
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> PeftConfig:
         """peft's own config: the options, and what is left to us where they do not say.
@@ -139,8 +156,20 @@ class PeftTypeTuner(PeftTuner):
         return {**found, "target_modules": unmistakable(backbone.model, in_layers(backbone, cfg.layers, names))}
 
     def check(self, backbone: Backbone, context: TunerContext) -> None:
-        if self.kind != "TRAINABLE_TOKENS":
-            self.peft_config(backbone, context)
+        """Has peft put the adapter into a copy of the outline: it knows best what it refuses."""
+        if self.kind == "TRAINABLE_TOKENS" and not self.cfg.options.get("token_indices"):
+            return  # which they are is the tokenizer's word
+        config = self.peft_config(backbone, context)
+        copied = dataclasses.replace(backbone, model=copy.deepcopy(backbone.model))
+        try:
+            with torch.device("meta"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `build` gives them again
+                wrap(copied, config, context.seed)
+        except REFUSALS as error:
+            if "meta" not in str(error).lower():
+                raise self.refused(backbone, error) from error
+        except RuntimeError:
+            pass  # as with a `meta` above: the adapter starts from values of the weights, and here are none
 
     def with_knob(self, cfg: PeftTypeOptions, value: int) -> PeftTypeOptions:
         return dataclasses.replace(cfg, options={**cfg.options, SIZE[self.kind]: value})
@@ -233,13 +262,16 @@ def default_targets(kind: str, backbone: Backbone) -> dict[str, Any]:
     """`target_modules` (and what goes with them): peft's for the architecture or for its kin; failing that, the norms
     for LN_TUNING, keys, values and the feed-forward's last matrix for (IA)3, none for types that find their place
     themselves, and queries and values for the rest."""
+    if kind in ("TRAINABLE_TOKENS", "ADAPTION_PROMPT"):
+        return {}
     usual = usual_targets(kind)
     kin = usual_of(backbone, usual)
-    if kin == backbone.model.config.model_type or kind in ("TRAINABLE_TOKENS", "ADAPTION_PROMPT"):
-        return {}
     if kin is not None and isinstance(usual[kin], list) and all(names_a_module(backbone, name) for name in usual[kin]):
+        # said to peft even where it knows them: it forgets them for LORA in a mixture of experts
         extra = {"feedforward_modules": usual_feedforward()[kin]} if kind == "IA3" else {}
         return {"target_modules": list(usual[kin]), **extra}
+    if kin == backbone.model.config.model_type:
+        return {}
     if kind == "LN_TUNING":
         return {"target_modules": short_names(backbone, norms_of(backbone.model))}
     if kind == "IA3":
