@@ -1,4 +1,4 @@
-"""A run is named by what it uses: recorded ids of 200 commands, new knobs, defaults, releases, results versions."""
+"""A run is named by what it uses: recorded ids of 206 commands, new knobs, defaults, releases, results versions."""
 
 import dataclasses
 import json
@@ -19,6 +19,10 @@ from peftbench.records import ids
 
 RECORDED = Path(__file__).with_name("recorded_ids.json")
 """Command -> id, with a data and a draw hash that stand for all. Made by `python tests/records/test_identity.py`."""
+ADAPTED = ("absa", "masakhaner task.lang=swa", "afrisenti task.lang=swa", "sib200 task.lang=swa",
+           "file task.path=tickets.csv task.text=body task.label=queue",
+           "hf task.path=ORG/NAME task.text=body task.label=queue")  # fmt: skip
+"""A task of every adapter that has keys of its own; masakhanews is among the others."""
 METHODS = sorted(p.stem for p in (Path(schema.__file__).parents[1] / "conf" / "method").glob("*.yaml"))
 FLOORS = ("majority", "tfidf_lr")
 EACH_KIND = (*FLOORS, "frozen_lr", "lora", "dept", "pet", "list", "pcp", "kpt", "vera")
@@ -41,7 +45,8 @@ def commands() -> list[str]:
 
 
 def chosen() -> list[str]:
-    """200 of them: every method on every kind of tiny backbone that it fits, and knobs of the other sections."""
+    """206 of them: every method on every kind of tiny backbone that it fits, and knobs of the other sections; every
+    adapter with keys of its own."""
     whole = [m for m in METHODS if m not in ("file", "peft")]
     encoders = [f"method={m} model=tiny-bert task=demo_news shots={k}" for m in whole for k in (2, 5, 20)]
     causal = [f"method={m} model=tiny-gpt2 task=masakhanews task.lang=swa" for m in ("dept", "lora", "full", "bitfit")]
@@ -51,7 +56,8 @@ def chosen() -> list[str]:
     more = [f"method={m} model=tiny-bert task=demo_news {k}" for m in ("full", "majority", "pet", "frozen_lr", "list",
             "lm_bff", "head_only") for k in knobs]  # fmt: skip
     searches = [f"method={m} model=tiny-bert search=tpe search.trials={n}" for m in ("lora", "pet") for n in (3, 4)]
-    return [*searches, *causal, *more, *encoders][:200]
+    adapted = [f"method=lora model=tiny-bert task={task}" for task in ADAPTED]
+    return [*searches, *causal, *more, *encoders][:200] + adapted
 
 
 def basis(cfg: RunConfig) -> dict[str, Any]:
@@ -83,8 +89,14 @@ def fresh(monkeypatch):
 def test_ids_are_those_that_were_recorded():
     """A number that changed on purpose raises its component's `results_version`; then record anew."""
     recorded = json.loads(RECORDED.read_text())
-    assert len(recorded) == 200
+    assert len(recorded) == 206
     assert names() == recorded
+
+
+def test_every_adapter_with_keys_of_its_own_is_among_them():
+    own = {n for n in registry.built_in("adapter") if sections.dataclass_of(f"task {n}") is not schema.TaskConfig}
+    assert own == {config(command).task.adapter for command in commands()} - {"demo_news"}
+    assert own == {sort.removeprefix("task ") for sort in ids.first_keys() if sort.startswith("task ")}
 
 
 def with_knob(value: Any, kind: type, knob: Any) -> Any:

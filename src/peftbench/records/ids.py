@@ -229,7 +229,7 @@ def without_neutral(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trimmed(section: dict[str, Any], sort: str) -> dict[str, Any]:
-    later = section.keys() - first_keys().get(sort, frozenset())
+    later = section.keys() - first_keys_of(sort)
     if not later:
         return section
     defaults = neutral(sort)
@@ -240,14 +240,21 @@ def _section_class(path: str, section: Mapping[str, Any]) -> str:
     """What tells the keys of a section: its path, with the choice where that decides them."""
     if path in ("method.tuner", "method.formulation"):
         return f"{path} {section.get('name')}"
-    if path == "task" and f"task {section.get('adapter')}" in first_keys():
+    if path == "task":
         return f"task {section.get('adapter')}"
     return path
 
 
+def first_keys_of(sort: str) -> frozenset[str]:
+    """Of one section; a task's by its adapter, where that has declared keys of its own."""
+    known = first_keys()
+    return known.get(sort) or known.get("task" if sort.startswith("task ") else sort, frozenset())
+
+
 @cache
 def first_keys() -> dict[str, frozenset[str]]:
-    """The keys of every section when names were last made from all of them (0.1.0). They always count where used."""
+    """The keys of every section when names were last made from all of them (0.1.0; an adapter's own, when it came).
+    They always count where used."""
     path = Path(__file__).with_name("first_keys.json")
     return {sort: frozenset(keys) for sort, keys in json.loads(path.read_text(encoding="utf-8")).items()}
 
