@@ -160,7 +160,7 @@ def test_the_formulations_are_declared_without_torch_and_found_by_name() -> None
 def test_cloze_chooses_its_own_variant(family: str, changes: dict, name: str) -> None:
     from peftbench.formulations.cloze import ClozeConfig, variant
 
-    assert variant(ClozeConfig("cloze", **changes), family).endswith(f":{name}")
+    assert variant(ClozeConfig("cloze", **changes), family, "classification").endswith(f":{name}")
 
 
 ADAPTER = """

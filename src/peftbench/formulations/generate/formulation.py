@@ -218,7 +218,7 @@ class GenerateFormulation(TextFormulation):
     def _check_pooled(self) -> None:
         key = f"method.formulation.samples={self.how.samples}"
         if not self.how.sample:
-            raise UsageError(f"{key}: the likeliest answer is the same each time. Set method.formulation.sample=true.")
+            raise UsageError(f"{key}: the likeliest answer is the same each time. Set sample=true, too.")
         if self.task.kind.pool is None:
             able = ", ".join(name for name, other in kinds().items() if other.pool)
             raise UsageError(f"{key}: several {self.task.problem} answers do not make one. Those of these do: {able}.")
