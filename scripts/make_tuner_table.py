@@ -28,6 +28,7 @@ from peftbench.conformance.subject import FAMILIES, find_subject
 from peftbench.conformance.suite import Finding, cases_of, judge
 from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
+from peftbench.formulations.declared import declaration
 from peftbench.models import load_backbone
 from peftbench.tuners import build_tuner
 from peftbench.tuners.base import TunerContext
@@ -83,16 +84,18 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def is_posed(cfg: FormulationConfig, family: str) -> bool:
-    """Whether a formulation fits the family; `features` fits each."""
+    """Whether a formulation fits the family, with some kind of targets; `features` fits each."""
+    problems = declaration(cfg.name).problems
+    problem = DATA.problem if DATA.problem in problems else min(problems)
     try:
-        return cfg.name == "features" or bool(formulation_class(cfg, family, 8, DATA.problem))
+        return cfg.name == "features" or bool(formulation_class(cfg, family, 8, problem))
     except UsageError:
         return False
 
 
 def is_judged(name: str) -> bool:
     """Whether the suite, which poses tasks with a head or as generation, judges the method and not only its tuner."""
-    return compose([f"method={name}"]).method.formulation.name not in ("cloze", "embed")
+    return compose([f"method={name}"]).method.formulation.name not in ("cloze", "embed", "possibilities")
 
 
 def row(name: str, known: dict[str, Any], paper: str, findings: list[Finding]) -> str:

@@ -6,17 +6,19 @@ import itertools
 import json
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peftbench.errors import UsageError
-from peftbench.statistics.scorers import Items, scorer
+from peftbench.statistics.scorers import Items, Resamples, scorer
 from peftbench.tasks import load_task
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.tasks.metrics import check_metrics, score
 from peftbench.tasks.problems import kind
 from peftbench.tasks.problems.answers import exact, reached
+from peftbench.tasks.problems.base import Answers
 from peftbench.tasks.protoqa import as_statement
 from peftbench.tasks.wordnet import Matcher, cuts
 
@@ -265,3 +267,50 @@ def test_every_gold_list_comes_back(task_config, real_data):
         wanted = tuple(answers[0].rstrip(". ") for _, answers in row.target)
         assert ANSWERS.parse(ANSWERS.write(row.target, data, "words"), data, "words") == wanted
         assert ANSWERS.parse(ANSWERS.write(row.target, data, "paper"), data, "paper") == wanted[:1]
+
+
+REPLIES = [("I like tea.", "i like, tea"), ("Tea", "I like it"), None]
+
+
+def test_diversity_by_hand():
+    """Words 1: i like tea | i like tea | (one word) | i like it; pairs: i_like like_tea | i_like | i_like like_it."""
+    distinct = {n: ANSWERS.metrics[f"distinct_{n}"] for n in (1, 2)}
+    given_answers = Answers([TEN] * 3, REPLIES)
+    assert distinct[1](given_answers) == pytest.approx(4 / 9)
+    assert distinct[2](given_answers) == pytest.approx(3 / 5)
+    assert ANSWERS.metrics["distinct_answers"](Answers([TEN] * 2, [("a", "A ", "b"), ("c",)])) == pytest.approx(3 / 4)
+    target = ((1, ("i like tea",)), (1, ("no way",)))
+    closest = ANSWERS.metrics["f1_closest"](Answers([target] * 2, [("I like it", "no"), None]))
+    assert closest == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+
+def test_diversity_of_resampled_rows_is_that_of_the_rows():
+    draws = random.Random(3)
+    answers = [
+        [tuple(" ".join(draws.choices(list("abcdef"), k=4)) for _ in range(2)) for _ in range(8)] for _ in range(2)
+    ]
+    items = Items(tuple([TEN] * 8), problem="answers")
+    metric, (mine, others) = ANSWERS.metrics["distinct_2"], (scorer("distinct_2", items, a) for a in answers)
+    assert mine.score() == pytest.approx(100 * metric(Answers([], answers[0])))
+    chosen = np.array([[0, 0, 1, 2, 3, 3, 3, 5], [7, 6, 5, 4, 3, 2, 1, 0]])
+    again = [100 * metric(Answers([], [answers[0][i] for i in row])) for row in chosen]
+    assert mine.resampled(Resamples(chosen)) == pytest.approx(again)
+    swap = np.array([[True] * 8, [False] * 7 + [True]])
+    exchanged = [answers[1], answers[0][:7] + answers[1][7:]]
+    assert mine.swapped(others, swap)[0] == pytest.approx([100 * metric(Answers([], a)) for a in exchanged])
+    back = [answers[0], answers[1][:7] + answers[0][7:]]
+    assert mine.swapped(others, swap)[1] == pytest.approx([100 * metric(Answers([], a)) for a in back])
+
+
+@pytest.mark.data
+def test_the_published_replies_of_possibility_exploration(task_config, real_data):
+    data = load_task(task_config("dialogues"), real_data)
+    assert (len(data.train), len(data.test)) == (1000, 300)
+    assert {len(row.target) for row in (*data.train, *data.test)} == {10}
+    file = real_data / "more/dialogue/possibility_exploration/sample_output.jsonl"
+    replies = [tuple(json.loads(line)["preds"]) for line in file.open(encoding="utf-8")]
+    words = [len(reply.split()) for row in replies for reply in row]
+    assert sum(words) / len(words) == pytest.approx(17.98, abs=0.005)
+    scores = score(data, data.test, replies)
+    assert scores["distinct_answers"] == 100
+    assert 0 < scores["distinct_1"] < scores["distinct_2"] < 100

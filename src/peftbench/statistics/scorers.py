@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.problems import kind
-from peftbench.tasks.problems.base import Answers, BatchMetric, GroupMetric, SumMetric, ratio
+from peftbench.tasks.problems.base import Answers, BatchMetric, GroupMetric, SumMetric, UniqueMetric, ratio
 
 Floats = NDArray[np.floating]
 _CHUNK = 8_000_000
@@ -135,6 +135,51 @@ class BatchScorer:
         return 100 * mine, 100 * others
 
 
+@dataclass(frozen=True)
+class UniqueScorer:
+    """A `UniqueMetric`.
+
+    Attributes:
+        things: what the answers of each unit hold.
+    """
+
+    things: tuple[tuple[Hashable, ...], ...]
+
+    def score(self) -> float:
+        return 100 * float(self._share(np.ones((1, len(self.things)), np.float32), *self._counted(self.things))[0])
+
+    def resampled(self, resamples: Resamples) -> Floats:
+        return 100 * self._share(resamples.counts, *self._counted(self.things))
+
+    def swapped(self, other: UniqueScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        counted = self._counted(self.things + other.things)
+        both = (np.hstack([~swap, swap]), np.hstack([swap, ~swap]))
+        mine, others = (100 * self._share(chosen.astype(np.float32), *counted) for chosen in both)
+        return mine, others
+
+    @staticmethod
+    def _counted(things: Sequence[Sequence[Hashable]]) -> tuple[Any, Floats]:
+        """[units, different things] how often each is there (sparse), and [units] how many there are."""
+        from scipy.sparse import csr_matrix
+
+        numbers: dict[Hashable, int] = {}
+        columns = [numbers.setdefault(thing, len(numbers)) for unit in things for thing in unit]
+        sizes = np.array([len(unit) for unit in things], dtype=np.float64)
+        starts = np.concatenate([[0], sizes.cumsum()]).astype(int)
+        ones = np.ones(len(columns), np.float32)
+        return csr_matrix((ones, columns, starts), shape=(len(things), len(numbers))), sizes
+
+    @staticmethod
+    def _share(weights: Floats, counts: Any, sizes: Floats) -> Floats:
+        """[samples] of [samples, units]: how often each unit is counted."""
+        from scipy.sparse import csr_matrix
+
+        rows = max(1, _CHUNK // max(1, counts.shape[1]))
+        blocks = [weights[start : start + rows] for start in range(0, len(weights), rows)]
+        different = np.concatenate([np.diff((csr_matrix(block) @ counts).indptr) for block in blocks])
+        return different / np.maximum(weights @ sizes, 1)
+
+
 def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
     """The scorer of one run.
 
@@ -156,6 +201,11 @@ def scorer(metric: str, items: Items, predictions: Sequence[Any]) -> Scorer:
         return _of_sums(declared, items, predictions)
     if isinstance(declared, BatchMetric):
         return _of_columns(metric, declared, items, predictions)
+    if isinstance(declared, UniqueMetric):
+        held: list[list[Hashable]] = [[] for _ in range(int(items.units().max()) + 1)]
+        for unit, prediction in zip(items.units(), predictions, strict=True):
+            held[unit] += declared.things(prediction)
+        return UniqueScorer(tuple(map(tuple, held)))
     if isinstance(declared, GroupMetric):
         answers = Answers(items.targets, predictions, groups=items.groups or ())
         values = declared.of_groups(answers).astype(np.float32)

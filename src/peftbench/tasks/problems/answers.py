@@ -9,6 +9,13 @@ themselves could reach under the same limit.
 - `max_incorrect_K`: those until the K-th that is in no cluster. Another answer of a cluster that is taken already is
   not wrong, and adds nothing.
 
+Of answers that should differ (several replies to one conversation):
+
+- `distinct_N`: different N-grams as a share of all, over all answers of all rows (Li et al., NAACL 2016).
+- `distinct_answers`: different answers of a row, as a share of those that it was given.
+- `f1_closest`: word F1 of an answer with the nearest one of the target, the mean over answers. Ours: answers that share
+  nothing with any known one are various, too.
+
 An answer is in a cluster if it is one of its answers, in lower case and by the first 50 characters; under the names
 that end in `_wordnet` if it means the same as one of them (`peftbench.tasks.wordnet`).
 """
@@ -16,10 +23,11 @@ that end in `_wordnet` if it means the same as one of them (`peftbench.tasks.wor
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.tasks.problems.base import Problem, SumMetric, ratio
+from peftbench.tasks.problems.base import Problem, SumMetric, UniqueMetric, ratio
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import TaskData
@@ -31,6 +39,7 @@ LONGEST = 50
 """Characters of an answer that are compared."""
 ANSWERS, INCORRECT = (1, 3, 5, 10), (1, 3, 5)
 _NUMBER = re.compile(r"(?:^|(?<=\s))(\d+)\s?[.)](?=\s|$)")
+_TOKEN = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]+")
 _SENTENCE = re.compile(r"[.!?]\s+(?=[A-Z])")
 
 
@@ -91,6 +100,34 @@ def _metrics(match: Match, ending: str = "") -> dict[str, SumMetric]:
     return made | {f"max_incorrect_{k}{ending}": _metric(match, incorrect=k) for k in INCORRECT}
 
 
+def grams(prediction: Any, n: int) -> list[tuple[str, ...]]:
+    """The N-grams of each answer, in lower case. Words are runs of letters and digits, with apostrophes inside (ours:
+    the authors of Possibility Exploration split as NLTK does); none touches punctuation, and an answer of one word has
+    none."""
+    found = []
+    for answer in prediction or ():
+        tokens = _TOKEN.findall(answer.lower())
+        runs = zip(*(tokens[start:] for start in range(n)), strict=False) if len(tokens) > 1 else ()
+        found += [run for run in runs if all(token[0].isalnum() or token[0] == "_" for token in run)]
+    return found
+
+
+def _closest(target: Any, prediction: Any) -> tuple[float, int]:
+    """F1 added up, and answers; an invalid prediction is one that shares nothing."""
+    known = [Counter(_TOKEN.findall(answer.lower())) for _, answers in target for answer in answers]
+    given = [Counter(_TOKEN.findall(answer.lower())) for answer in prediction or ()]
+    return sum(max(_f1(words, other) for other in known) for words in given), max(len(given), 1)
+
+
+def _f1(first: Counter[str], second: Counter[str]) -> float:
+    both, either = sum((first & second).values()), sum(first.values()) + sum(second.values())
+    return 2 * both / max(either, 1)
+
+
+def _different(target: Any, prediction: Any) -> tuple[int, int]:
+    return len({plain(answer) for answer in prediction or ()}), len(prediction or ())
+
+
 def write(target: Any, data: TaskData, style: str) -> str:
     """`words`: the answers, one of each cluster, as a numbered list. `paper`: the first alone, as the language model of
     ProtoQA's authors writes them. Without the full stop at an answer's end."""
@@ -132,10 +169,16 @@ def show(value: Any) -> str:
 
 
 _EXACT = _metrics(exact)
+_DIVERSITY = {
+    "f1_closest": SumMetric(_closest, ratio),
+    "distinct_1": UniqueMetric(lambda prediction: grams(prediction, 1)),
+    "distinct_2": UniqueMetric(lambda prediction: grams(prediction, 2)),
+    "distinct_answers": SumMetric(_different, ratio),
+}
 
 PROBLEM = Problem(
     "answers",
-    metrics={**_EXACT, **_metrics(by_wordnet, "_wordnet")},
+    metrics={**_EXACT, **_metrics(by_wordnet, "_wordnet"), **_DIVERSITY},
     usual=tuple(_EXACT),
     mark="clusters",
     write=write,

@@ -100,6 +100,22 @@ class GroupMetric:
         return float(self.of_groups(answers).mean())
 
 
+@dataclass(frozen=True)
+class UniqueMetric:
+    """How many of the things that all predictions hold are different, as a share of all; 0 where there are none. It
+    falls as rows are added.
+
+    Attributes:
+        things: prediction, None if invalid -> what it holds.
+    """
+
+    things: Callable[[Any], Sequence[Hashable]]
+
+    def __call__(self, answers: Answers) -> float:
+        held = [thing for prediction in answers.predictions for thing in self.things(prediction)]
+        return len(set(held)) / max(len(held), 1)
+
+
 def ratio(sums: Sums) -> Sums:
     """The first sum as a share of the second; 0 where there is nothing to share."""
     import numpy as np
