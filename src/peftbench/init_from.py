@@ -9,10 +9,9 @@ from pathlib import Path
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
-from peftbench.inputs import data_dir
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.tasks import load_task
+from peftbench.tasks import data_dir, load_task
 from peftbench.tasks.base import Row, text_key
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.config import compose
@@ -18,7 +16,8 @@ from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
 from peftbench.records.ids import Spelled, run_id, versions
 from peftbench.records.store import Store
-from peftbench.tasks import TaskData, load_task
+from peftbench.stages import stages_of
+from peftbench.tasks import TaskData, data_dir, load_task
 from peftbench.tasks.base import Row
 from peftbench.tasks.protocols import Draw, draw
 from peftbench.tasks.protocols.draw import data_seed_of
@@ -105,8 +104,16 @@ class InputCache:
         return data_key, (*data_key, self._section(cfg.protocol)[1], cfg.shots, seed)
 
     def contents(self, cfg: RunConfig) -> dict[str, str]:
-        """`contents`, looked up once for the runs that share a model and a formulation."""
-        key = (id(cfg.model), id(cfg.method.formulation), cfg.method.needs_model, cfg.method.init_from, cfg.out_dir)
+        """`contents`, looked up once for the runs that share a model, a formulation and what stages read besides."""
+        key: Key = (
+            id(cfg.model),
+            id(cfg.method.formulation),
+            cfg.method.needs_model,
+            cfg.method.init_from,
+            cfg.out_dir,
+        )
+        if reads_more(cfg):
+            key = (*key, id(cfg.method), *self.data_key(cfg))
         if key not in self._contents:
             self._contents[key] = (cfg, contents(cfg))  # holding the sections keeps their ids from being given again
         return self._contents[key][1]
@@ -144,7 +151,7 @@ def _recall(store: OrderedDict[Key, T | UsageError], key: Key, limit: int, make:
 
 def contents(cfg: RunConfig) -> dict[str, str]:
     """The weights that a run starts from, by content: its `model`'s, the adapter's of `init_from`, and those of the
-    encoder that chooses `demonstrations`.
+    encoder that chooses `demonstrations`; and what its stages read besides (`Stage.contents`).
 
     Raises:
         UsageError: one of them cannot be found.
@@ -156,7 +163,14 @@ def contents(cfg: RunConfig) -> dict[str, str]:
         found["init_from"] = adapter_content(Store(cfg.out_dir), cfg.method.init_from)
     if (encoder := cfg.method.formulation.second_model()) is not None:
         found["demonstrations"] = content_id(compose([f"model={encoder}"]).model)
+    for stage in stages_of(cfg.method.stages):
+        found |= stage.contents_of(cfg, data_dir(cfg))
     return found
+
+
+def reads_more(cfg: RunConfig) -> bool:
+    """Whether a stage reads something besides the draw and the backbone."""
+    return any(stage.contents is not None for stage in stages_of(cfg.method.stages))
 
 
 def adapter_content(store: Store, run: str) -> str:
@@ -169,12 +183,6 @@ def adapter_content(store: Store, run: str) -> str:
         raise UsageError(f"method.init_from={run}: is no id of a run. `peftbench ls runs` lists them.")
     files = sorted((store.folder(run) / "adapter").glob("*.safetensors"))
     return f"sha256:{content_hash(files)}" if files else "absent"
-
-
-def data_dir(cfg: RunConfig) -> Path | None:
-    """Where real data sets lie: the config's `data_dir`, else the environment's, else nowhere."""
-    folder = cfg.data_dir or os.environ.get("PEFTBENCH_DATA")
-    return Path(folder).expanduser() if folder else None
 
 
 def without_test_labels(data: TaskData, drawn: Draw) -> tuple[TaskData, Draw]:

@@ -52,6 +52,7 @@ BEHIND = [
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
     (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),
+    (registry.get("stage", "language_adapters").options, "method/madx", "language_adapters"),
 ]
 
 

@@ -105,7 +105,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_head(tiny: Path, monkey
 
     def train(out: str) -> dict[str, torch.Tensor]:
         options = {"out": tiny / out, "steps": 6, "batch": 4, "rank": 2, "lr": 1e-2, "seed": 1, "device": "cpu"}
-        args = SimpleNamespace(**options, checkpoint_every=2)
+        args = SimpleNamespace(**options, checkpoint_every=2, begin=1, seen_only=False)
         args.out.mkdir(exist_ok=True)
         torch.manual_seed(args.seed)
         model = trainer.build(tiny / "encoder", rows, args.rank)
@@ -139,3 +139,18 @@ def test_special_tokens_are_never_masked(tiny: Path) -> None:
     assert 0.4 < places[:, [1, 2, 4]].float().mean() < 0.6
     assert (ids[places] == TOKENIZER.mask_token_id).all()
     assert torch.equal(ids[~places], rows[~places])
+    _, later = trainer.masked_batch(rows, 0.5, TOKENIZER, torch.Generator().manual_seed(0), begin=2)
+    assert not later[:, :2].any()
+
+
+def test_without_lora_the_encoder_stays_as_it_is_and_the_tokens_of_the_text_are_scored_alone(tiny: Path) -> None:
+    trainer = script("train_mlm_head")
+    rows = torch.randint(5, 20, (8, trainer.LENGTH), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    model = trainer.build(tiny / "encoder", rows, 0)
+    trained = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(name.startswith("cls.predictions.") and "decoder.weight" not in name for name in trained)
+    ids, places = trainer.masked_batch(rows.long(), 0.2, TOKENIZER, torch.Generator().manual_seed(0))
+    tokens = rows.unique().long()
+    whole = trainer.logits_at(model, ids, places)
+    assert torch.allclose(trainer.logits_at(model, ids, places, tokens), whole[:, tokens], atol=1e-6)

@@ -10,7 +10,7 @@ from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
 
 WEIGHT_SIDE = ("houlsby", "pfeiffer", "parallel", "mam", "lite", "compacter", "conv_adapter")
-WEIGHT_SIDE += ("bitfit", "hft", "embed_head", "last_layer")
+WEIGHT_SIDE += ("bitfit", "hft", "embed_head", "last_layer", "madx")
 CASES = [(m, k) for m in ("full", "head_only", "lora", "prompt_tuning", "dept") for k in ("bert", "t5", "llama")]
 CASES += [(method, "bert") for method in WEIGHT_SIDE]
 

@@ -19,9 +19,8 @@ from peftbench.config import compose
 from peftbench.config.schema import ModelConfig, ProtocolConfig, RunConfig
 from peftbench.config.user_files import VARIABLE
 from peftbench.errors import UsageError
-from peftbench.inputs import data_dir
 from peftbench.options import OptionParser
-from peftbench.tasks import load_task
+from peftbench.tasks import data_dir, load_task
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.problems import kind
 from peftbench.tasks.protocols import draw

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from peftbench.cache import cache_dir
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
 from peftbench.models.hashing import content_hash
@@ -54,11 +55,14 @@ def head_revision(name: str) -> str:
     if absent := next((file for file in files if not file.exists()), None):
         raise UsageError(
             f"model.mlm_head={name}: {absent} is not there. Name a folder of peftbench/assets "
-            f"({', '.join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir()))}), one of yours, or `{UNTRAINED}`."
+            f"({', '.join(sorted(p.name for p in ASSETS.iterdir() if p.is_dir()))}), one of yours, or `{UNTRAINED}`. "
+            "scripts/train_mlm_head.py trains one into the cache."
         )
     return content_hash(files)
 
 
 def head_folder(name: str) -> Path:
-    """Where a masked-LM head lies: one of the package's, or a folder of the user's."""
-    return ASSETS / name if (ASSETS / name).is_dir() else Path(name).expanduser()
+    """Where a masked-LM head lies: one of the package's, one that was trained into the cache, or a folder of the
+    user's."""
+    places = (ASSETS / name, cache_dir() / "models" / name)
+    return next((place for place in places if place.is_dir()), Path(name).expanduser())

@@ -82,8 +82,9 @@ ALWAYS = ("shots", "seed", "data_seed", "method.name", "method.needs_model", "me
 BY_CONTENT = {
     "model": ("path", "file", "parts", "sha256", "source", "revision", "mlm_head", "arch"),
     "init_from": ("init_from",),
+    "language_texts": ("language_adapters.texts",),
 }
-"""Keys that say where weights lie, which `contents` says better, by the part there."""
+"""Keys that say where weights or texts lie, which `contents` says better, by the part there."""
 
 
 Spelled = dict[tuple[Any, ...], dict[str, str]]
@@ -165,8 +166,9 @@ def _placed(kept: dict[str, Any], basis: Basis | None) -> dict[str, Any]:
     """`content` without what `basis` names by content; changes `kept`."""
     for part in (basis or {}).get("contents") or ():
         section = kept.get("model" if part == "model" else "method") or {}
-        for key in BY_CONTENT.get(part, ()):
-            section.pop(key, None)
+        for dotted in BY_CONTENT.get(part, ()):
+            parent, _, key = dotted.rpartition(".")
+            (section.get(parent) or {} if parent else section).pop(key, None)
     return kept
 
 

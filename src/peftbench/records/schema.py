@@ -84,6 +84,7 @@ class StageFacts(TypedDict, total=False):
     dev_score: float | None
     lr: dict[str, float]
     notes: list[str]
+    facts: dict[str, float | str | None]
     parts: list[StageFacts]
 
 

@@ -38,6 +38,7 @@ def _entry(report: StageReport, section: str, clock: PhaseClock, peaks: Sequence
         "dev_score": report.dev_score,
         "lr": report.lr,
         "notes": report.notes,
+        "facts": report.facts,
         "parts": [_entry(part, f"{section}/{part.name}", clock, peaks) for part in report.parts],
     }
     return {name: value for name, value in facts.items() if value or name in ("name", "status", "steps", "seconds")}

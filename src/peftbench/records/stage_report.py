@@ -26,6 +26,8 @@ class StageReport:
         teachers: models that labelled unlabelled rows.
         parts: reports of the stage's parts (a pattern, a round), in order. `steps`, `tokens`, `seconds` and counts of
             the stage include theirs; see `add_part`.
+        facts: what else is told of it, by name: numbers, or words such as the hash of what it read. What a part took
+            that was made by an earlier run stands here, for `seconds` are those of this run.
         section: where the costs of the stage are booked; set by `Context.in_stage`.
     """
 
@@ -44,6 +46,7 @@ class StageReport:
     unlabeled_passes: int = 0
     teachers: int = 0
     parts: list[StageReport] = field(default_factory=list)
+    facts: dict[str, float | str | None] = field(default_factory=dict)
     section: str = ""
 
     def add_part(self, part: StageReport) -> None:

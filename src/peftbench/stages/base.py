@@ -45,6 +45,8 @@ class Stage:
             with the stage.
         check: `check(context)`, asked before the first stage trains whether this one can do its part; raises
             UsageError if not. A function or where it is, like `run`.
+        contents: `contents(config, data_dir)`, what it reads besides the draw and the backbone: part -> hash of the
+            content, for the run's name; raises UsageError. A function or where it is, like `run`.
         several_processes: whether several processes can do it together.
         trains: whether it makes optimiser steps.
         one_training: whether its cost is that of one training as long as the trainer says.
@@ -61,6 +63,7 @@ class Stage:
     settle: Callable[[Any], None] | None = None
     check: Callable[[Context], None] | str | None = None
     fits: Callable[[RunConfig], None] | None = None
+    contents: Callable[[RunConfig, Path | None], dict[str, str]] | str | None = None
     several_processes: bool = True
     trains: bool = True
     one_training: bool = False
@@ -77,6 +80,11 @@ class Stage:
         """Ask whether it can do its part; see `check`."""
         if self.check is not None:
             imported(self.check)(context)
+
+    def contents_of(self, cfg: RunConfig, data_dir: Path | None) -> dict[str, str]:
+        """What it reads besides; see `contents`."""
+        found: dict[str, str] = imported(self.contents)(cfg, data_dir) if self.contents is not None else {}
+        return found
 
     def needed_modules(self) -> list[str]:
         """What it imports sooner or later."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from peftbench.config import registry
 from peftbench.config.components import problem_of
 from peftbench.config.metric_files import is_own
-from peftbench.config.schema import TaskConfig
+from peftbench.config.schema import RunConfig, TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.tasks.lowercase import lowered
@@ -38,6 +39,12 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     return lowered(data, cfg.lowercase) if cfg.lowercase else data
 
 
+def data_dir(cfg: RunConfig) -> Path | None:
+    """Where real data sets lie: the config's `data_dir`, else the environment's, else nowhere."""
+    folder = cfg.data_dir or os.environ.get("PEFTBENCH_DATA")
+    return Path(folder).expanduser() if folder else None
+
+
 def check_task_metrics(cfg: TaskConfig) -> None:
     """Check the metrics of the chosen subset, and of the task, before any file is read. The adapter refuses a
     subset that there is not."""
@@ -52,4 +59,4 @@ def check_task_metrics(cfg: TaskConfig) -> None:
     check_metrics(metrics_of(cfg, subset), main_metric_of(cfg, subset), problem_of(cfg, subset), where)
 
 
-__all__ = ["DataSource", "Row", "TaskData", "load_task"]
+__all__ = ["DataSource", "Row", "TaskData", "data_dir", "load_task"]

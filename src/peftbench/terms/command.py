@@ -70,9 +70,8 @@ def make_words(cfg: RunConfig, options: argparse.Namespace) -> tuple[dict[str, d
     import torch
 
     from peftbench.formulations.bi_encoder import BiEncoder
-    from peftbench.inputs import data_dir
     from peftbench.models import load_backbone
-    from peftbench.tasks import load_task
+    from peftbench.tasks import data_dir, load_task
     from peftbench.terms.encoders import CrossEncoder
     from peftbench.terms.retrieve import read_terms, retrieve
 
