@@ -198,3 +198,68 @@ def test_it_is_off_until_a_server_is_named(server, tmp_path, more, message):
     with pytest.raises(UsageError, match=message):
         run(server, tmp_path, **more)
     assert not server.seen
+
+
+def write_questions(folder: Any) -> str:
+    home = folder / "more/commonsense/protoqa"
+    home.mkdir(parents=True)
+    (home / "finetune_train.txt").write_text(
+        "one pet is\tdog.\none pet is\tcat.\none toy is\tball.\n", encoding="utf-8"
+    )
+    clusters = {"0": {"count": 8, "answers": ["saw"]}, "1": {"count": 2, "answers": ["axe"]}}
+    asked = {"original": "Name a tool.", "normalized": "name a tool."}
+    row = {"question": asked, "answers": {"clusters": clusters}}
+    (home / "dev.crowdsourced.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return str(folder)
+
+
+RANKED = {"task": "protoqa", "protocol.dev": "none", "method.remote.max_tokens": 100}
+
+
+def test_rankings_are_written_in_demonstrations_and_read(server, tmp_path):
+    server.reply = "Sure:\n1. saw\n2. hammer\n3. axe"
+    record = run(server, tmp_path, **RANKED, data_dir=write_questions(tmp_path / "data")).record
+    assert record.scores["max_answer_3"] == 100
+    assert record.scores["max_incorrect_1"] == 80
+    (request,) = server.seen
+    prompt = request["messages"][0]["content"]
+    assert "one pet is\nanswer: 1. dog\n2. cat" in prompt
+    assert prompt.endswith("question: one tool is\nanswer:")
+
+
+def test_samples_are_asked_with_seeds_of_their_own_and_pooled(server, tmp_path):
+    server.reply = "axe."
+    more = {"method.formulation.answers": "paper", "method.formulation.samples": 3, "method.remote.temperature": 0.7,
+            "method.remote.max_tokens": 8}  # fmt: skip
+    made = run(server, tmp_path, **RANKED | more, data_dir=write_questions(tmp_path / "data"))
+    assert [request["seed"] for request in server.seen] == [1, 2, 3]
+    assert made.record.scores["max_answer_1"] == 25
+    assert any("answers had 8 tokens" in note for note in made.record.notes)
+    assert made.record.compute["remote_calls"] == 3
+
+
+def test_tuples_and_invalid_answers(server, tmp_path):
+    folder = tmp_path / "data/absa/aste/rest15"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        line = f"{split} good food####[([2], [1], 'POS')]\n"
+        (folder / f"{split}_triplets.txt").write_text(line, encoding="utf-8")
+    task = {"task": "absa", "task.subtask": "aste", "task.domain": "rest15", "protocol.dev": "none", "shots": 1}
+    server.reply = 'They are [["food", "good", "positive"]].'
+    record = run(server, tmp_path / "a", **task, data_dir=str(tmp_path / "data")).record
+    assert record.scores["f1_tuples"] == 100
+    server.reply = "I cannot say."
+    server.seen.clear()
+    record = run(server, tmp_path / "b", **task, data_dir=str(tmp_path / "data"), **{"method.remote.model": "n"}).record
+    assert record.predictions["invalid"] == 1
+    assert '[["food", "good", "positive"]]' in server.seen[0]["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    ({"method.formulation.samples": 3}, "at method.remote.temperature=0 a server gives the same"),
+    ({"method.formulation.answers": "digits"}, "answers targets are not written so"),
+])  # fmt: skip
+def test_what_a_server_cannot_answer_is_refused(server, tmp_path, more, message):
+    with pytest.raises(UsageError, match=message):
+        run(server, tmp_path, **RANKED | more, data_dir=write_questions(tmp_path / "data"))
+    assert not server.seen

@@ -41,12 +41,17 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
             f"method/formulation={name} does not fit a task with {problem} targets. These do: "
             f"{_those_for(family, problem)}."
         )
+    check_style(cfg, problem)
+    return chosen.formulation(cfg, family, problem)
+
+
+def check_style(cfg: FormulationConfig, problem: str) -> None:
+    """Raises UsageError if targets of that kind are not written as `method.formulation.answers` says."""
     if cfg.answers not in (styles := kind(problem).styles):
         raise UsageError(
             f"method.formulation.answers={cfg.answers}: {problem} targets are not written so. Use one of "
             f"{', '.join(styles)}."
         )
-    return chosen.formulation(cfg, family, problem)
 
 
 def _those_for(family: str, problem: str) -> str:
