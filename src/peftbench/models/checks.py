@@ -29,7 +29,8 @@ def check_weights(model: PreTrainedModel, missing: Iterable[str], unexpected: It
         raise UsageError(
             f"{what} lacks {len(absent)} of the weights of a {type(model).__name__} "
             f"({', '.join(absent[:3])} ...): they would be random. Is it a checkpoint of this architecture, and has it "
-            "the head that this formulation needs? Without a network, model=minilm-mlm has a masked-LM head."
+            "the head that this method needs? Without a network, model=minilm-mlm has a masked-LM head, and "
+            "model=e5-small-q4-mlm one that you train (docs/transfer.md)."
         )
     if dropped := sorted(left_out(model, unexpected)):
         raise UsageError(
