@@ -33,6 +33,17 @@ def test_an_example_runs(method: str, plugins: int, stages: list[str], tmp_path:
     assert all(origin.startswith("sha256:") for origin in record.config["plugins"].values())
 
 
+def test_a_trick_is_one_file(tmp_path: Path) -> None:
+    args = [*FAST, "method=lora", "trainer.probe=false", f"out_dir={tmp_path}"]
+    record, _ = run(compose([*args, "+method/trick=confidence_penalty"]))
+    assert record is not None
+    assert record.status == "done", record.reason
+    assert record.config["method"]["trick"]["confidence_penalty"]["beta"] == 0.1
+    assert any(name.startswith("trick ") for name in record.config["plugins"])
+    with pytest.raises(UsageError, match=r"method\.trick\.confidence_penalty\.beta=-1(\.0)?: must be at least 0"):
+        compose([*args, "+method/trick=confidence_penalty", "method.trick.confidence_penalty.beta=-1"])
+
+
 def test_options_of_a_tuner_are_checked_by_its_own_dataclass(tmp_path: Path) -> None:
     from peftbench.tuners import build_tuner
 

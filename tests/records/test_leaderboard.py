@@ -33,7 +33,7 @@ IN_THE_ISSUE = (
     "data_sha, versions, created"
 )
 ISSUE_COLUMNS = IN_THE_ISSUE.split(", ")
-COLUMNS = [*ISSUE_COLUMNS, "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen"]
+COLUMNS = [*ISSUE_COLUMNS, "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen", "test_texts"]
 
 
 @pytest.fixture

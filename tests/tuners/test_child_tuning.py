@@ -14,7 +14,8 @@ from torch.distributions import Bernoulli
 from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.tuners import TunerContext, build_tuner
-from peftbench.tuners.child_tuning.tuner import ChildTuningTuner, fisher_masks, hash_of
+from peftbench.tuners.child_tuning.network import fisher_masks, hash_of
+from peftbench.tuners.child_tuning.tuner import ChildTuningTuner
 
 CONTEXT = TunerContext(max_length=24, label_words=("sport",), seed=1)
 

@@ -18,7 +18,9 @@ from peftbench.config.sections import GROUPS, formulation_options
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
-_ADDED = re.compile(r"task\.|method\.lr\.|method\.tuner\.options\.|method\.continued_pretraining\.lr\.|search\.space\.")
+_ADDED = re.compile(
+    r"task\.|method\.lr\.|method\.tuner\.options\.|method\.trick\.|method\.continued_pretraining\.lr\.|search\.space\."
+)
 """Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
 _PARTS = ("tuner", "formulation")
 """Groups inside `method`, whose sections have the name of the file that they were made from."""
@@ -61,6 +63,8 @@ def _parts_of_the_method(choices: Sequence[str], method: dict[str, Any]) -> list
         for part, name in parts.items()
         if name in names(f"method/{part}") and name != (own.get(part) or {}).get("name")
     ]
+    if tricks := [label for label in method.get("trick") or {} if label in names("method/trick")]:
+        chosen.append(f"+method/trick=[{','.join(tricks)}]")
     if not any(choice.startswith("method/formulation") for choice in chosen):
         return chosen
     left = (_plain_tree([*choices, *chosen]).get("method") or {}).get("formulation") or {}

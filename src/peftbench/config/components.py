@@ -1,4 +1,4 @@
-"""What a run is made of: its stages, tuner, formulation, adapter and metrics, and which keys each of them looks at.
+"""What a run is made of: stages, tricks, tuner, formulation, adapter and metrics, and which keys each of them looks at.
 
 Free of torch. The name of a run follows from it: a key that no component uses decides no result, and a component whose
 results change raises its `results_version`, which renames the runs that use it and no other.
@@ -30,7 +30,7 @@ class Component:
     """One part of a run.
 
     Attributes:
-        kind: "backbone", "tuner", "formulation", "stage", "loop", "protocol", "adapter" or "metric".
+        kind: "backbone", "tuner", "formulation", "stage", "trick", "loop", "protocol", "adapter" or "metric".
         name: as the config has it.
         uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
             run depends on (the data, the draw, the seeds) is not said again.
@@ -54,6 +54,7 @@ class Choices(NamedTuple):
     tuner: str
     formulation: str
     stages: tuple[str, ...]
+    tricks: tuple[str, ...]
     adapter: str
     metrics: tuple[str, ...]
     problem: str
@@ -72,6 +73,7 @@ def choices(cfg: Any) -> Choices:
         tuner=str(_at(cfg, "method", "tuner", "name")),
         formulation=str(_at(cfg, "method", "formulation", "name")),
         stages=tuple(map(str, _at(cfg, "method", "stages") or ())),
+        tricks=tuple(str(_at(own, "name") or label) for label, own in (_at(cfg, "method", "trick") or {}).items()),
         adapter=str(_at(task, "adapter")),
         metrics=tuple(map(str, (_at(task, "main_metric"), *(_at(task, "metrics") or ())))),
         problem=problem_of(task, _at(task, "subsets", str(_at(task, "subset"))) or {}),
@@ -122,6 +124,7 @@ def _components(chosen: Choices) -> Iterator[Component]:
     if any("trainer" in stage.uses for stage in stages):
         yield _versioned(Component("loop", "loop", TRAINING))
     yield from stages
+    yield from map(_trick, chosen.tricks)
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
@@ -168,6 +171,12 @@ def _formulation(chosen: Choices) -> Component:
         name = declared.stands_for(chosen.family, chosen.shots, chosen.problem)
         declared = registry.get("formulation", name)
     return Component("formulation", name, uses, declared.version_for(chosen.problem))
+
+
+def _trick(name: str) -> Component:
+    """The component that a trick declares itself to be."""
+    trick, origin = registry.get("trick", name), registry.address("trick", name).origin
+    return Component("trick", name, ("method.trick",), trick.results_version, origin)
 
 
 def stage_component(name: str) -> Component:

@@ -34,6 +34,8 @@ OPEN = re.compile(r"search\.space\.|method\.space\.|method\.tuner\.options\.")
 _FIXED = re.compile(r"\+{0,2}(model|protocol|trainer|tracking)\.(\w+)")
 """A key of a section whose keys do not depend on what is chosen."""
 _MAIN_METRIC = re.compile(r"(?:\+\+)?task\.main_metric=(\w+)")
+_TRICK = re.compile(r"method[/.]trick\b")
+_SEVERAL = "several as `'+method/trick=[adversarial,label_smoothing]'`"
 _SWEEP = re.compile(r"(?:Ambiguous value for argument|Sweep parameters) '(.*?)'(?: requires --multirun)?$", re.M)
 
 
@@ -202,9 +204,13 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         return UsageError(
             f"{' '.join(map(shortened, overrides))}: config files name each other in a circle, or nest too deeply."
         )
+    if "Multiple values for method/trick" in str(error):
+        return UsageError(f"method/trick: is given twice; {_SEVERAL}.")
     if isinstance(error, ConfigCompositionException):
         key = _unknown_key(error)
         if key is not None:
+            if _TRICK.match(key) and not any(o.startswith("+") and _TRICK.match(o, 1) for o in overrides):
+                return _trick_without_plus(key)
             if OPEN.match(key):
                 return UsageError(f"{key}: is not there yet. Add it with a plus: `+{key}=...`.")
             return UsageError(
@@ -214,6 +220,20 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         detail = f"{first_line(error)} {first_line(cause)}" if cause else first_line(error)
         return UsageError(shortened(detail, 400))
     return _number_for_a_file(overrides) or UsageError(_with_overrides(first_line(error), overrides))
+
+
+def _trick_without_plus(key: str) -> UsageError:
+    """A trick that was not chosen, or was chosen as if the method had one already."""
+    label, known = (
+        key.replace("/", ".").removeprefix("method.trick").strip(".").partition(".")[0],
+        names("method/trick"),
+    )
+    if label and label not in known:
+        return UsageError(f"{shortened(key)}: no such trick. {did_you_mean(label[:100], known)}")
+    return UsageError(
+        f"{shortened(key)}: no trick is chosen yet. Add it with a plus, `+method/trick={label or 'ema'}`; {_SEVERAL}. "
+        f"There are: {', '.join(known)}."
+    )
 
 
 def _with_overrides(words: str, overrides: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Where a name in a config leads: one lazy registry for stages, tuners, formulations and whatever else has a name.
+"""Where a name in a config leads: one lazy registry for stages, tricks, tuners, formulations and whatever has a name.
 
 A name is one of these, looked for in this order:
 
@@ -53,6 +53,7 @@ class Kind:
 
 KINDS = {
     "stage": Kind("peftbench.stages", "peftbench.stages.base:Stage", "STAGE", "method.stages"),
+    "trick": Kind("peftbench.stages.tricks", "peftbench.stages.tricks.base:Trick", "TRICK", "method.trick"),
     "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
     "tuner": Kind(
         "peftbench.tuners",

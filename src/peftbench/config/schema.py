@@ -161,6 +161,14 @@ class FormulationConfig:
         return None
 
 
+@dataclass
+class TrickConfig:
+    """Base of the options of tricks, which stand beside their code. `name` may be a plug-in's; the key above it is then
+    free."""
+
+    name: str = MISSING
+
+
 C = TypeVar("C", bound=FormulationConfig)
 
 
@@ -202,6 +210,9 @@ class MethodConfig:
         default_factory=lambda: ["supervised"],
         metadata={"filled": "A method needs at least one stage (`none` trains nothing)."},
     )
+    trick: dict[str, Any] = field(default_factory=dict)
+    """Label -> options of a trick of the `supervised` stage (`peftbench.stages.tricks`), of the class that it declares;
+    without those that have no effect at their strength."""
     lr: dict[str, float] = rates()
     constant_lr: list[str] = field(default_factory=list)
     """Parameter groups whose rate neither rises nor falls, whatever the trainer's schedule."""
@@ -278,6 +289,7 @@ class ProtocolConfig:
     on_shortage: str = one_of("error", "all", "skip")
     drop_overlap: bool = MISSING
     min_tokens: int = number(ge=0)
+    noise: float = number(0.0, ge=0, le=1)
 
 
 @packaged("trainer/fewshot")

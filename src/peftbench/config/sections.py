@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -127,8 +128,9 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     stages = tuple(map(str, sequence(plain.get("stages"), "method.stages")))
     unused = stage_sections() - stage_sections(stages)
     check_sections_of_other_stages(plain, unused)
-    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation") and k not in unused}
+    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation", "trick") and k not in unused}
     method = build(method_class(stages), {**common, "formulation": {"name": "auto"}}, "method")
+    method.trick = build_tricks(mapping(plain.get("trick"), "method.trick"), method.name, stages)
     method.formulation = build_formulation(method, {"name": "auto", **formulation})
     tuner_plain = mapping(plain.get("tuner"), "method.tuner")
     name = str(tuner_plain.get("name"))
@@ -139,6 +141,36 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
         if stage.settle:
             stage.settle(method.options(stage.section))
     return method
+
+
+def build_tricks(plain: dict[str, Any], method: str, stages: Sequence[str]) -> dict[str, schema.TrickConfig]:
+    """The `method.trick` section: label -> options, each by the dataclass that the trick declares. One that is null, or
+    has no effect at the strength that it is given, is left out: the run is the one without it, and has its name.
+
+    Raises:
+        UsageError: there is no such trick, one stands there twice, or no stage of the method takes tricks.
+    """
+    found: dict[str, schema.TrickConfig] = {}
+    for label, given in sorted(plain.items()):
+        if given is None:
+            continue
+        key = f"method.trick.{label}"
+        section = mapping(given, key)
+        name = str(section.get("name", label))
+        trick = registry.get("trick", name, key="method.trick" if name == label else f"{key}.name")
+        options = build(trick.options, {**section, "name": name}, key)
+        if not trick.neutral(options):
+            found[str(label)] = options
+    twice = sorted(name for name, count in Counter(options.name for options in found.values()).items() if count > 1)
+    if twice:
+        raise UsageError(f"method.trick: `{twice[0]}` stands there twice; take one of the two out.")
+    if found and not any(registry.get("stage", name).takes_tricks for name in stages):
+        takers = [name for name in sorted(registry.built_in("stage")) if registry.get("stage", name).takes_tricks]
+        raise UsageError(
+            f"method.trick.{next(iter(found))}: tricks belong to the stage {' or '.join(takers)}, and method={method} "
+            f"has {', '.join(stages)}. Choose a method with that stage, such as method=lora, or take the trick out."
+        )
+    return found
 
 
 def build_formulation(method: schema.MethodConfig, plain: dict[str, Any]) -> schema.FormulationConfig:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
-from peftbench.formulations.declared import declaration
+from peftbench.formulations.declared import Declared, declaration
 from peftbench.tasks.problems import kind
 
 if TYPE_CHECKING:
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 
 
 def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, problem: str) -> type[Formulation]:
+    """The class of `declared_for`; imports torch."""
+    return declared_for(cfg, family, shots, problem).formulation(cfg, family, problem)
+
+
+def declared_for(cfg: FormulationConfig, family: str, shots: int | str, problem: str) -> Declared:
     """The formulation that a method, a backbone family and a task agree on.
 
     Raises:
@@ -42,7 +47,7 @@ def formulation_class(cfg: FormulationConfig, family: str, shots: int | str, pro
             f"{_those_for(family, problem)}."
         )
     check_style(cfg, problem)
-    return chosen.formulation(cfg, family, problem)
+    return chosen
 
 
 def check_style(cfg: FormulationConfig, problem: str) -> None:

@@ -156,6 +156,11 @@ class Formulation(nn.Module, ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Sum over the batch of weight x loss (a scalar): the loop divides by the weight of the whole global batch."""
 
+    def words_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(batch, n) ids that `loss` has the network look up, and 1 where one is a word of the text, neither padding
+        nor of an answer that is trained on."""
+        return batch["input_ids"], batch["attention_mask"]
+
     @abstractmethod
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """Predictions in batch order. Called under `torch.no_grad()` in eval mode."""

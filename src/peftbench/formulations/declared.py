@@ -33,6 +33,9 @@ class Declared:
             those of one kind of target changed: `{"regression": 2}`.
         problems: kinds of targets that it can answer with (`peftbench.tasks.problems`).
         can_answer_untrained: whether shots=0 makes sense (label strings: yes; a fresh head: no).
+        class_scores: whether a row has a score for each class that can be trained on: its implementation has
+            `logits(model, batch)`, (batch, classes) or one output a row in regression, and `loss_of(logits, batch)`,
+            the sum over the batch of the loss that `loss` takes from them.
         stands_for: `(family, shots, problem)` -> the name of the formulation that is meant, of a name that leaves it
             open.
         settle: completes the options when the config is composed, above all by hashes of the files that they name;
@@ -47,6 +50,7 @@ class Declared:
     results_version: int | Mapping[str, int] = 1
     problems: frozenset[str] = PROBLEMS
     can_answer_untrained: bool = False
+    class_scores: bool = False
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
     trained_by: tuple[str, ...] = ()
@@ -91,5 +95,9 @@ def declaration(name: str) -> Declared:
     made = registry.get("formulation", name)
     if isinstance(made, Declared):
         return made
-    untrained = getattr(made, "can_answer_untrained", False)
-    return Declared(made, getattr(made, "families", frozenset()), can_answer_untrained=untrained)
+    return Declared(
+        made,
+        getattr(made, "families", frozenset()),
+        can_answer_untrained=getattr(made, "can_answer_untrained", False),
+        class_scores=hasattr(made, "logits") and hasattr(made, "loss_of"),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +11,6 @@ from peftbench.formulations.base import Encoded
 
 SOFT_TARGETS = "soft_targets"
 """In an item's `data`: (classes,) probabilities, fp32. In a batch: (batch, classes)."""
-
-
-def gives_class_scores(formulation: Any) -> bool:
-    """Whether a formulation, or a class of them, has scores of all classes that can be learned from soft targets."""
-    return hasattr(formulation, "logits")
 
 
 def with_soft_target(item: Encoded, probabilities: Tensor) -> Encoded:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
+from peftbench.config import registry
 from peftbench.config.schema import RunConfig
 from peftbench.files import write_atomic
 from peftbench.measure.clock import PhaseClock
@@ -50,8 +51,9 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, basis:
             "problem": data.problem,
             "labels": list(data.labels),
             "score_range": data.score_range,
+            **({"test_texts": looked} if (looked := tricks_that_see_test(cfg)) else {}),
         },
-        notes=[*data.notes, *drawn.notes, *_seen(cfg, data)],
+        notes=[*data.notes, *drawn.notes, *_seen(cfg, data), *_test_texts(cfg)],
         tuning=dict(cfg.tuning),
         config=asdict(cfg),
         identity=dict(basis or {}),
@@ -62,6 +64,16 @@ def _seen(cfg: RunConfig, data: TaskData) -> list[str]:
     plain = {"model": asdict(cfg.model), "method": {"needs_model": cfg.method.needs_model}}
     how = seen_before(plain, data.name, data.subset)
     return [f"the backbone has seen this task in its own training: {how}"] if how else []
+
+
+def tricks_that_see_test(cfg: RunConfig) -> list[str]:
+    """Names of the tricks that train with the texts of test."""
+    return [o.name for o in cfg.method.trick.values() if registry.get("trick", o.name).sees_test(o)]
+
+
+def _test_texts(cfg: RunConfig) -> list[str]:
+    looked = tricks_that_see_test(cfg)
+    return [f"trained with the texts of test (method.trick.{looked[0]}), without their labels"] if looked else []
 
 
 def fill_measures(

@@ -39,6 +39,7 @@ _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
     "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen",
+    "test_texts",
 ]
 # fmt: on
 
@@ -78,6 +79,7 @@ def row(record: Record) -> Row:
         "tuning_trials": record.tuning.get("trials"),
         "tuning_seconds": record.tuning.get("seconds"),
         "seen": seen_before(record.config, record.task, record.subset),
+        "test_texts": " ".join(record.data.get("test_texts") or ()) or None,
         "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
         "identity": record.identity,
         "outdated": is_outdated(record.config, record.identity),
@@ -303,4 +305,5 @@ def _mean_row(cell: Row, members: Sequence[Row]) -> Row:
         "score_max": max(scores, default=None),
         "trainable_params": next((r["trainable_params"] for r in done), None),
         "seen": members[0].get("seen"),
+        "test_texts": members[0].get("test_texts"),
     }

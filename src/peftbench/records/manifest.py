@@ -32,7 +32,7 @@ FILE = "peftbench.json"
 FORMAT = 1
 TRAINER = ("max_length", "dropout", "attention", "precision", "eval_batch_tokens")
 """What of the trainer decides an answer."""
-NEITHER = ("lr", "weight_decay", "space", "type", "init_from")
+NEITHER = ("lr", "weight_decay", "space", "type", "init_from", "trick")
 """What of the method decides how it is trained, and so no answer of what was trained."""
 
 PATHS = ("path", "file", "mlm_head")

@@ -26,6 +26,7 @@ class DrawFacts(TypedDict, total=False):
     rows: dict[str, int] | None
     counts: dict[str, Any]
     overlap: dict[str, Any]
+    noise: dict[str, Any]
     notes: list[str]
 
 
@@ -46,6 +47,7 @@ class DataFacts(TypedDict, total=False):
     problem: str | None
     labels: list[str] | None
     score_range: list[float] | None
+    test_texts: list[str] | None
 
 
 class FileFacts(TypedDict, total=False):

@@ -1,9 +1,10 @@
-"""Whether a backbone has seen a task before: `seen:` of its model file, against the task of a run. Free of torch."""
+"""Whether a backbone has seen a task before: `seen:` of its model file, against the task of a run; and whether a run
+has seen the texts of test. Free of torch."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import peftbench.conf
 
 MARK = "†"
 """Behind the model or score of what was seen."""
+TEXTS = "‡"
+"""Behind the method or score of what was trained with the texts of test before it (`trick=transductive`)."""
 
 
 def seen_before(config: Mapping[str, Any], task: str, subset: str) -> str | None:
@@ -40,11 +43,19 @@ def _packaged(name: str) -> dict[str, str]:
     return dict(yaml.safe_load(path.read_text("utf-8")).get("seen") or {})
 
 
-def remarks(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A line for each backbone and task among rows of the leaderboard of which the backbone has seen the task."""
+ABOUT = ("seen", "test_texts")
+"""Columns of the leaderboard that `remarks` are about."""
+
+
+def remarks(rows: Iterable[Mapping[str, Any]], about: Sequence[str] = ABOUT) -> list[str]:
+    """A line for each backbone and task among rows of the leaderboard of which the backbone has seen the task, and one
+    for each method that was trained with the texts of test."""
     found = {}
     for row in rows:
-        if row.get("seen"):
+        if row.get("test_texts") and "test_texts" in about:
+            how = f"{TEXTS} method={row['method']} was trained with the texts of the rows that it is tested on"
+            found[row["method"], TEXTS] = f"{how} (method.trick: {row['test_texts']}): not comparable with the others"
+        if row.get("seen") and "seen" in about:
             task = f"{row['task']}/{row['subset']}" if row["subset"] else row["task"]
             said = f"{MARK} model={row['model']} has seen {task} in its own training"
             found[row["model"], task] = f"{said}: {row['seen']}"

@@ -51,6 +51,7 @@ class Stage:
         trains: whether it makes optimiser steps.
         one_training: whether its cost is that of one training as long as the trainer says.
         calibrates: whether it measures the prior that `method.formulation.calibration` asks for.
+        takes_tricks: whether it trains with the method's tricks (`peftbench.stages.tricks`).
         steps_key: the key that sets the length of its last training.
         modules: what it imports sooner or later, besides the module of `run`.
     """
@@ -68,6 +69,7 @@ class Stage:
     trains: bool = True
     one_training: bool = False
     calibrates: bool = False
+    takes_tricks: bool = False
     steps_key: str = "trainer.steps"
     modules: tuple[str, ...] = ()
 

@@ -116,7 +116,8 @@ def fresh(context: Context, cfg: RunConfig | None = None) -> LearnerPredictor:
 
 
 def supervised(context: Context, incoming: Predictor | None) -> Predictor:
-    """Train on the draw's train rows; keep the best state on dev or the last one, as the protocol says.
+    """Train on the draw's train rows; keep the best state on dev or the last one, as the protocol says. With tricks it
+    is `peftbench.stages.tricks.training` that does so.
 
     With no labelled row (shots=0) nothing is trained.
     """
@@ -126,7 +127,12 @@ def supervised(context: Context, incoming: Predictor | None) -> Predictor:
     predictor.encode(context.draw.train)
     if uses_dev(context):
         predictor.encode(context.draw.dev)
-    report = once(context, predictor.learner, lambda folder: fit(context, predictor, folder))
+    if context.cfg.method.trick:
+        from peftbench.stages.tricks.training import Training
+
+        report = Training(context, predictor).run()
+    else:
+        report = once(context, predictor.learner, lambda folder: fit(context, predictor, folder))
     context.reports.append(report)
     return predictor
 

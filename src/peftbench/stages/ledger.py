@@ -41,7 +41,11 @@ class Trained(Protocol):
 
 
 def once(
-    context: Context, learner: Trained, work: Callable[[Path], StageReport], part: str | None = None
+    context: Context,
+    learner: Trained,
+    work: Callable[[Path], StageReport],
+    part: str | None = None,
+    ends_stage: bool | None = None,
 ) -> StageReport:
     """Do a part of the present stage, or put its result into `learner` if an earlier attempt at the run has done it.
 
@@ -49,6 +53,7 @@ def once(
         learner: as it is before the part; `work` trains it.
         work: called with the folder where `training.loop.train` may keep its checkpoints.
         part: its name, in a stage that has several; None if the whole stage is one.
+        ends_stage: whether nothing of the stage follows it; None: if the whole stage is one.
 
     A part's result is written when more of the method follows it. That of the last stage is written only if the run is
     then told to stop: with trainer.checkpoint_every its last checkpoint is there anyway.
@@ -65,7 +70,7 @@ def once(
         report = work(folder)
         if report.status == "done":
             finish = _finisher(context, learner, folder, report)
-            if context.last_stage and part is None:
+            if context.last_stage and (part is None if ends_stage is None else ends_stage):
                 context.finish_if_stopped = finish
             else:
                 finish()

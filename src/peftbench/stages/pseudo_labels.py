@@ -34,6 +34,21 @@ def softmax(logits: Matrix, temperature: float = 1.0) -> Matrix:
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def fitted_temperature(logits: Matrix, classes: Sequence[int]) -> float:
+    """The temperature, between 1/20 and 20, at which (rows, classes) logits give these classes the highest likelihood
+    (Guo et al., ICML 2017, arXiv 1706.04599)."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    scores, rows = logits.astype(np.float64), np.arange(len(classes))
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(scores / np.exp(log_temperature), axis=1)[rows, list(classes)].mean())
+
+    found = minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
 def draw_others(position: int, count: int, share: float, random: np.random.RandomState) -> list[int]:
     """A random `share` of the models but the one at `position`, at least one; positions in order."""
     others = [i for i in range(count) if i != position]

@@ -18,6 +18,15 @@ def collate_soft(learner: Learner, items: Sequence[Encoded]) -> Batch:
     return {**learner.collate(items), SOFT_TARGETS: torch.stack([item.data[SOFT_TARGETS] for item in items])}
 
 
+def divergences(p: Tensor, q: Tensor) -> Tensor:
+    """KL(softmax(p_i) || softmax(q_i)) of each item, (batch,), from logits (batch, classes); of the outputs (batch, 1)
+    of a regression the squared difference."""
+    if p.shape[-1] == 1:
+        return (p.float() - q.float()).square().squeeze(-1)
+    log_p, log_q = torch.log_softmax(p.float(), -1), torch.log_softmax(q.float(), -1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 class SoftLosses(nn.Module):
     """A learner as a function from a batch with soft targets to the loss of each of its items, (batch,)."""
 

@@ -59,6 +59,7 @@ def _md(text: str) -> str:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "±": r"$\pm$", "^": r"\textasciicircum{}", '"': "''", "[": "{[}", "]": "{]}",
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from peftbench.options import whole
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row
 from peftbench.records.naming import BLOCK, method_names
-from peftbench.records.seen import MARK, remarks
+from peftbench.records.seen import ABOUT, MARK, TEXTS, remarks
 from peftbench.records.store import Store
 from peftbench.statistics.pscp import of_rows, read_constants
 from peftbench.views.filters import ViewParser, choose, every_row
@@ -30,11 +30,12 @@ INTERVAL = (
 _RUN_COLUMNS = [
     "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
     "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
-    "tuned", "seen",
+    "tuned", "seen", "test_texts",
 ]
 _GROUP_COLUMNS = [
     "task", "subset", "protocol", "shots", "model", "method", "metric", "score", "interval", "ties", "n", "draws",
     "seeds", "failed", "trainable_params", "train_seconds", "train_cpu_seconds", "train_peak_mib", "tuned", "seen",
+    "test_texts",
 ]
 # fmt: on
 _SETTINGS = (
@@ -185,7 +186,7 @@ def _split(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], dict
     """The columns of a table, and the values of those in which all rows agree; a column without a value is left out."""
     shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
     empty = {name for name in ("interval", "ties") if not any(_show(name, r) for r in rows)}
-    empty.add("seen")  # a mark behind the model, and a line below
+    empty.update(ABOUT)  # a mark behind the model or method, and a line below
     return [name for name in columns if name not in shared and name not in empty], shared
 
 
@@ -236,6 +237,8 @@ def _show(name: str, r: Row) -> str:
         return ""
     if name == "model" and r.get("seen"):
         return f"{value} {MARK}"
+    if name == "method" and r.get("test_texts"):
+        return f"{value} {TEXTS}"
     if name == "score" and r.get("score_sd") is not None:
         return f"{value:.1f} ± {r['score_sd']:.1f}"
     if isinstance(value, float):

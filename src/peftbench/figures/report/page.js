@@ -25,12 +25,15 @@ function interval(row) {
     text, el("span", {class: "quiet"}, words), bar);
 }
 
+const method = (name, texts) => texts ? el("span", {title: "trained with the texts of test: " + texts}, name + " ‡") : name;
+
 const model = (name, seen) => seen ? el("span", {title: "the backbone has seen this task: " + seen}, name + " †") : name;
 
 const clamp = (value) => Math.max(0, Math.min(100, value));
 
 const CELLS = [
-  {name: "method", label: "method", choice: true, show: (row, v) => [swatch(v), el("a", {href: "#cell=" + NUMBER.get(row)}, v)]},
+  {name: "method", label: "method", choice: true, show: (row, v) => [swatch(v), el("a", {href: "#cell=" + NUMBER.get(row)},
+    method(v, ofCell(row, "test_texts")))]},
   {name: "score", label: "score", digits: 1, show: interval, csv: ["score", "low", "high"],
     title: "mean over draws and seeds in percent, with its 95 % interval; bold: best, or not told apart from the best"},
   {name: "ties", label: "ties", title: "methods of one setting that share a letter are not told apart; a is the best"},
@@ -55,7 +58,7 @@ const runLink = (id) => el("a", {href: "#run=" + encodeURIComponent(id)}, id);
 
 const RUNS = [
   {name: "method", label: "method", choice: true,
-    show: (row, v) => el("a", {href: "#run=" + encodeURIComponent(ofRun(row, "run_id"))}, v)},
+    show: (row, v) => el("a", {href: "#run=" + encodeURIComponent(ofRun(row, "run_id"))}, method(v, ofRun(row, "test_texts")))},
   {name: "score", label: "score", digits: 2}, {name: "status", label: "status", choice: true,
     show: (row, v) => el("span", {class: v === "done" ? null : "warn", title: ofRun(row, "reason")}, v)},
   {name: "warnings", label: "warnings", digits: 0, show: (row, v) => v ? el("span", {class: "warn"}, String(v)) : ""},

@@ -12,7 +12,7 @@ from peftbench.figures import plot
 from peftbench.figures.report.detail import detail
 from peftbench.records.diagnosis import seed_outliers
 from peftbench.records.leaderboard import Row
-from peftbench.records.seen import remarks
+from peftbench.records.seen import ABOUT, remarks
 from peftbench.records.store import Store
 from peftbench.tables.standings import Standing, Standings
 from peftbench.version import __version__
@@ -23,12 +23,12 @@ DETAILS = 200
 CELL_COLUMNS = (
     "method", "score", "low", "high", "ties", "best", "task", "subset", "shots", "model", "protocol", "metric", "runs",
     "draws", "seeds", "failed", "outliers", "trainable_params", "train_seconds", "train_peak_mib", "covers", "ids",
-    "seen",
+    "seen", "test_texts",
 )  # fmt: skip
 RUN_COLUMNS = (
     "run_id", "status", "method", "score", "task", "subset", "shots", "model", "protocol", "metric", "data_seed",
     "seed", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "warnings", "device", "precision",
-    "created", "reason", "seen",
+    "created", "reason", "seen", "test_texts",
 )  # fmt: skip
 MOST_VIEWS = 40
 """Pictures of one plot: each takes a tenth of a second and some 30 kB."""
@@ -85,7 +85,7 @@ def _cell_row(cell: Standing, position: dict[str, int]) -> list[Any]:
         "failed": cell.failed,
         "outliers": [position[runs[i]["run_id"]] for i in outliers],
         "covers": cell.covers,
-        "seen": runs[0].get("seen") if runs else None,
+        **{name: runs[0].get(name) if runs else None for name in ABOUT},
         "ids": [position[r["run_id"]] for r in runs],
         **{name: _mean(runs, name) for name in ("trainable_params", "train_seconds", "train_peak_mib")},
     }

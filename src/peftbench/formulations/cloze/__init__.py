@@ -72,5 +72,6 @@ FORMULATION = Declared(
     uses=("task.cloze",),
     results_version=2,  # separators between demonstrations, `{text:cut}`
     can_answer_untrained=True,
+    class_scores=True,
     settle=fingerprint_words,
 )

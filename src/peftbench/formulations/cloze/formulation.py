@@ -154,7 +154,11 @@ class ClozeFormulation(Calibrated, Formulation):
         return sum(map(len, self.word_ids.values()))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return self.answer.loss(self.logits(model, batch), batch["targets"])
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def loss_of(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Scalar: the sum over the batch."""
+        return self.answer.loss(logits, batch["targets"])
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         logits = self.logits(model, batch).cpu()

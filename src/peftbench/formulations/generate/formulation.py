@@ -180,6 +180,10 @@ class TextFormulation(Formulation):
             logits, labels = logits[:, :-1], labels[:, 1:]
         return logits, labels
 
+    def words_of(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        mask = batch["lm_attention_mask"]
+        return batch["lm_input_ids"], mask if self.encoder_decoder else mask * (batch["labels"] == IGNORE)
+
     def token_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, positions) negative log-likelihood of each answer token, 0 at ignored places."""
         logits, labels = self.answer_logits(model, batch)

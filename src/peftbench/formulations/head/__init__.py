@@ -14,5 +14,6 @@ FORMULATION = Declared(
     "peftbench.formulations.head.formulation:HeadFormulation",
     frozenset({"encoder", "seq2seq", "causal"}),
     results_version={"regression": 2},  # scores are not clamped to the range
+    class_scores=True,
     stands_for=of_the_targets,
 )

@@ -110,7 +110,10 @@ class HeadFormulation(Formulation):
             return self.classifier(self.dropout(pooled))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = self.logits(model, batch)
+        return self.loss_of(self.logits(model, batch), batch)
+
+    def loss_of(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Scalar: the sum over the batch."""
         if self.task.problem == "classification":
             return F.cross_entropy(logits, batch["targets"], reduction="sum")
         return F.mse_loss(logits.squeeze(-1), batch["targets"].float(), reduction="sum")

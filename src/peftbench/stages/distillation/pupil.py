@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.soft_targets import SOFT_TARGETS, soft_losses, with_soft_target
+from peftbench.stages.around import AroundLearner
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ensemble.members import Teachers, trainer_of
 from peftbench.stages.learning import LearnerPredictor, fresh, train_on, uses_dev
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 NEEDS_ENSEMBLE = "method.stages: `distillation` needs `ensemble` right in front of it."
 
 
-class Pupil(nn.Module):
+class Pupil(AroundLearner):
     """A learner as the loop sees it, with another loss: T^2 KL(softmax(S/T) || softmax(g/T)), summed over a batch.
 
     S are the teachers' logits, which come as probabilities at temperature T, and g the learner's. Everything else is
@@ -39,12 +40,8 @@ class Pupil(nn.Module):
     """
 
     def __init__(self, learner: Learner, temperature: float) -> None:
-        super().__init__()
-        self.learner, self.temperature = learner, temperature
-
-    def __getattr__(self, name: str) -> Any:
-        modules = self.__dict__["_modules"]
-        return modules[name] if name in modules else getattr(modules["learner"], name)
+        super().__init__(learner)
+        self.temperature = temperature
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         return collate_soft(self.learner, items)

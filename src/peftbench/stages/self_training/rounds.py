@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from peftbench.errors import UsageError
-from peftbench.formulations import formulation_class
+from peftbench.formulations import declared_for
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.soft_targets import gives_class_scores, with_soft_target
+from peftbench.formulations.soft_targets import with_soft_target
 from peftbench.measure.probe import count_flops
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import (
@@ -84,11 +84,10 @@ def check_run(context: Context) -> None:
     method = f"method={cfg.method.name}"
     if data.problem != "classification":
         raise UsageError(f"{method}: self-training needs classes, and task {data.name} is a {data.problem} task.")
-    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, data.problem)
-    if not gives_class_scores(chosen):
+    if not declared_for(cfg.method.formulation, cfg.model.family, cfg.labelled, data.problem).class_scores:
         raise UsageError(
-            f"{method}: a student learns the scores of all classes, and `{chosen.__name__}` has none. Use "
-            "method/formulation=cloze or method/formulation=head."
+            f"{method}: a student learns the scores of all classes, and method/formulation="
+            f"{cfg.method.formulation.name} has none. Use method/formulation=cloze or method/formulation=head."
         )
     if not draw.unlabeled:
         raise UsageError(

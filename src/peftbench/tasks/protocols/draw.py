@@ -1,7 +1,8 @@
 """The draw: a named, versioned, hashed choice of train, dev and test rows.
 
 The steps are the same for every protocol: hold out a test split, leave out rows that are too short, count and bar
-the rows whose text stands in test, let the sampler rank the train rows, take them until each class has its share.
+the rows whose text stands in test, let the sampler rank the train rows, take them until each class has its share; give
+some of them a wrong label, if the protocol asks for it.
 No step reads a test label.
 """
 
@@ -11,13 +12,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.problems import kind
+from peftbench.tasks.protocols.noise import check_noise, with_wrong_labels
 from peftbench.tasks.protocols.samplers import SAMPLERS, walk
 from peftbench.tasks.protocols.splits import (
     Key,
@@ -49,6 +51,7 @@ class Draw:
             dev rows that the draw had to pass over for it.
         notes: what a reader of the result must know about the draw.
         problem: kind of the rows' targets.
+        noise: of a draw with wrong labels (`noise.with_wrong_labels`), which train rows have one.
     """
 
     protocol: str
@@ -65,6 +68,7 @@ class Draw:
     overlap: Mapping[str, int]
     notes: tuple[str, ...]
     problem: str = "classification"
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
     def sha256(self) -> str:
         """Hash of protocol, version and the sorted row ids of train, dev and test: equal hashes, equal rows."""
@@ -91,6 +95,7 @@ class Draw:
                 for name, targets in known.items()
             },
             "overlap": dict(self.overlap),
+            **({"noise": dict(self.noise)} if self.noise else {}),
             "notes": list(self.notes),
             "ids": {name: [row.id for row in rows] for name, rows in splits.items()},
         }
@@ -111,6 +116,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     """
     check_shots(shots, cfg)
     check_data(data, cfg, shots)
+    check_noise(data, cfg, shots)
     data_seed = data_seed_of(cfg, data_seed, seed)
     notes: list[str] = []
     splits = hold_out(data, cfg, notes)
@@ -124,6 +130,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         train, dev = _draw_full(splits, cfg, keys, in_test, notes)
     elif shots:
         train, dev = _FewShot(data, cfg, int(shots), data_seed, splits, keys, in_test, notes).rows()
+    train, noise = with_wrong_labels(train, data, cfg.noise, data_seed, notes)
     notes += absent_labels(data, train)
     drawn = {row.id for row in (*train, *dev)}
     barred = in_test | ({keys[row.id] for row in dev} if cfg.drop_overlap else set())
@@ -147,6 +154,7 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
         overlap=overlap,
         notes=tuple(notes),
         problem=data.problem,
+        noise=noise,
     )
 
 

@@ -11,7 +11,7 @@ from peftbench import statistics
 from peftbench.errors import UsageError
 from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
-from peftbench.records.seen import remarks
+from peftbench.records.seen import ABOUT, remarks
 from peftbench.records.store import Store
 from peftbench.statistics import Cell, PermutationTest, Power, Summary
 from peftbench.views.compare.select import Match, Side, check_one_variant, pair_up
@@ -158,10 +158,13 @@ def _unmatched(a: Cell, b: Cell, matched: statistics.Sample | None) -> list[str]
 
 
 def _seen(match: Match) -> list[str]:
-    """What the backbones have seen of the task; worst where only one side's has."""
-    found = remarks(r for rows in match.rows for r in rows)
-    one_sided = len({any(r.get("seen") for r in rows) for rows in match.rows}) > 1
-    return [f"{remark}{'; the other side has not' if one_sided else ''}" for remark in found]
+    """What the backbones have seen of the task, and the methods of test; worst where only one side has."""
+    notes = []
+    for column in ABOUT:
+        one_sided = len({any(r.get(column) for r in rows) for rows in match.rows}) > 1
+        found = remarks((r for rows in match.rows for r in rows), [column])
+        notes += [f"{remark}{'; the other side has not' * one_sided}" for remark in found]
+    return notes
 
 
 def _other_conditions(match: Match) -> list[str]:
