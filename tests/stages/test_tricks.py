@@ -15,6 +15,7 @@ from tiers import rest_slow
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.records import leaderboard
+from peftbench.records.naming import method_names
 from peftbench.records.record import Record
 from peftbench.records.seen import TEXTS, remarks
 from peftbench.records.store import Store
@@ -222,8 +223,11 @@ def test_no_label_of_test_is_read_and_every_table_says_what_was(tmp_path: Path) 
     assert row["test_texts"] == "transductive"
     (remark,) = remarks([row])
     assert remark.startswith(f"{TEXTS} method=lora was trained with the texts")
-    semi, _ = finish(tmp_path / "real", *SEMI, "trainer.save=none")
+    semi, _ = finish(tmp_path / "real", "+method/trick=[ema,transductive]", *SEMI[1:], "trainer.save=none")
     assert "test_texts" not in semi.data
+    store = Store(tmp_path / "real")
+    names = method_names(store, leaderboard.current_rows(store)).values()
+    assert sorted(names) == ["lora tricks=ema+transductive", "lora tricks=transductive"]
 
 
 EVERYTHING = "+method/trick=[self_calibrated,adversarial,ema,child_tuning,transductive]"

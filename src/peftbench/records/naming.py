@@ -19,6 +19,8 @@ SECTIONS = ("method.tuner.", "method.lr.", "method.formulation.", "method.", "tr
 """Where keys are looked for first, and what is left out of their names."""
 ABSENT = "none"
 LONGEST = 24
+TRICKS = "method.tricks"
+"""Stands for the tricks of a run, by their names, beside the options of each."""
 
 Leaves = dict[str, Any]
 
@@ -30,6 +32,8 @@ def settings(record: Record) -> Leaves:
     kept |= record.identity.get("versions") or {}
     leaves = dict(flat({**kept, "data": record.data.get("sha256")}))
     leaves.pop("method.name", None)
+    if tricks := (record.config.get("method") or {}).get("trick"):
+        leaves[TRICKS] = "+".join(tricks)
     return leaves
 
 
@@ -98,7 +102,7 @@ def tell_apart(leaves: Mapping[str, Leaves], blocks: Sequence[Sequence[str]]) ->
         keys |= dict.fromkeys(_telling([leaves[name] for name in block], list(keys)))
     shorts = short_keys(keys)
     return {
-        name: " ".join(f"{shorts[key]}={short_value(leaves[name].get(key))}" for key in keys)
+        name: " ".join(f"{shorts[key]}={_value(key, leaves[name].get(key))}" for key in keys)
         for block in blocks
         for name in block
     }
@@ -153,6 +157,10 @@ def short_value(value: Any) -> str:
     if len(text) >= 40 and not set(text) - set("0123456789abcdef"):
         return text[:8]
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _value(key: str, value: Any) -> str:
+    return value if key == TRICKS and value else short_value(value)
 
 
 def _unique(names: dict[str, str], together: Mapping[tuple[Any, ...], Iterable[str]]) -> dict[str, str]:

@@ -73,7 +73,8 @@ class Passes:
     def loss_of(self, logits: Tensor) -> Tensor:
         """Scalar: the sum over the batch of weight x loss, by the items' soft targets where they have any."""
         if SOFT_TARGETS not in self.batch:
-            return self.formulation.loss_of(logits, self.batch)
+            own: Tensor = self.formulation.loss_of(logits, self.batch)
+            return own
         losses = F.cross_entropy(logits.float(), self.batch[SOFT_TARGETS], reduction="none")
         return (losses * self.weights).sum()
 
@@ -82,14 +83,15 @@ class Passes:
         if hasattr(self.formulation, "loss_of"):
             return self.loss_of(self.logits(change))
         with self._same_dropout(), self._changed(change):
-            return self.formulation.loss(self.model, self.batch)
+            own: Tensor = self.formulation.loss(self.model, self.batch)
+        return own
 
     @contextmanager
     def _same_dropout(self) -> Iterator[None]:
         cpu, cuda = self._before
         with torch.random.fork_rng(devices=[self._cuda] if self._cuda else []):
             torch.set_rng_state(cpu)
-            if cuda is not None:
+            if cuda is not None and self._cuda is not None:
                 torch.cuda.set_rng_state(cuda, self._cuda)
             yield
 

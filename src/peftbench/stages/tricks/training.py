@@ -76,11 +76,11 @@ class Training:
             self.add(once(self.context, self.predictor.learner, work, part.name, ends_stage=self.last))
 
     def add(self, part: StageReport) -> None:
-        """Book a part that is done; of the last one the stage has curves, rates and dev score."""
+        """Book a part that is done; of the first one the stage has rates, of the last one curves and dev score."""
         self.report.add_part(part)
         self.report.notes += part.notes
-        self.report.lr, self.report.curves = part.lr, part.curves
-        self.report.dev_score = part.dev_score
+        self.report.lr = self.report.lr or part.lr
+        self.report.curves, self.report.dev_score = part.curves, part.dev_score
 
     def classes_of(self, items: Sequence[Encoded]) -> list[Encoded]:
         """Items of a classification task, each with a soft target; where it has none, all on its label."""
@@ -167,16 +167,20 @@ class Tricked(AroundLearner):
             loss = partial(change, passes, options, loss)
         return loss()
 
+    def _at_work(self) -> list[Any]:
+        """What is told of every step."""
+        return [self.learner, *self.hooks.values()]
+
     def before_training(self, gradients: Iterable[int]) -> None:
-        for one in (self.learner, *self.hooks.values()):
+        for one in self._at_work():
             one.before_training(gradients)
 
     def before_step(self, step: int, steps: int) -> None:
-        for one in (self.learner, *self.hooks.values()):
+        for one in self._at_work():
             one.before_step(step, steps)
 
     def after_step(self, step: int, steps: int) -> None:
-        for one in (self.learner, *self.hooks.values()):
+        for one in self._at_work():
             one.after_step(step, steps)
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ def transductive(training: Training, items: Sequence[Encoded], options: Transduc
     part.notes.append(f"transductive: {len(places)} of {len(rows)} {what} are learned from (temperature {degree:.2f})")
     if not len(places):
         done = training.report
-        training.add(replace(part, dev_score=done.dev_score, curves=done.curves, lr=done.lr))
+        training.add(replace(part, dev_score=done.dev_score, curves=done.curves))
         return
     eye, encoded = torch.eye(len(context.data.labels)), training.predictor.encode(rows)
     found = [with_soft_target(encoded[i], eye[c]) for i, c in zip(places, classes, strict=True)]
