@@ -184,3 +184,10 @@ def test_the_summary_of_a_run_shows_the_warnings(make_record: Callable[..., Reco
 def test_a_text_that_was_cut_to_nothing_is_said(make_record: Callable[..., Record]) -> None:
     found = diagnose(make_record(), GOOD, {"max_length": 16, "cut": {"test": [1, 60]}, "emptied": {"test": [1, 60]}})
     assert any("lost one of their texts whole at 16 tokens" in warning for warning in found["warnings"])
+
+
+def test_answers_of_another_kind_are_not_told_to_rank_labels(make_record):
+    record = make_record(predictions={"invalid": 9, "count": 10}, data={"problem": "answers"})
+    (warning,) = [w for w in diagnose(record, [], {})["warnings"] if w.startswith("90 %")]
+    assert "not in the form asked for" in warning
+    assert "score" not in warning

@@ -14,6 +14,7 @@ from typing import Any
 from peftbench.config import registry
 from peftbench.config.tasks import other_word
 from peftbench.records.record import Record
+from peftbench.tasks.problems import kinds
 
 COLLAPSED = 0.9
 """Share of the predictions in one class from which a run counts as collapsed ..."""
@@ -164,6 +165,13 @@ def _rate_knob(record: Record, group: str) -> str:
 def _invalid_warnings(record: Record) -> Iterator[str]:
     invalid, count = record.predictions.get("invalid") or 0, record.predictions.get("count") or 0
     if count and invalid / count > MANY_INVALID:
+        kind = kinds().get(record.data.get("problem") or "")
+        if kind is not None and kind.parse is not None:
+            yield (
+                f"{_percent(invalid / count)} of the answers are not in the form asked for and count as wrong: "
+                "raise trainer.steps, show demonstrations (method=icl), or give more room (answer_tokens)"
+            )
+            return
         yield (
             f"{_percent(invalid / count)} of the answers are no label and count as wrong: raise trainer.steps, or let "
             "the model rank the labels with method/formulation=score"

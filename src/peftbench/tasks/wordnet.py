@@ -74,7 +74,7 @@ def matcher() -> Matcher:
         from nltk.tokenize import NLTKWordTokenizer
 
         wordnet.ensure_loaded()
-    except (ImportError, LookupError) as error:
+    except (ImportError, LookupError, OSError) as error:
         lacks = "its package nltk (pip install 'peftbench[wordnet]')" if isinstance(error, ImportError) else (
             "its corpus: fetch it once with `python -m nltk.downloader wordnet`, or name its folder in NLTK_DATA"
         )  # fmt: skip
