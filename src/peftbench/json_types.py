@@ -31,11 +31,12 @@ def check(value: Any, hint: Any, name: str = "record", depth: int = 0) -> None:
     """
     if depth > DEPTH:
         raise ValueError(f"{name}: nested too deeply")
-    wanted, parts = _taken_apart(hint)
-    if wanted is Any:
+    if hint is Any:
         if not _is_sound(value, depth):  # which says nothing of where
             _check(value, _ANYTHING.get(type(value), type(value)), name, depth)
-    elif wanted in (Union, types.UnionType):
+        return
+    wanted, parts = _taken_apart(hint)
+    if wanted in (Union, types.UnionType):
         _check_union(value, parts, name, depth)
     elif wanted is Literal:
         if value not in parts or not isinstance(value, str):
@@ -47,13 +48,12 @@ def check(value: Any, hint: Any, name: str = "record", depth: int = 0) -> None:
 def _is_sound(value: Any, depth: int) -> bool:
     """Whether nothing is wrong with a value that may be anything: most of a record is a config, of thousands."""
     kind = type(value)
-    if kind is dict:
-        return depth <= DEPTH and all(_is_sound(item, depth + 1) for item in value.values())
-    if kind is list:
-        return depth <= DEPTH and all(_is_sound(item, depth + 1) for item in value)
+    if kind is dict or kind is list:
+        items = value.values() if kind is dict else value
+        return depth <= DEPTH and all(type(item) is str or _is_sound(item, depth + 1) for item in items)
     if kind is int or kind is float:
         return bool(abs(value) < (WHOLE if kind is int else GREATEST))
-    return depth <= DEPTH and (kind is str or kind is bool or value is None)
+    return kind is str or kind is bool or value is None
 
 
 def _check_union(value: Any, choices: tuple[Any, ...], name: str, depth: int) -> None:
