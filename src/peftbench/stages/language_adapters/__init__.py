@@ -39,8 +39,8 @@ def fits(run: RunConfig) -> None:
         )
     if run.model.family != "encoder":
         raise UsageError(
-            f"method={run.method.name} does not fit a {run.model.family} backbone: language adapters are trained by masked LM. Use "
-            "an encoder with a masked-LM head, such as model=afro-xlmr-base or model=minilm-mlm."
+            f"method={run.method.name} does not fit a {run.model.family} backbone: language adapters are trained by "
+            "masked LM. Use an encoder with a masked-LM head, such as model=afro-xlmr-base or model=minilm-mlm."
         )
     if "task_adapter" not in run.method.stages:
         raise UsageError(
