@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -105,11 +105,16 @@ bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal pa
 bench-tuners: install-dev ## cost of a step of every tuner on real sizes -> docs/tuner-costs.md (an hour; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tuners.py
 
-mlm-head: install-dev ## train the masked-LM head of model=minilm-mlm anew (two hours of one core; goes on where it stopped)
+mlm-text: install-dev ## the neutral text that masked-LM heads are trained on, without what the data sets hold
 	test -f build/mlm-text/sources.json || $(BIN)/python scripts/mlm_text.py --out build/mlm-text
 	test -z "$$PEFTBENCH_DATA" || $(BIN)/python scripts/check_mlm_overlap.py --text build/mlm-text --data "$$PEFTBENCH_DATA" --drop > /dev/null || true
 	test -z "$$PEFTBENCH_DATA" || $(BIN)/python scripts/check_mlm_overlap.py --text build/mlm-text --data "$$PEFTBENCH_DATA" --json build/mlm-text/overlap.json
+
+mlm-head: mlm-text ## train the masked-LM head of model=minilm-mlm anew (two hours of one core; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/train_mlm_head.py --text build/mlm-text --out build/mlm-head --steps 9000 --lr 1.5e-3
+
+mpnet-head: mlm-text ## train a masked-LM head for model=mpnet (many hours of one core; goes on where it stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/train_mlm_head.py --model mpnet --rank 8 --text build/mlm-text --out build/mpnet-head --steps 9000 --lr 1.5e-3
 
 bench-multitenant: install-dev ## eight tenants in one batch: IAPT against LoRA with an adapter a row
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_multitenant.py

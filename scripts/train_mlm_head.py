@@ -3,14 +3,19 @@
     python scripts/mlm_text.py --out build/mlm-text
     python scripts/train_mlm_head.py --text build/mlm-text --out build/mlm-head --steps 11000
 
+The same for all-mpnet-base-v2, five times the network (--rank 8 keeps the head below 4 MB), and for E5:
+
+    python scripts/train_mlm_head.py --model mpnet --rank 8 --text build/mlm-text --out build/mpnet-head --steps 11000
+
     python scripts/african_text.py --data DATA --lines DATA/more/african/unlabelled --out build/african-text
     python scripts/train_mlm_head.py --model e5-small-q4 --text build/african-text --steps 240 --rank 0 --seen-only
 
 The vocabulary matrix is the encoder's own, frozen and tied; trained are BERT's usual transform (started at the
 identity), a bias for each token (started at its log frequency) and LoRA on every linear layer of the encoder; with
---rank 0 the encoder stays as it is. Run it again and it goes on from its last checkpoint (same --steps). At the end
-OUT holds `head.safetensors` (fp16) and `recipe.json`; without --out that is the cache, where model=NAME-mlm looks.
-On a GPU it takes minutes (--device cuda); on one CPU core MiniLM's takes about two hours, E5's about a quarter of one.
+--rank 0 the encoder stays as it is. Run it again and it goes on from its last checkpoint (same --model, --rank and
+--steps). At the end OUT holds `head.safetensors` (fp16) and `recipe.json`; without --out that is the cache, where
+model=NAME-mlm looks. On a GPU it takes minutes (--device cuda); on one CPU core MiniLM's takes about two hours, E5's
+about a quarter of one.
 """
 
 from __future__ import annotations
@@ -29,17 +34,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BertForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from peftbench.cache import cache_dir
 from peftbench.config.load import compose
+from peftbench.errors import UsageError
+from peftbench.models.mlm_head import LAYOUTS, layout_of
 from peftbench.models.sources import locate
 
 LENGTH = 128
 MASKED = {"train": 0.2, "heldout": 0.15}
 """Share of the tokens that are predicted. All of them are shown as [MASK], as a cloze prompt shows its one."""
-LORA_LAYERS = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 CHECKPOINT = "checkpoint.safetensors"
+SAME = ("steps", "model", "rank")
+"""What a training that goes on has to have as it began."""
 
 
 def main() -> int:
@@ -57,6 +65,9 @@ def main() -> int:
     rows = torch.cat(list(train.values()))
     args.begin = len(beginning(tokenizer, chosen.prefix))
     model = build(folder, rows, args.rank).to(args.device)
+    layout = layout_of(model.config.model_type, args.model)
+    if args.seen_only and layout is not LAYOUTS["bert"]:
+        raise UsageError("--seen-only: for BERT encoders.")
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     print(f"{rows.numel():,} training tokens; {sum(p.numel() for p in trained.values()):,} trainable", file=sys.stderr)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +80,7 @@ def main() -> int:
         "backbone": checkpoint.revision,
         "rank": args.rank,
         "alpha": 2 * args.rank,
-        "lora_layers": LORA_LAYERS if args.rank else [],
+        "lora_layers": list(layout.linear) if args.rank else [],
         "softmax": "the tokens of the training text" if args.seen_only else "the vocabulary",
         "steps": args.steps,
         "batch": args.batch,
@@ -146,23 +157,24 @@ def beginning(tokenizer, prefix: str) -> list[int]:
 
 
 def build(folder: Path, rows: Tensor, rank: int) -> nn.Module:
-    """BertForMaskedLM with LoRA in the encoder (rank 0: without) and the head's own parameters free."""
-    model = BertForMaskedLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    """The encoder with a head for masked words: LoRA in the encoder (rank 0: none), the head's own parameters free."""
+    model = AutoModelForMaskedLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
+    layout = layout_of(model.config.model_type, str(folder))
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     vocabulary = model.config.vocab_size
     counts = torch.bincount(rows.flatten().long(), minlength=vocabulary).float() + 0.5
     with torch.no_grad():
-        model.cls.predictions.transform.dense.weight.copy_(torch.eye(model.config.hidden_size))
-        model.cls.predictions.transform.dense.bias.zero_()
-        model.cls.predictions.bias.copy_((counts / counts.sum()).log() + 8)
+        model.get_submodule(layout.transform).weight.copy_(torch.eye(model.config.hidden_size))
+        model.get_submodule(layout.transform).bias.zero_()
+        model.get_parameter(layout.bias).copy_((counts / counts.sum()).log() + 8)
     model.requires_grad_(False)
     if rank:
-        layers = rf"bert\.encoder\.layer\.\d+\..*({'|'.join(LORA_LAYERS)})"
+        layers = rf"{layout.encoder}\.encoder\.layer\.\d+\..*({'|'.join(layout.linear)})"
         model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers))
     for name, parameter in model.named_parameters():
-        if "cls.predictions." in name and "decoder.weight" not in name:
+        if f".{layout.head}." in f".{name}" and "decoder.weight" not in name:
             parameter.requires_grad = True
     return model
 
@@ -185,11 +197,13 @@ def masked_batch(
 
 def logits_at(model: nn.Module, ids: Tensor, places: Tensor, tokens: Tensor | None = None) -> Tensor:
     """(places, vocabulary) logits, computed at the masked places alone; with `tokens`, of these alone."""
-    bert = model.get_base_model() if isinstance(model, PeftModel) else model
-    hidden = bert.bert(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    layout = layout_of(base.config.model_type, "")
+    encoder = base.get_submodule(layout.encoder)
+    hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
     if tokens is None:
-        return bert.cls(hidden[places])
-    head = bert.cls.predictions
+        return base.get_submodule(layout.head)(hidden[places])
+    head = base.cls.predictions
     return F.linear(head.transform(hidden[places]), head.decoder.weight[tokens], head.bias[tokens])
 
 
@@ -285,7 +299,8 @@ def keep(trained, optimizer, step: int, seconds: float, curve: list, args) -> No
     for name, parameter in trained.items():
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}/{name}"] = optimizer.state[parameter][key].cpu()
-    facts = {"step": str(step), "seconds": str(seconds), "curve": json.dumps(curve), "steps": str(args.steps)}
+    facts = {"step": str(step), "seconds": str(seconds), "curve": json.dumps(curve)}
+    facts |= {name: str(getattr(args, name)) for name in SAME}
     fresh = args.out / f"{CHECKPOINT}.new"
     save_file(tensors, fresh, metadata=facts)
     fresh.replace(args.out / CHECKPOINT)
@@ -300,8 +315,9 @@ def resume(trained, optimizer, args) -> tuple[int, float, list]:
         return 0, 0.0, []
     with safe_open(file, "pt") as opened:
         facts = opened.metadata()
-    if int(facts["steps"]) != args.steps:
-        raise SystemExit(f"{file} is of a run with --steps {facts['steps']}; give that, or another --out.")
+    for name in SAME:
+        if (before := facts.get(name, str(getattr(args, name)))) != str(getattr(args, name)):
+            raise SystemExit(f"{file} is of a run with --{name} {before}; give that, or another --out.")
     tensors, step = load_file(file), int(facts["step"])
     for name, parameter in trained.items():
         parameter.data.copy_(tensors[f"value/{name}"])
@@ -311,4 +327,7 @@ def resume(trained, optimizer, args) -> tuple[int, float, list]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        sys.exit(str(error))

@@ -81,6 +81,7 @@ def build_learner(
     longest = own or cfg.trainer.max_length
     words = tuple(data.label_words.get(label, label) for label in data.labels)
     context = TunerContext(longest, words, cfg.seed, data.train, shots, data.domains, restoring)
+    chosen.check(data, cfg.method.formulation)
     with clock("model"):
         check_fit(tuner, cfg.model, chosen.purpose, context)
         backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)

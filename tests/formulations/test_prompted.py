@@ -54,7 +54,7 @@ def test_whole_demonstrations_go_before_the_rows_own_text_and_both_are_counted()
 
 
 def test_a_prompt_that_leaves_no_room_and_k_without_rows_are_refused():
-    with pytest.raises(UsageError, match=r"Set trainer\.max_length"):
+    with pytest.raises(UsageError, match=r"Set method\.formulation\.max_length"):
         prompted("method.formulation.max_length=16", "method.k=0").encode(texts())
     with pytest.raises(UsageError, match=r"k=2: shots=0 leaves no labelled row.*zero_shot"):
         prompted("method.k=2", shots=()).encode(texts())
@@ -166,6 +166,19 @@ def test_prompts_of_a_file_travel_with_the_run(tmp_path):
     file.unlink()
     moved = peftbench.load_run(run.record.run_id, out_dir=str(tmp_path / "runs"))
     assert moved.predict(["The team won the cup"])[0].label in run.record.data["labels"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("{prompts: [{example: '{aspect} {answer}'}]}", r"rows of task demo_news have no field \{aspect\}"),
+        ("{words: {sports: S}, prompts: [{example: '{text} {answer}'}]}", "has no word for the label `"),
+    ],
+)
+def test_prompts_that_do_not_fit_the_task_cost_no_load_of_a_backbone(tmp_path, monkeypatch, prompts, message):
+    monkeypatch.setattr("peftbench.models.load_backbone", None)
+    with pytest.raises(UsageError, match=message):
+        peftbench.run(**{**RUN, "method": "icl", "method.formulation.prompts": prompts}, out_dir=str(tmp_path))
 
 
 @pytest.mark.slow

@@ -61,6 +61,14 @@ def test_a_bare_encoder_takes_the_updates_alone(trained) -> None:
     torch.testing.assert_close(bare(IDS).last_hidden_state, expected, rtol=0, atol=1e-5)
 
 
+def test_an_architecture_without_a_layout_is_refused() -> None:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    with pytest.raises(UsageError, match="bert and mpnet encoders, not for roberta"):
+        mlm_head.apply(RobertaForMaskedLM(RobertaConfig(**sizes, num_hidden_layers=1)), "minilm-mlm")
+
+
 def test_the_untrained_head_scores_words_by_their_embeddings() -> None:
     model = fresh()
     given = mlm_head.apply(model, "untrained")

@@ -12,7 +12,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from safetensors.torch import save_file
+from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM, MPNetConfig, MPNetForMaskedLM
+
+from peftbench.models import mlm_head
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TOKENIZER = SimpleNamespace(cls_token_id=2, sep_token_id=3, mask_token_id=4)
@@ -88,13 +91,12 @@ def test_a_shared_run_of_words_is_found_and_taken_out(tmp_path: Path) -> None:
     assert json.loads(second.stdout)["train.txt"] == {"paragraphs": 1, "sharing": 0}
 
 
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+@pytest.fixture(params=["bert", "mpnet"])
+def tiny(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, pad_token_id=0
-    )
-    BertForMaskedLM(config).save_pretrained(tmp_path / "encoder")
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "pad_token_id": 0}
+    config, network = {"bert": (BertConfig, BertForMaskedLM), "mpnet": (MPNetConfig, MPNetForMaskedLM)}[request.param]
+    network(config(**sizes, num_hidden_layers=1, max_position_embeddings=140)).save_pretrained(tmp_path / "encoder")
     return tmp_path
 
 
@@ -105,6 +107,7 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_head(tiny: Path, monkey
 
     def train(out: str) -> dict[str, torch.Tensor]:
         options = {"out": tiny / out, "steps": 6, "batch": 4, "rank": 2, "lr": 1e-2, "seed": 1, "device": "cpu"}
+        options["model"] = "tiny"
         args = SimpleNamespace(**options, checkpoint_every=2, begin=1, seen_only=False)
         args.out.mkdir(exist_ok=True)
         torch.manual_seed(args.seed)
@@ -129,6 +132,35 @@ def test_a_training_that_was_cut_off_goes_on_to_the_same_head(tiny: Path, monkey
     assert expected.keys() == resumed.keys()
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
     assert any(".lora_B." in name and tensor.abs().sum() > 0 for name, tensor in resumed.items())
+    check_that_the_product_takes_it(trainer, tiny, rows, resumed)
+
+
+def check_that_the_product_takes_it(trainer, tiny: Path, rows: torch.Tensor, head: dict[str, torch.Tensor]) -> None:
+    """What was trained, put into a fresh network as `model.mlm_head` does, gives the training network's logits."""
+    save_file({name: tensor.contiguous() for name, tensor in head.items()}, tiny / "head.safetensors")
+    (tiny / "recipe.json").write_text(json.dumps({"rank": 2, "alpha": 4}))
+    loaded = AutoModelForMaskedLM.from_pretrained(tiny / "encoder").eval()
+    given = mlm_head.apply(loaded, str(tiny))
+    names = {name for name, _ in loaded.named_parameters() if name.startswith(("cls.", "lm_head."))}
+    assert {name for name in names if not name.endswith("decoder.weight")} <= given
+    trained = trainer.build(tiny / "encoder", rows, 2).eval()
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if (short := trainer.short(name)) in head:
+                parameter.copy_(head[short])
+        places = torch.ones(2, 8, dtype=torch.bool)
+        ids = rows[:2, :8].long()
+        expected = trainer.logits_at(trained, ids, places).view(2, 8, -1)
+        torch.testing.assert_close(loaded(ids).logits, expected, rtol=0, atol=1e-4)
+
+
+def test_a_checkpoint_of_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
+    trainer = script("train_mlm_head")
+    facts = {"step": "2", "seconds": "1", "curve": "[]", "steps": "6", "model": "minilm", "rank": "24"}
+    save_file({"x": torch.zeros(1)}, tmp_path / trainer.CHECKPOINT, metadata=facts)
+    args = SimpleNamespace(out=tmp_path, steps=6, model="mpnet", rank=24, device="cpu")
+    with pytest.raises(SystemExit, match="of a run with --model minilm"):
+        trainer.resume({}, None, args)
 
 
 def test_special_tokens_are_never_masked(tiny: Path) -> None:

@@ -40,6 +40,7 @@ class Encoded:
         weight: what the item counts in the mean loss: 1.0, or its number of label tokens for token losses.
         data: whatever the formulation's `collate` needs (plain Python lists, no tensors).
         cut: what became of the row's texts to fit `max_length`; None if that was not looked at.
+        share: how often it comes up in a pass of training, in the mean.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Encoded:
     weight: float
     data: dict[str, Any]
     cut: Cut | None = None
+    share: float = 1.0
 
 
 __all__ = ["Batch", "Encoded", "Formulation", "Prediction"]
@@ -88,6 +90,14 @@ class Formulation(nn.Module, ABC):
         self.step = self.seed = 0
         """The present training step and the seed of the training, for what is drawn anew in every step; set by the
         loop. Whatever follows from them and an item's id alone is the same on any number of processes."""
+
+    @classmethod
+    def check(cls, task: TaskData, cfg: FormulationConfig) -> None:
+        """Asked before a backbone is loaded.
+
+        Raises:
+            UsageError: the options do not fit the task.
+        """
 
     def portable(self, cfg: FormulationConfig) -> tuple[FormulationConfig, TaskData]:
         """Config and task from which this formulation is made again, without any file and without the task's rows.

@@ -30,6 +30,7 @@ def fit_texts(
     limit: int,
     tokenizer: PreTrainedTokenizerBase,
     shorten: Literal["last", "longest"] | str = "longest",
+    key: str = "trainer.max_length",
 ) -> tuple[Texts, Cut]:
     """`texts`, shortened at their ends until `ids_of` them are at most `limit`.
 
@@ -37,6 +38,7 @@ def fit_texts(
         texts: name -> text, in the order in which they stand.
         ids_of: the ids of the whole into which the texts are put.
         shorten: which of them loses tokens: the `longest` or the `last` that is not empty.
+        key: what the limit follows from, for the message.
 
     Raises:
         UsageError: there is no room even without the texts.
@@ -53,8 +55,8 @@ def fit_texts(
             return cut, Cut.EMPTIED if emptied else Cut.SHORTENED
         if not any(lengths.values()):
             raise UsageError(
-                f"trainer.max_length leaves {max(limit, 0)} tokens for a row, and what its text is put into takes "
-                f"{over + limit}. Set trainer.max_length to {2 * (over + limit)} or more."
+                f"{key} leaves {max(limit, 0)} tokens for a row, and what its text is put into takes "
+                f"{over + limit}. Set {key} to {2 * (over + limit)} or more."
             )
         lengths = _shortened(lengths, over, shorten)
 

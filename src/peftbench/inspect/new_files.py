@@ -39,24 +39,28 @@ def read_columns(name: str, text_column: str) -> tuple[list[int], list[Columns]]
     return [line for line, _ in found], [dict(row) for _, row in found]
 
 
-def texts_of(name: str, lines: Sequence[int], rows: Sequence[Columns], text: str, pair: str | None) -> list[Columns]:
-    """What a model is asked: `text`, `pair` and the row's other columns, which a pattern may place apart.
+def texts_of(
+    name: str, lines: Sequence[int], rows: Sequence[Columns], text: str, pair: str | None, some: bool = False
+) -> list[Columns]:
+    """What a model is asked: `text`, `pair` and the row's other columns, which a pattern may place apart. `some`: rows
+    may be without a second text.
 
     Raises:
         UsageError: there is no row or no such column, or a text is empty; the message names file and line.
     """
     if not rows:
         raise UsageError(f"{name}: no rows.")
-    for option, column in (("--text-column", text), ("--pair-column", pair)):
+    needed = {"--text-column": text} if some else {"--text-column": text, "--pair-column": pair}
+    for option, column in needed.items():
         if column is not None and column not in rows[0]:
             raise UsageError(f"{name}: {option} {column}: no such column. {did_you_mean(column, map(str, rows[0]))}")
     asked = []
     for line, row in zip(lines, rows, strict=True):
-        for column in filter(None, (text, pair)):
+        for column in filter(None, needed.values()):
             if not isinstance(row.get(column), str) or not row[column].strip():
                 raise UsageError(f"{name}, line {line}: `{column}` is empty, and there is nothing to answer.")
         others = {key: value for key, value in row.items() if key not in (text, pair, "text", "pair")}
-        asked.append({**others, "text": row[text], **({"pair": row[pair]} if pair else {})})
+        asked.append({**others, "text": row[text], **({"pair": row[pair]} if pair and row.get(pair) else {})})
     return asked
 
 

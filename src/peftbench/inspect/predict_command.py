@@ -32,7 +32,8 @@ def predict_command(argv: Sequence[str]) -> int:
     check_output(options.output)
     pair = options.pair_column or ("pair" if manifest["pairs"] else None)
     lines, rows = read_columns(options.file, options.text_column)
-    asked = texts_of(options.file, lines, rows, options.text_column, pair)
+    some = bool(manifest["task"].get("mixture"))
+    asked = texts_of(options.file, lines, rows, options.text_column, pair, some)
     with _progress(len(asked)) as advance:
         answers = run.predict(asked, advance)
     cell = (problem := kind(manifest["task"]["problem"])).cell or problem.show

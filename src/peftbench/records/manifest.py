@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -24,7 +24,7 @@ from peftbench.config.sections import build_section
 from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
 from peftbench.records.record import Record, plain
-from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
+from peftbench.tasks.base import DataSource, Mixture, PatternSet, Row, TaskData
 from peftbench.tasks.tuple_formats import TupleForm
 from peftbench.version import __version__
 
@@ -34,6 +34,9 @@ TRAINER = ("max_length", "dropout", "attention", "precision", "eval_batch_tokens
 """What of the trainer decides an answer."""
 NEITHER = ("lr", "weight_decay", "space", "type", "init_from", "trick")
 """What of the method decides how it is trained, and so no answer of what was trained."""
+
+NOT_KEPT = ("train", "dev", "test", "source")
+"""Of the task: its rows, and where they lay."""
 
 PATHS = ("path", "file", "mlm_head")
 """Keys of `model` and of the sections of `method` that may name a file of the user's."""
@@ -73,11 +76,21 @@ def make(
         "method": without_paths(method),
         "trainer": {name: getattr(cfg.trainer, name) for name in TRAINER},
         "seed": cfg.seed,
-        "task": {name: value for name, value in asdict(task).items() if name not in ("train", "dev", "test", "source")},
+        "task": _facts(task),
         "pairs": pairs,
         "shown": [asdict(row) for row in shown],
     }
     return dict(plain(found))
+
+
+def _facts(task: TaskData) -> dict[str, Any]:
+    """A task without its rows and their place, as plain data."""
+    found = asdict(replace(task, mixture=None))
+    found = {name: value for name, value in found.items() if name not in (*NOT_KEPT, "mixture")}
+    if task.mixture is not None:
+        parts = {name: _facts(part) for name, part in task.mixture.parts.items()}
+        found["mixture"] = {"parts": parts, "exponent": task.mixture.exponent}
+    return found
 
 
 def without_paths(section: dict[str, Any]) -> dict[str, Any]:
@@ -149,15 +162,20 @@ def pinned(model: Mapping[str, Any], backbone: Mapping[str, Any]) -> dict[str, A
 
 def task_of(manifest: Manifest) -> TaskData:
     """The task that `make` was given, without rows."""
-    facts = dict(manifest["task"])
+    return _task(manifest["task"])
+
+
+def _task(plain: Mapping[str, Any]) -> TaskData:
+    facts = dict(plain)
     sets = {name: {**found, "patterns": tuple(found["patterns"])} for name, found in facts.pop("cloze").items()}
     cloze = {n: PatternSet(**{**s, "words": {k: tuple(v) for k, v in s["words"].items()}}) for n, s in sets.items()}
     terms = {label: tuple((word, score) for word, score in own) for label, own in facts.pop("terms").items()}
     score_range = facts.pop("score_range")
     form = TupleForm.of(facts.pop("tuple_form", {}))
-    lists = {
-        name: tuple(facts.pop(name)) for name in ("labels", "fields", "metrics", "languages", "unlabeled", "notes")
-    }
+    mixture = facts.pop("mixture", None)
+    parts = {name: _task(part) for name, part in mixture["parts"].items()} if mixture else {}
+    names = ("labels", "fields", "metrics", "languages", "unlabeled", "domains", "notes")
+    lists = {name: tuple(facts.pop(name)) for name in names if name in facts}
     return TaskData(
         **facts,
         **lists,  # type: ignore[arg-type]
@@ -169,6 +187,7 @@ def task_of(manifest: Manifest) -> TaskData:
         terms=terms,
         score_range=tuple(score_range) if score_range else None,
         tuple_form=form,
+        mixture=Mixture(parts, mixture["exponent"]) if mixture else None,
     )
 
 

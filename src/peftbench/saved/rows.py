@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.manifest import Manifest
 from peftbench.tasks.base import Row
 from peftbench.tasks.lowercase import lower_row
@@ -16,8 +16,8 @@ def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
 
     Args:
         data: texts; pairs of texts (tuples or lists); mappings with `text`, for a pair task `pair`, for experts by
-            domain `domain` (their other keys are parts that a pattern may place apart); or `Row`s. A DataFrame is read
-            by its rows.
+            domain and the parts of a mixture `domain` (their other keys are parts that a pattern may place apart); or
+            `Row`s. A DataFrame is read by its rows.
 
     Raises:
         UsageError: something is none of these, a text is empty, or there are pairs where the task has single texts or
@@ -32,12 +32,25 @@ def new_rows(data: Iterable[Any], manifest: Manifest) -> list[Row]:
     for number, row in enumerate(rows):
         if not row.text.strip():
             raise UsageError(f"row {number}: the text is empty.")
-        if row.pair is None and manifest["pairs"]:
-            first, second = manifest["task"]["fields"]
-            raise UsageError(f"row {number}: the task has pairs of texts ({first}, {second}); give (text, pair).")
-        if row.pair is not None and not manifest["pairs"]:
+        fields = _fields(row, number, manifest)
+        if row.pair is None and fields:
+            raise UsageError(f"row {number}: the task has pairs of texts ({', '.join(fields)}); give (text, pair).")
+        if row.pair is not None and not fields:
             raise UsageError(f"row {number}: the task has single texts; give one text a row.")
     return rows
+
+
+def _fields(row: Row, number: int, manifest: Manifest) -> list[str]:
+    """The names of both texts of a row that has to have two, else none."""
+    task = manifest["task"]
+    parts = (task.get("mixture") or {}).get("parts")
+    if not parts:
+        return task["fields"] if manifest["pairs"] else []
+    if row.domain not in parts:
+        known = did_you_mean(str(row.domain or ""), parts)
+        raise UsageError(f"row {number}: `domain` has to say which part of {task['name']} it is asked for. {known}")
+    fields = parts[row.domain]["fields"]
+    return fields if len(fields) > 1 else []
 
 
 def _row(item: Any, number: int) -> Row:

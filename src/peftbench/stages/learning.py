@@ -142,7 +142,7 @@ def fit(context: Context, predictor: LearnerPredictor, folder: Path, course: Cou
     return train_on(
         context,
         predictor.learner,
-        predictor.encode(context.draw.train),
+        mixed(context, predictor.encode(context.draw.train)),
         folder,
         StageReport("supervised"),
         select=context.draw.select,
@@ -150,6 +150,14 @@ def fit(context: Context, predictor: LearnerPredictor, folder: Path, course: Cou
         on_log=context.log,
         course=course,
     )
+
+
+def mixed(context: Context, items: Sequence[Encoded]) -> Sequence[Encoded]:
+    """The items of the draw's train rows, of a mixture as often as it says."""
+    if context.data.mixture is None:
+        return items
+    shares = context.data.mixture.shares(context.draw.train)
+    return [replace(item, share=share) for item, share in zip(items, shares, strict=True)]
 
 
 def train_on(

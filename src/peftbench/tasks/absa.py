@@ -75,19 +75,33 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
         "instruction": word,
     },
 )
-def load(cfg: AbsaConfig, data_dir: Path | None) -> TaskData:
+def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     """One subtask of one domain."""
     subset = resolve_subset(cfg)
     found = find_files(cfg, subset, data_dir)
-    if "elements" not in subset.options:
-        splits = {split: _polarity_rows(subset, found, split) for split in found.files}
-        return assemble(cfg, subset, found, splits, _note_dev_in_train(splits))
-    splits = {split: _tuple_rows(subset, found, split) for split in found.files}
+    splits = {split: rows_of(subset, found, split) for split in found.files}
     notes = _note_dev_in_train(splits)
+    if "elements" not in subset.options:
+        return assemble(cfg, subset, found, splits, notes)
     instruction = subset.options.get("instruction", "")
     return assemble(
         cfg, subset, found, splits, notes, labels=(), label_words={}, instruction=instruction, tuple_form=_form(subset)
     )
+
+
+def rows_of(subset: Subset, found: Found, split: str) -> list[Row]:
+    """The rows of one split; none if it is not there.
+
+    Raises:
+        UsageError: a file is damaged.
+    """
+    return (_tuple_rows if "elements" in subset.options else _polarity_rows)(subset, found, split)
+
+
+def sentence_key(text: str) -> str:
+    """Equal for spellings of one sentence, whose spaces and quotes differ between rows and files: letters and digits
+    are compared."""
+    return re.sub(r"[\W_]+", "", text).casefold()
 
 
 def _form(subset: Subset) -> TupleForm:
@@ -136,8 +150,7 @@ def _polarity_rows(subset: Subset, found: Found, split: str) -> list[Row]:
     groups: dict[str, str] = {}
     for index, (path, line, record) in enumerate(found.records(split, read_apc)):
         sentence = record["sentence"].replace(ASPECT_MARK, record["aspect"])
-        # one sentence is spelled with other spaces and quotes from row to row: compare letters and digits
-        group = groups.setdefault(re.sub(r"[\W_]+", "", sentence).casefold(), f"{split}:s{index}")
+        group = groups.setdefault(sentence_key(sentence), f"{split}:s{index}")
         target = subset.label(record["polarity"], path, line)
         rows.append(Row(f"{split}:{index}", sentence, target, pair=record["aspect"], group=group))
     return rows

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from peftbench.config.tasks import ENDS
+from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks.problems import Problem, kind
 from peftbench.tasks.tuple_formats import TupleForm
 
@@ -89,6 +91,28 @@ class DataSource:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """What a task is made of whose rows belong to several tasks.
+
+    Attributes:
+        parts: name -> the task, without rows, of the rows that have this name for their `domain`.
+        exponent: how often a part comes up in training: in proportion to its number of train rows to this power. 1 is
+            as often as its rows are, 0 equally often (temperature-scaled mixing, whose T is 1 / exponent: Raffel et
+            al., JMLR 2020, section 3.5.2).
+    """
+
+    parts: Mapping[str, TaskData]
+    exponent: float = 1.0
+
+    def shares(self, rows: Sequence[Row]) -> list[float]:
+        """How often each of these train rows comes up in a pass, in the mean; as many in all as there are rows."""
+        sizes = Counter(str(row.domain) for row in rows)
+        powers = {name: count**self.exponent for name, count in sizes.items()}
+        rate = len(rows) / sum(powers.values()) if rows else 0.0
+        return [powers[name] * rate / sizes[name] for name in (str(row.domain) for row in rows)]
+
+
+@dataclass(frozen=True)
 class TaskData:
     """Everything that a task knows about one subset (a language, a GLUE task, an ABSA domain).
 
@@ -119,6 +143,7 @@ class TaskData:
         lowercase: how the texts were put into lower case (`peftbench.tasks.lowercase`), so that new ones are too.
         instruction: what a model that answers in words is told in front of each row; empty: nothing.
         tuple_form: what the tuples of a task hold that asks for tuples.
+        mixture: what it is made of whose rows belong to several tasks, else None.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
 
@@ -148,12 +173,26 @@ class TaskData:
     domains: tuple[str, ...] = ()
     instruction: str = ""
     tuple_form: TupleForm = field(default_factory=TupleForm)
+    mixture: Mixture | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> Problem:
         """What the kind of the targets declares of itself."""
         return kind(self.problem)
+
+    def part(self, domain: str | None) -> TaskData:
+        """The task of the rows of a domain: of a mixture one of its parts, else this one.
+
+        Raises:
+            UsageError: the mixture has no such part.
+        """
+        if self.mixture is None:
+            return self
+        if domain not in self.mixture.parts:
+            known = did_you_mean(str(domain or ""), self.mixture.parts)
+            raise UsageError(f"domain={domain or ''}: says of no row of {self.name} which task it belongs to. {known}")
+        return self.mixture.parts[str(domain)]
 
     @cached_property
     def text_keys(self) -> Mapping[str, bytes]:

@@ -7,6 +7,7 @@ class: see each function. `peftbench.tasks.evaluate_metrics` offers the same fun
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from peftbench.config.metric_files import column, is_own
@@ -43,7 +44,8 @@ def check_metrics(metrics: Sequence[str], main_metric: str, problem: str, where:
 def score(
     data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None], metrics: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Every metric of a task, x100, not rounded.
+    """Every metric of a task, x100, not rounded. Of a mixture also `METRIC_PART` over the rows of each of its parts,
+    and `METRIC_mean`, the mean of the main one over the parts.
 
     Args:
         data: says which metrics, labels and score range there are.
@@ -68,4 +70,20 @@ def score(
             raise UsageError(
                 f"task `{data.name}`: no metric `{name}` for a {data.problem} task. {did_you_mean(name, values)}"
             )
-    return {name: 100 * values[name]() for name in names}
+    found = {name: 100 * values[name]() for name in names}
+    return found if data.mixture is None else found | _by_part(data, rows, predicted, metrics)
+
+
+def _by_part(
+    data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None], metrics: Sequence[str] | None
+) -> dict[str, float]:
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(str(row.domain), []).append(place)
+    whole = replace(data, mixture=None)
+    parts = {
+        part: score(whole, [rows[i] for i in own], [predicted[i] for i in own], metrics) for part, own in places.items()
+    }
+    found = {f"{name}_{part}": value for part, scores in parts.items() for name, value in scores.items()}
+    main = [scores[data.main_metric] for scores in parts.values() if data.main_metric in scores]
+    return found | ({f"{data.main_metric}_mean": sum(main) / len(main)} if main else {})

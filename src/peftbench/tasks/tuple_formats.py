@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -67,10 +67,15 @@ class Format:
     Attributes:
         write: (tuples, form) -> text.
         read: (text, form) -> tuples, None if the text is not in this format.
+        rule: form -> what may be written, as a terminal of Lark in which SPAN is any words of the text that stand
+            together; see `grammar_of`.
+        within: a word of the text -> as it stands in what is written.
     """
 
     write: Callable[[Sequence[Sequence[str]], TupleForm], str]
     read: Callable[[str, TupleForm], Tuples | None]
+    rule: Callable[[TupleForm], str]
+    within: Callable[[str], str] = str
 
 
 def write_json(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
@@ -94,10 +99,28 @@ def read_json(text: str, form: TupleForm) -> Tuples | None:
     return _all_made((v for v in values if isinstance(v, list)), form)
 
 
+def escaped(text: str) -> str:
+    """A text as it stands between JSON's quotes."""
+    return json.dumps(text, ensure_ascii=False)[1:-1]
+
+
+def json_rule(form: TupleForm) -> str:
+    """What `write_json` writes."""
+    quoted = [f'"\\"" {_value(element, form, escaped)} "\\""' for element in form.elements]
+    item = ' ", " '.join(quoted)
+    return _list("[", item if len(quoted) == 1 else f'"[" {item} "]"', ", ", "]")
+
+
 def write_extraction(tuples: Sequence[Sequence[str]], form: TupleForm) -> str:
     """`(battery life, good, positive); (screen, dim, negative)`, `None` for none: the extraction style of GAS (Zhang et
     al., ACL 2021)."""
     return "; ".join(f"({', '.join(t)})" for t in tuples) or "None"
+
+
+def extraction_rule(form: TupleForm) -> str:
+    """What `write_extraction` writes."""
+    item = ' ", " '.join(_value(element, form) for element in form.elements)
+    return f'"None" | ("(" {item} ")") ("; (" {item} ")")*'
 
 
 def read_extraction(text: str, form: TupleForm) -> Tuples | None:
@@ -140,6 +163,14 @@ def _sentence(found: Mapping[str, str]) -> str:
     return f"{found['category']} is {OPINION_WORDS[found['polarity']]} because {aspect} is {found['opinion']}"
 
 
+def paraphrase_rule(form: TupleForm) -> str:
+    """What `write_paraphrase` writes."""
+    words = _either(OPINION_WORDS.values())
+    category, opinion = _value("category", form), _value("opinion", form)
+    item = f'{category} " is " {words} " because " (SPAN | "{PRONOUN}") " is " {opinion}'
+    return f"({item}) ({json.dumps(SEPARATOR)} {item})*"
+
+
 def read_paraphrase(text: str, form: TupleForm) -> Tuples | None:
     """What `write_paraphrase` writes. The first `is` behind `because` ends the aspect."""
     sentence = re.compile(rf"(.+?) is ({'|'.join(OPINION_WORDS.values())}) because (.+?) is (.+)", re.DOTALL)
@@ -165,11 +196,50 @@ def _all_made(values: Iterator[list[Any]] | Any, form: TupleForm) -> Tuples:
     return tuple(made for value in values if (made := form.made(value)) is not None)
 
 
+def _value(element: str, form: TupleForm, within: Callable[[str], str] = str) -> str:
+    """What an element may be: of a closed set, of the categories that there are, or words of the text. Forms with
+    categories have implicit aspects and opinions."""
+    if known := form.closed.get(element, form.usual.get(element)):
+        return _either(map(within, known))
+    if element == "category":
+        return "OTHER"
+    return f'(SPAN | "{IMPLICIT}")' if "category" in form.elements else "SPAN"
+
+
+def _either(texts: Iterable[str]) -> str:
+    return f"({' | '.join(json.dumps(text, ensure_ascii=False) for text in texts)})"
+
+
+def _list(begin: str, item: str, between: str, end: str) -> str:
+    begin, between, end = (json.dumps(text) for text in (begin, between, end))
+    return f"{begin} (({item}) ({between} {item})*)? {end}"
+
+
 FORMATS = {
-    "json": Format(write_json, read_json),
-    "extraction": Format(write_extraction, read_extraction),
-    "paraphrase": Format(write_paraphrase, read_paraphrase),
+    "json": Format(write_json, read_json, json_rule, escaped),
+    "extraction": Format(write_extraction, read_extraction, extraction_rule),
+    "paraphrase": Format(write_paraphrase, read_paraphrase, paraphrase_rule),
 }
+
+
+def grammar_of(style: str, form: TupleForm, text: str, space: str = "") -> str:
+    """A grammar of the answers that may be given for a text, in llguidance's Lark: tuples in the format `style`, whose
+    aspects and opinions are words of the text that stand together (or implicit, in forms with categories), whose
+    polarities are those of the form, and whose categories are those that there are, where the form knows them.
+
+    Args:
+        space: what stands in front of an answer; without it a space may, as some tokenizers begin a text with one.
+    """
+    chosen = format_of(style, form)
+    words = [part for word in text.split() for part in (" ", chosen.within(word))][1:]
+    lines = [
+        "start: ANSWER",
+        "SPAN: /[^ ]([^\\n]*[^ ])?/ & WORDS",
+        f'WORDS: %regex {{"substring_chunks": {json.dumps(words)}}}',
+        'OTHER: /[^"\\\\,;()\\[\\]\\n]+/',
+        f"ANSWER: {json.dumps(space or ' ')}{'' if space else '?'} ({chosen.rule(form)})",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def format_of(style: str, form: TupleForm) -> Format:

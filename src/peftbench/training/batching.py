@@ -27,10 +27,13 @@ def total_steps(cfg: TrainerConfig, items: int) -> int:
     return max(1, math.ceil(cfg.epochs * math.ceil(items / cfg.batch_size)))
 
 
-def plan_batches(lengths: Sequence[int], batch_size: int, steps: int, seed: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], batch_size: int, steps: int, seed: int, shares: Sequence[float] | None = None
+) -> list[list[int]]:
     """The global batch of each step, as positions in `lengths`.
 
-    Every item comes once in a pass. A pass is shuffled, cut into mega-batches, sorted by length inside each and cut
+    Every item comes once in a pass, or as often as its share says, in the mean over passes: 2.3 is twice in each and
+    once more in three of ten. A pass is shuffled, cut into mega-batches, sorted by length inside each and cut
     into batches, whose order is shuffled again: items of like length meet (little padding), yet batches differ from
     pass to pass. The tail: when `batch_size` does not divide the number of items, one batch of each pass is short
     (its mean is over fewer items); no item is dropped or repeated to fill it.
@@ -42,13 +45,22 @@ def plan_batches(lengths: Sequence[int], batch_size: int, steps: int, seed: int)
     while len(plan) < steps:
         # RandomState: its stream is frozen across numpy versions, so a plan is the same on any machine.
         random = np.random.RandomState([seed % 2**32, len(plan)])
-        order = random.permutation(len(size))
+        order = random.permutation(len(size) if shares is None else _repeated(shares, random))
         mega = batch_size * max(1, min(len(size) // (batch_size * MEGA_BATCHES), 50))
         parts = (order[start : start + mega] for start in range(0, len(order), mega))
         order = np.concatenate([part[np.argsort(size[part], kind="stable")] for part in parts])
         batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
         plan += [batches[i] for i in random.permutation(len(batches))]
     return plan[:steps]
+
+
+def _repeated(shares: Sequence[float], random: np.random.RandomState) -> np.ndarray:
+    """Each position as often as it comes in one pass; at least one of all."""
+    share = np.asarray(shares)
+    counts = np.floor(share + random.random_sample(len(share))).astype(int)
+    if not counts.any():
+        counts[share.argmax()] = 1
+    return np.repeat(np.arange(len(share)), counts)
 
 
 def shard(batch: Sequence[int], rank: int, world: int, micro_batch: int | None) -> list[list[int]]:

@@ -222,7 +222,9 @@ class _Engine:
         self.learner, self.items, self.cfg, self.seed, self.dist = learner, items, cfg, seed, dist
         self.lr, self.constant, self.weight_decay = dict(lr), constant, weight_decay
         self.steps = batching.total_steps(cfg, len(items))
-        self.plan = batching.plan_batches([item.length for item in items], cfg.batch_size, self.steps, seed)
+        shares = [item.share for item in items]
+        self.shares = shares if any(share != 1 for share in shares) else None
+        self.plan = batching.plan_batches([i.length for i in items], cfg.batch_size, self.steps, seed, self.shares)
         self.eval_every = cfg.eval_every or math.ceil(self.steps / EVALUATIONS)
         self.read_every = GPU_READ_EVERY if dist.device.type == "cuda" else 1
         self.course = course or optim.Course(
@@ -287,6 +289,8 @@ class _Engine:
             "items": [[item.id, item.length, item.weight] for item in self.items],
             "parameters": {name: list(p.shape) for p, name in self.names.items()},
         }
+        if self.shares is not None:
+            facts["shares"] = self.shares
         if self.course.steps != self.steps:
             facts["course"] = [self.course.done, self.course.steps]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
+from peftbench.errors import UsageError
 from peftbench.formulations.trie import Trie
 
 
@@ -30,6 +32,49 @@ class OnlyFrom(LogitsProcessor):
             following = self.trie.following(ids) or [self.end]
             allowed[row, following] = scores[row, following]
         return allowed
+
+
+class OnlyTuples(LogitsProcessor):
+    """Only what a grammar lets through can be written: each row has its own (`tasks.tuple_formats.grammar_of`).
+
+    Args:
+        tokenizer: llguidance's (`guided_tokenizer`).
+        grammars: of each row.
+        end: the token behind an answer.
+    """
+
+    def __init__(self, tokenizer: Any, grammars: Sequence[str], end: int) -> None:
+        from llguidance import LLMatcher
+
+        self.matchers, self.end, self.start = [LLMatcher(tokenizer, text) for text in grammars], end, -1
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.start = input_ids.shape[1] if self.start < 0 else self.start
+        written = input_ids[:, self.start :]
+        allowed = torch.full_like(scores, float("-inf"))
+        for row, matcher in enumerate(self.matchers):
+            if written.shape[1] and not matcher.is_stopped():
+                matcher.consume_token(int(written[row, -1]))
+            following = [self.end] if matcher.is_stopped() else np.frombuffer(matcher.compute_logit_bias(), np.uint8)
+            places = following if isinstance(following, list) else np.flatnonzero(following).tolist()
+            allowed[row, places] = scores[row, places]
+        return allowed
+
+
+def guided_tokenizer(tokenizer: PreTrainedTokenizerBase, end: int) -> Any:
+    """A tokenizer as llguidance reads it.
+
+    Raises:
+        UsageError: llguidance does not know this kind of tokenizer.
+    """
+    from llguidance.hf import from_tokenizer
+
+    try:
+        return from_tokenizer(tokenizer, eos_token=end, slices=[])  # type: ignore[arg-type]
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"method.formulation.constrain=tuples: not for this tokenizer ({error}). Use constrain=none."
+        ) from None
 
 
 class Draw(LogitsProcessor):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
-from peftbench.formulations.generate.decoding import Draw, OnlyFrom
+from peftbench.formulations.generate.decoding import Draw, OnlyFrom, OnlyTuples, guided_tokenizer
 from peftbench.formulations.reading import normalise, read_table
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
@@ -24,6 +25,7 @@ from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData, text_fields
 from peftbench.tasks.problems import kinds
+from peftbench.tasks.tuple_formats import grammar_of
 
 IGNORE = -100
 ANSWER_CUE = "\nanswer:"
@@ -50,7 +52,8 @@ class TextFormulation(Formulation):
                 "method/formulation=head, or a model whose tokenizer has one, such as model=smollm2-135m."
             )
         self.eos = int(eos)
-        self.prefix = backbone.prefix + (f"{task.instruction}\n" if task.instruction else "")
+        self.backbone_prefix = backbone.prefix
+        self.prefix = self.prefix_for(task)
         self.options = cfg
         self.chat = cfg.prompt == "chat"
         if self.chat and getattr(self.tokenizer, "chat_template", None) is None:
@@ -70,11 +73,15 @@ class TextFormulation(Formulation):
         self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=room)
         """Tokens that generation may take: the longest label, so that a longer text is seen to be none."""
 
-    def answer_text(self, target: str | float) -> str:
-        """What the model should write for a target."""
+    def prefix_for(self, task: TaskData) -> str:
+        """What stands in front of a row of the task: the backbone's prefix, then the instruction."""
+        return self.backbone_prefix + (f"{task.instruction}\n" if task.instruction else "")
+
+    def answer_text(self, target: str | float, task: TaskData | None = None) -> str:
+        """What the model should write for a target; `task`: the part of a mixture that it belongs to."""
         write = self.task.kind.write
         assert write is not None, f"task {self.task.name}: {self.task.problem} is a kind of targets that is not written"
-        return write(target, self.task, self.options.answers)
+        return write(target, task or self.task, self.options.answers)
 
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space, in a chat it
@@ -109,11 +116,13 @@ class TextFormulation(Formulation):
         """At most `max_length` token ids, and what became of the row's texts. For a causal model the answer still has
         to fit behind them."""
         room = self.max_length - (0 if self.encoder_decoder else self.answer_length)
-        texts, cut = fit_texts(text_fields(row, self.task), self._prompt, room, self.tokenizer)
-        return self._prompt(texts), cut
+        task = self.task.part(row.domain)
+        ids_of = partial(self._prompt, prefix=self.prefix_for(task))
+        texts, cut = fit_texts(text_fields(row, task), ids_of, room, self.tokenizer)
+        return ids_of(texts), cut
 
-    def _prompt(self, texts: Texts) -> list[int]:
-        text = text_to_text_input(texts, self.prefix)
+    def _prompt(self, texts: Texts, prefix: str) -> list[int]:
+        text = text_to_text_input(texts, prefix)
         if self.encoder_decoder:
             ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
             return ids
@@ -128,15 +137,17 @@ class TextFormulation(Formulation):
         for row, (prompt, cut, more) in zip(rows, self.prompts_of(rows), strict=True):
             answer = None
             if row.target is not None:
-                answer = self.answer_ids(self.answer_text(row.target))  # type: ignore[arg-type]
+                words = self.answer_text(row.target, self.task.part(row.domain))  # type: ignore[arg-type]
+                answer = self.answer_ids(words)
             length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
-            data = {"prompt": prompt, "answer": answer, **more}
+            data = {"prompt": prompt, "answer": answer, "domain": row.domain, "text": row.text, **more}
             items.append(Encoded(row.id, length, float(len(answer or (0,))), data, cut))
         return items
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         prompts = [i.data["prompt"] for i in items]
         batch: Batch = {"ids": [i.id for i in items]}
+        batch |= {f"{name}s": [i.data[name] for i in items] for name in ("domain", "text")}
         batch.update(pad_inputs(prompts, self.tokenizer, self._prompt_side()))
         if items and all(i.data["answer"] is not None for i in items):
             batch.update(self.teacher_batch(prompts, [i.data["answer"] for i in items]))
@@ -211,6 +222,13 @@ class GenerateFormulation(TextFormulation):
             if not self.label_ids:
                 raise UsageError("method.formulation.constrain=labels: the task has no labels. Set constrain=none.")
             self.notes.append("answers were constrained to the labels: none can be invalid")
+        if self.how.constrain == "tuples":
+            if not task.tuple_form.elements and task.mixture is None:
+                raise UsageError(
+                    "method.formulation.constrain=tuples: the task asks for no tuples. Set constrain=none."
+                )
+            self.guided = guided_tokenizer(self.tokenizer, self.eos)
+            self.notes.append("answers were constrained to tuples of words of the text (llguidance)")
         if self.how.sample:
             self.notes.append(f"answers were sampled (temperature {self.how.temperature}, seed {self.how.sample_seed})")
         if self.how.samples > 1:
@@ -230,14 +248,16 @@ class GenerateFormulation(TextFormulation):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """One answer a row, or one that is pooled from `samples` (`Problem.pool`), whose texts are kept as JSON."""
+        tasks = [self.task.part(domain) for domain in batch["domains"]]
         drawn = [self._written(model, batch, number) for number in range(self.how.samples)]
         if len(drawn) == 1:
-            return [Prediction(i, self.read(text), answer=text) for i, text in zip(batch["ids"], drawn[0], strict=True)]
+            answers = zip(batch["ids"], drawn[0], tasks, strict=True)
+            return [Prediction(i, self.read(text, task), answer=text) for i, text, task in answers]
         pool = self.task.kind.pool
         assert pool is not None
         return [
-            Prediction(i, pool([self.read(text) for text in texts]), answer=json.dumps(texts, ensure_ascii=False))
-            for i, texts in zip(batch["ids"], zip(*drawn, strict=True), strict=True)
+            Prediction(i, pool([self.read(text, task) for text in texts]), answer=json.dumps(texts, ensure_ascii=False))
+            for i, texts, task in zip(batch["ids"], zip(*drawn, strict=True), tasks, strict=True)
         ]
 
     def _written(self, model: nn.Module, batch: Batch, number: int) -> list[str]:
@@ -257,25 +277,30 @@ class GenerateFormulation(TextFormulation):
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.eos,
-            logits_processor=self._processors(batch["ids"]),
+            logits_processor=self._processors(batch),
         )
         return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, batch["input_ids"])
 
-    def _processors(self, ids: Sequence[str]) -> LogitsProcessorList:
+    def _processors(self, batch: Batch) -> LogitsProcessorList:
         """Of the logits, before the likeliest token is taken."""
         found = LogitsProcessorList()
+        if self.how.constrain == "tuples":
+            found.append(OnlyTuples(self.guided, [*map(self._grammar, batch["texts"], batch["domains"])], self.eos))
         if self.how.constrain == "labels":
             found.append(OnlyFrom(Trie(list(self.label_ids.values())), self.eos))
         if self.how.sample and self.how.top_p < 1:
             found.append(TopPLogitsWarper(self.how.top_p))
         if self.how.sample:
-            found.append(Draw(ids, self.how.sample_seed, self.how.temperature))
+            found.append(Draw(batch["ids"], self.how.sample_seed, self.how.temperature))
         return found
 
-    def read(self, text: str) -> Any:
-        """What the text says, None if nothing: a label, or what the kind's parser makes of it."""
-        if (parse := self.task.kind.parse) is not None:
-            return parse(text, self.task, self.options.answers)
+    def _grammar(self, text: str, domain: str | None) -> str:
+        return grammar_of(self.options.answers, self.task.part(domain).tuple_form, text, self.space)
+
+    def read(self, text: str, task: TaskData) -> Any:
+        """What the text says for a row of the task, None if nothing: a label, or what the kind's parser makes of it."""
+        if (parse := task.kind.parse) is not None:
+            return parse(text, task, self.options.answers)
         return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
 
 

@@ -11,6 +11,7 @@ from peftbench.config.schema import number, one_of, packaged
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.declared import PROBLEMS, Declared, fingerprint
 from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.generate import settle as check_installed
 from peftbench.formulations.prompts import is_written_out, packaged_sets, prompt_set
 from peftbench.formulations.score import ScoreConfig, fingerprint_candidates
 from peftbench.tasks.problems import kind
@@ -51,6 +52,7 @@ def settle(cfg: PromptedConfig) -> None:
         UsageError: there are no such prompts, they are no prompts or not those that the run began with, or `k` is no
             count.
     """
+    check_installed(cfg)
     fingerprint_candidates(cfg)
     if cfg.k != "full" and (isinstance(cfg.k, bool) or not isinstance(cfg.k, int) or cfg.k < 0):
         raise UsageError(f"method.formulation.k={cfg.k}: how many demonstrations: 0, 1, 2 ..., or full.")

@@ -39,6 +39,13 @@ class Prompted(TextFormulation):
         super().__init__(backbone, task, max_length, cfg)
         self._seed = torch.initial_seed()  # that of the run, which is set before a formulation is made
 
+    @classmethod
+    def check(cls, task: TaskData, cfg: FormulationConfig) -> None:
+        assert isinstance(cfg, PromptedConfig)
+        writer = Writer(prompt_set(cfg.prompts), cfg.prompt_number, task)
+        for row in (*task.train[:1], *task.test[:1]):
+            writer.fields_of(row)
+
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         raise UsageError("answers to written prompts are peftbench's to ask. `peftbench predict` answers for this run.")
 
@@ -50,9 +57,9 @@ class Prompted(TextFormulation):
             return found, task
         return replace(found, prompts=self.writer.chosen.written_out(), prompts_sha256=None), task
 
-    def answer_text(self, target: str | float) -> str:
+    def answer_text(self, target: str | float, task: TaskData | None = None) -> str:
         word = self.writer.words.get(str(target)) if self.options.answers == "words" else None
-        return super().answer_text(target) if word is None else word
+        return super().answer_text(target, task) if word is None else word
 
     def shown_rows(self) -> Sequence[Row]:
         return self.shots if self.options.k else ()
@@ -100,8 +107,8 @@ class PromptedGenerate(Prompted, GenerateFormulation):
         self.answer_length = max(self.answer_length, FREE_TOKENS)
         self._reader = LabelReader(self.texts) if task.labels else None
 
-    def read(self, text: str) -> Any:
-        return super().read(text) if self._reader is None else self._reader(text)
+    def read(self, text: str, task: TaskData) -> Any:
+        return super().read(text, task) if self._reader is None else self._reader(text)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         found = super().predict(model, batch)

@@ -46,6 +46,7 @@ class PromptMaker:
             )
         self.writer, self.answer_text, self.room, self.size_of = writer, answer_text, room, size_of
         self.budget, self.tokenizer = cfg.budget, tokenizer
+        self.key = "method.formulation.max_length" if cfg.max_length else "trainer.max_length"
         count = None if cfg.k == "full" else cfg.k
         self.selector = Selector(pool, cfg.select, count, cfg.balance, cfg.order, seed, similar)
         self._sizes: dict[str, int] = {}
@@ -108,5 +109,7 @@ class PromptMaker:
             return whole, Cut.WHOLE
         if shown:
             return None
-        texts, cut = fit_texts(fields, lambda t: range(self.size_of(text_with(t))), self.room, self.tokenizer)
+        texts, cut = fit_texts(
+            fields, lambda t: range(self.size_of(text_with(t))), self.room, self.tokenizer, key=self.key
+        )
         return text_with(texts), cut

@@ -138,8 +138,8 @@ class Problem:
         usual: those of a task that names none, the main one first.
         always: given for every task of the kind, whatever its own metrics are.
         answers: (task, rows, predictions) -> what the metrics take.
-        strata: what the k of a few-shot draw is counted in: rows of each "label", of each "half" of the scores, or
-            "rows" whatever their target.
+        strata: what the k of a few-shot draw is counted in: rows of each "label", of each "half" of the scores, of
+            each "domain", or "rows" whatever their target.
         mark: the key that only subsets of this kind have in a task's YAML, by which it is told; "" for classification,
             which is everything else.
         labels_of: target -> the labels in it; a draw counts them, and so does `check-task`.
@@ -162,7 +162,7 @@ class Problem:
     usual: tuple[str, ...]
     always: tuple[str, ...] = ()
     answers: Callable[[TaskData, Sequence[Row], Sequence[Any]], Answers] = as_they_are
-    strata: Literal["label", "half", "rows"] = "rows"
+    strata: Literal["label", "half", "domain", "rows"] = "rows"
     mark: str = ""
     labels_of: Callable[[Any], Iterable[str]] = lambda target: ()
     write: Callable[[Any, TaskData, str], str] | None = None

@@ -267,7 +267,7 @@ class _FewShot:
 
     def train_rows(self, pool: Rows, order: Sequence[int], dev: Rows) -> tuple[Rows, Sequence[str]]:
         """The first k rows (of each class, or in total) along `order`, and the classes that got a share."""
-        classes, names = self.classes(pool), self.names()
+        classes, names = self.classes(pool), self.names(pool)
         avoid = {*self.in_test, *(self.keys[row.id] for row in dev if self.cfg.drop_overlap)}
         free = [self.keys[row.id] not in avoid for row in pool]
         have = Counter(name for name, ok in zip(classes, free, strict=True) if ok)
@@ -308,11 +308,12 @@ class _FewShot:
         """`dev_per_class` rows of each class from the dev split, whatever k is."""
         pool, share = self.splits.dev, self.cfg.dev_per_class
         classes = self.classes(pool)
+        names = self.names(pool)
         order, _ = self.orders(pool, share, 0)
-        quota = dict.fromkeys(self.names(), share)
+        quota = dict.fromkeys(names, share)
         taken = walk(order, classes, quota, lambda i: self.keys[pool[i].id] not in self.in_test)
         self.note_replaced("dev", walk(order, classes, quota, lambda i: True), taken)
-        self.shortage("dev", Counter(classes[i] for i in taken), self.names(), share)
+        self.shortage("dev", Counter(classes[i] for i in taken), names, share)
         return tuple(pool[i] for i in taken)
 
     def orders(self, pool: Rows, k: int, dev: int) -> tuple[list[int], list[int]]:
@@ -343,7 +344,7 @@ class _FewShot:
         if where == "dev":
             return [f"protocol.dev_per_class={least}" if least else no_dev]
         if where == "train":
-            most = least * (len(self.names()) if self.cfg.unit == "total" else 1)
+            most = least * (len(self.names(self.splits.train)) if self.cfg.unit == "total" else 1)
         else:
             most = (self.k + least) // 2 if self.cfg.dev == "same_k" else self.k + least - need
         shots = [f"shots={most} or fewer"] if most > 0 else []
@@ -364,10 +365,12 @@ class _FewShot:
         if self.cfg.source and any(note.startswith("train:") for note in self.data.notes):
             self.notes.append("the train split is not the official one, so these are not the rows of the paper's draw")
 
-    def names(self) -> tuple[str, ...]:
-        """The classes that get a share each."""
+    def names(self, pool: Rows) -> tuple[str, ...]:
+        """The classes that get a share each; of domains those that `pool` has rows of."""
         if self.blind():
             return (ANY,)
+        if self.data.kind.strata == "domain":
+            return tuple(dict.fromkeys(str(row.domain) for row in pool))
         return self.data.labels if self.data.kind.strata == "label" else self.bins()[1:]
 
     def classes(self, rows: Rows) -> list[str]:
@@ -376,6 +379,8 @@ class _FewShot:
             return [ANY] * len(rows)
         if self.data.kind.strata == "label":
             return [str(row.target) for row in rows]
+        if self.data.kind.strata == "domain":
+            return [str(row.domain) for row in rows]
         cut, low, high = self.bins()
         scores = [float(row.target) for row in rows]  # type: ignore[arg-type]
         # LM-BFF puts a score on the cut into the upper bin, DePT into the lower
