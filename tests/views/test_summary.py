@@ -57,7 +57,7 @@ def test_a_bare_failure(tmp_path: Path) -> None:
 
 def test_unreadable_answers_are_counted(tmp_path: Path, make_record: Callable[..., Record]) -> None:
     text = shown(make_record(predictions={"count": 948, "invalid": 7}), tmp_path)
-    assert "7 of 948 answers were no label and count as wrong" in text
+    assert "7 of 948 answers could not be read and count as wrong" in text
 
 
 def test_the_way_to_send_an_offline_run(tmp_path: Path, make_record: Callable[..., Record]) -> None:

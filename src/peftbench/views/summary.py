@@ -68,7 +68,7 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
         yield "also", ", ".join(f"{name} {value:.1f}" for name, value in sorted(others.items()))
     invalid = record.predictions.get("invalid")
     if invalid:
-        yield "invalid", f"{invalid} of {record.predictions['count']} answers were no label and count as wrong"
+        yield "invalid", f"{invalid} of {record.predictions['count']} answers could not be read and count as wrong"
     yield "draw", _draw(record)
     if record.tuning:
         yield "tuned", _tuning(record.tuning, record.tuned)

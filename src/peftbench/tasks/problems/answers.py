@@ -27,7 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.tasks.problems.base import Problem, SumMetric, UniqueMetric, ratio
+from peftbench.tasks.problems.base import Metric, Problem, SumMetric, UniqueMetric, ratio
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import TaskData
@@ -169,7 +169,7 @@ def show(value: Any) -> str:
 
 
 _EXACT = _metrics(exact)
-_DIVERSITY = {
+_DIVERSITY: dict[str, Metric] = {
     "f1_closest": SumMetric(_closest, ratio),
     "distinct_1": UniqueMetric(lambda prediction: grams(prediction, 1)),
     "distinct_2": UniqueMetric(lambda prediction: grams(prediction, 2)),
