@@ -151,6 +151,7 @@ def test_the_target_s_train_texts_are_part_of_the_name_of_madx_alone(data: Path)
     [
         (["method.language_adapters.task_texts=false"], "no unlabelled text in `hau`"),
         (["method.language_adapters.texts=nowhere"], r"texts=nowhere: no such folder"),
+        (["model=tiny-t5"], "does not fit a seq2seq backbone"),
         (["method/tuner=lora"], "fills method/tuner=madx, no other"),
         (["method.stages=[language_adapters,supervised]"], "stands task_adapter"),
     ],

@@ -31,10 +31,16 @@ class LanguageAdaptersOptions:
 
 
 def fits(run: RunConfig) -> None:
-    """Raises UsageError if the tuner has no place for a language, or the run's task adapter is trained without one."""
+    """Raises UsageError if the tuner has no place for a language, the backbone is no masked LM, or nothing changes the
+    language for the test."""
     if run.method.tuner.name != "madx":
         raise UsageError(
             f"method/tuner={run.method.tuner.name}: the stage language_adapters fills method/tuner=madx, no other."
+        )
+    if run.model.family != "encoder":
+        raise UsageError(
+            f"method={run.method.name} does not fit a {run.model.family} backbone: language adapters are trained by "
+            "masked LM. Use an encoder with a masked-LM head, such as model=afro-xlmr-base or model=minilm-mlm."
         )
     if "task_adapter" not in run.method.stages:
         raise UsageError(

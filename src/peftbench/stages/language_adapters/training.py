@@ -24,13 +24,14 @@ from peftbench.models import load_backbone
 from peftbench.models.checks import check_length
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
+from peftbench.models.outline import outline
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.continued_pretraining.training import mean_loss
 from peftbench.stages.language_adapters.texts import Pool, languages, pools
 from peftbench.stages.learning import LearnerPredictor, fresh, supervised
 from peftbench.tasks import data_dir
 from peftbench.tasks.base import Row, bare_task
-from peftbench.tasks.unlabelled import Document
+from peftbench.tasks.unlabelled import RUN, Document
 from peftbench.training.loop import train
 from peftbench.tuners.base import TunerContext
 from peftbench.tuners.madx.tuner import LanguageTuner, MadxTuner, language_tensors, languages_in
@@ -126,7 +127,7 @@ def words(language: str, report: StageReport) -> str:
     else:
         bare, after = facts["held_out_loss_bare"], facts["held_out_loss"]
         losses = f"masked-LM loss on held-out text {bare:.3f} without it, {after:.3f} with"
-    dropped = f"{facts['dropped']} of {facts['sentences']} sentences dropped, which share 30 characters with evaluation"
+    dropped = f"{facts['dropped']} of {facts['sentences']} sentences shared {RUN} characters with evaluation: dropped"
     return f"language adapter {language}: {how}, {facts['made_steps']} steps; {losses}; {dropped}"
 
 
@@ -213,16 +214,17 @@ def language_learner(context: Context, language: str) -> Learner:
         UsageError: the backbone is no encoder with a masked-LM head, or takes shorter texts.
     """
     run, cfg = context.cfg, context.cfg.method.options("language_adapters")
+    tuner, around = LanguageTuner(run.method.tuner), TunerContext(cfg.max_length, (), cfg.seed)
+    tuner.language = language
     with context.clock("model"):
+        tuner.check(outline(run.model, "mlm"), around)
         backbone = load_backbone(run.model, "mlm", dropout=run.trainer.dropout)
     check_length(backbone, cfg.max_length, key="method.language_adapters.max_length")
     with context.clock("method"):
-        tuner = LanguageTuner(run.method.tuner)
-        tuner.language = language
         mlm = MlmFormulation(
             backbone, bare_task(context.data), cfg.max_length, run.method.formulation, share=cfg.mask_share
         )
-        learner = Learner(backbone, tuner, mlm, TunerContext(cfg.max_length, (), cfg.seed))
+        learner = Learner(backbone, tuner, mlm, around)
     return learner.to(context.processes().device)
 
 

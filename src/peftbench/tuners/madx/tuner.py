@@ -243,8 +243,9 @@ class MadxTuner(Tuner):
         Raises:
             UsageError: they are of another backbone, or made with other settings.
         """
-        width = norms(model)[0].norm.weight.shape[0]  # type: ignore[union-attr, index]
-        add_language(model, language, width, self.cfg)
+        weight = norms(model)[0].norm.weight
+        assert isinstance(weight, Tensor)
+        add_language(model, language, len(weight), self.cfg)
         for part in language_parts(model, language).values():
             part.requires_grad_(False)
         fill(language_parts(model, language), tensors, source or f"the adapters of {language}")
