@@ -274,8 +274,8 @@ def test_answers_in_words_take_freelb(model: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("trick", ["adversarial", "r_drop"])
 def test_a_regression_takes_those_that_compare_answers(trick: str, tmp_path: Path) -> None:
-    rows = "".join(f"word {i % 7} {i},{i % 5}\n" for i in range(60))
     for split in ("train", "test"):
+        rows = "".join(f"{split} word {i % 7} {i},{i % 5}\n" for i in range(60))
         (tmp_path / f"{split}.csv").write_text("text,label\n" + rows)
     args = ["task=file", f"task.path={tmp_path}", "task.problem=regression", "trainer.dropout=0.1"]
     record, _ = finish(tmp_path / "out", *args, f"+method/trick={trick}")
