@@ -90,6 +90,8 @@ def test_a_trick_without_strength_is_the_plain_run(trick: str, strength: str) ->
         (["+method/trick=r_drop"], r"nothing is dropped out \(trainer\.dropout=0\)"),
         (["+method/trick=adversarial", "model=tiny-t5"], "works on a row's class scores"),
         (["'+method/trick=[freelb,r_drop]'", "trainer.dropout=0.1"], "no clean pass"),
+        (["+method/trick=adversarial", "method=recurrence"], "method=recurrence does not look its words up"),
+        (["+method/trick=freelb", "method=trainable_tokens"], "method=trainable_tokens does not look its words up"),
         (["+method/trick=self_calibrated", "task=stsb"], "made for classification"),
         (["+method/trick=child_tuning", "method=child_tuning"], "is Child-Tuning itself"),
         (["+method/trick=ema", "method.trick.ema.decay=2"], "must be at most 1"),

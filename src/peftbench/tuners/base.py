@@ -58,6 +58,8 @@ class TunerDeclaration:
         trains_weights: whether it trains weights of the backbone itself, which have to be fp32 then (`model.load`).
         settle: completes the options when the config is composed, as by the hash of a file that they name; raises
             UsageError.
+        replaces_words: whether, with these options, the words of a text are not looked up in the network's word
+            embeddings, so that a trick cannot change them there.
     """
 
     build: Callable[[Any], Tuner] | str
@@ -66,6 +68,7 @@ class TunerDeclaration:
     uses: tuple[str, ...] = ()
     trains_weights: bool = False
     settle: Callable[[Any], None] | None = None
+    replaces_words: Callable[[Any], bool] = lambda options: False
 
     def __call__(self, cfg: Any) -> Tuner:
         """The tuner with these options."""

@@ -14,6 +14,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch
 from peftbench.formulations.soft_pattern import embedding_layer
 from peftbench.formulations.soft_targets import SOFT_TARGETS
+from peftbench.stages.tricks.adversarial import NO_WORDS
 
 if TYPE_CHECKING:
     from peftbench.learner import Learner
@@ -124,7 +125,4 @@ def changed_words(model: nn.Module, ids: Tensor, change: Change) -> Iterator[Non
         for handle in handles:
             handle.remove()
     if not asked:
-        raise UsageError(
-            "method.trick.adversarial: this method does not look its words up in the network's word embeddings, so "
-            "that they cannot be changed. Use another tuner, such as method/tuner=lora."
-        )
+        raise UsageError(NO_WORDS.format(method="this method"))

@@ -24,4 +24,8 @@ class PeftTypeOptions(TunerConfig):
     layers: str = layer_range()
 
 
-TUNER = TunerDeclaration("peftbench.tuners.peft.tuner:PeftTypeTuner", options=PeftTypeOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.peft.tuner:PeftTypeTuner",
+    options=PeftTypeOptions,
+    replaces_words=lambda options: options.type == "TRAINABLE_TOKENS",
+)

@@ -18,4 +18,6 @@ class RecurrenceOptions(TunerConfig):
     horizon: int = number(ge=1)
 
 
-TUNER = TunerDeclaration("peftbench.tuners.recurrence.tuner:RecurrenceTuner", options=RecurrenceOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.recurrence.tuner:RecurrenceTuner", options=RecurrenceOptions, replaces_words=lambda options: True
+)

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peftbench.config import registry
 from peftbench.config.schema import TrickConfig, number, one_of, packaged
 from peftbench.errors import UsageError
 from peftbench.stages.tricks.base import Trick
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
+
+
+NO_WORDS = (
+    "method.trick.adversarial: {method} does not look its words up in the network's word embeddings, so that they "
+    "cannot be changed. Use another tuner, such as method/tuner=lora."
+)
 
 
 @packaged("method/trick/adversarial", "adversarial")
@@ -33,7 +40,10 @@ def neutral(options: AdversarialOptions) -> bool:
 
 
 def fits(options: AdversarialOptions, run: RunConfig) -> None:
-    """Raises UsageError where two tricks want the clean pass each for itself."""
+    """Raises UsageError where two tricks want the clean pass each for itself, or the tuner hides the words."""
+    tuner = run.method.tuner
+    if registry.is_declared("tuner", tuner.name) and registry.get("tuner", tuner.name).replaces_words(tuner):
+        raise UsageError(NO_WORDS.format(method=f"method={run.method.name}"))
     if options.form == "freelb" and any(other.name == "r_drop" for other in run.method.trick.values()):
         raise UsageError(
             "method.trick.adversarial.form=freelb: has no clean pass that `r_drop` could compare with another. Use "
