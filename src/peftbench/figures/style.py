@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -148,13 +149,16 @@ def name_rows(axes: Axes, names: Sequence[str], methods: Sequence[str], looks: M
 def width(text: str, size: float = SMALL, bold: bool = False) -> float:
     """Inches that one line of text takes."""
     from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
+    from matplotlib.textpath import text_to_path
 
     if not text.strip():
         return 0.0
-    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks is as wide as the box in its place
+        points, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
     # 5 % more, since on a screen's pixels letters come out a little wider than on paper
-    return 1.05 * float(TextPath((0, 0), text, size=size, prop=font).get_extents().width) / 72 + 0.02
+    return 1.05 * float(points) / 72 + 0.02
 
 
 def widest(texts: Sequence[str], size: float = SMALL) -> float:
