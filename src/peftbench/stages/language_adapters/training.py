@@ -162,8 +162,8 @@ def fit(context: Context, language: str, pool: Pool, folder: Path, report: Stage
     learner = language_learner(context, language)
     predictor = LearnerPredictor(learner, context)
     with context.clock("data"):
-        rows = packed(learner, pool.train, f"{language}:train")
-        held = packed(learner, pool.held_out, f"{language}:held_out")
+        rows = packed(learner, pool.train, "train")
+        held = packed(learner, pool.held_out, "held_out")
     items = [item for item in predictor.encode(rows) if item.weight]
 
     def loss() -> float | None:
@@ -241,9 +241,8 @@ def packed(learner: Learner, documents: Sequence[Document], name: str) -> list[R
     tokenizer, room = formulation.tokenizer, formulation.max_length - 2
     room -= len(tokenizer(learner.backbone.prefix, add_special_tokens=False)["input_ids"])
     sentences = [sentence for found in documents for sentence in found]
-    lengths = iter(
-        [len(ids) for ids in tokenizer(sentences, add_special_tokens=False)["input_ids"]] if sentences else []
-    )
+    ids = tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"] if sentences else []
+    lengths = map(len, ids)
     for found in documents:
         line: list[str] = []
         used = 0
