@@ -162,6 +162,7 @@ def test_what_cannot_be_is_said_before_anything_is_written(data: Path, args: lis
     assert not list((data.parent / "results").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_trained_and_tested_in_one_language_it_is_a_supervised_run(data: Path) -> None:
     """The same predictions whether `hau` is its own source, or there is none, on the same rows."""
     transfer = finish(data, "task.lang=hau")
