@@ -169,6 +169,18 @@ def test_different_experiments_under_one_name_are_told_apart(store, capsys):
     assert call(capsys, "dept", f"lora,variant={variant}")[0] == 0
 
 
+def test_a_side_may_name_settings_as_tables_do(store, capsys):
+    sweep(store, {"lora": 0.8}, tuner={"rank": 4})
+    sweep(store, {"lora": 0.7}, tuner={"rank": 8})
+    for name in ("rank", "tuner.rank", "method.tuner.rank"):
+        (found,) = as_json(capsys, f"lora,{name}=4", f"lora,{name}=8")["comparisons"]
+        assert found["difference"]["mean"] > 0
+    code, text = call(capsys, "lora,rank=4", "lora,rank=16")
+    assert (code, "Valid: 4, 8" in text) == (2, True)
+    code, text = call(capsys, "lora,rank=4", "lora,rink=8")
+    assert (code, "no column or setting `rink`" in text) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -144,6 +144,13 @@ def _short(key: str) -> str:
     return key
 
 
+def setting_of(record: Record, name: str) -> str | None:
+    """A setting of a run as labels show it, by its whole key or by its name in labels; None if it has none of it."""
+    leaves = dict(flat(record.config)) | settings(record)
+    keys = (key for section in ("", *SECTIONS) for key in (f"{section}{name}", f"{section}{name}.module"))
+    return next((_value(key, leaves[key]) for key in keys if key in leaves), None)
+
+
 def short_value(value: Any) -> str:
     """A value in a label: 0.001 as 1e-3, a hash by its first digits."""
     if isinstance(value, bool) or value is None:

@@ -98,7 +98,7 @@ class Comparer:
             p=difference.p,
             draws_in_common=0 if matched is None else len(set(matched.draws)),
             seeds=tuple(sorted({(r["data_seed"], r["seed"]) for r in rows}) for rows in match.rows),  # type: ignore
-            runs=tuple(self._record(rows[-1]["run_id"]) for rows in match.rows),
+            runs=tuple(self.record(rows[-1]["run_id"]) for rows in match.rows),
             chosen_runs=bool({"run_id", "seed", "data_seed", "draw_sha"} & (match.a.named | match.b.named)),
             notes=[*match.notes, *_unmatched(a, b, matched), *_other_conditions(match), *_seen(match)],
         )
@@ -124,17 +124,17 @@ class Comparer:
         )
 
     def _pair_of_cells(self, match: Match) -> tuple[Cell, Cell]:
-        check_one_variant(match, self._record)
+        check_one_variant(match, self.record)
         a, b = (self._cell(rows) for rows in match.rows)
         return a, b
 
     def _cell(self, rows: Sequence[Row]) -> Cell:
         key = tuple(sorted(r["run_id"] for r in rows))
         if key not in self._cells:
-            self._cells[key] = statistics.load_cell(self.store, [self._record(run) for run in key], self.metric)
+            self._cells[key] = statistics.load_cell(self.store, [self.record(run) for run in key], self.metric)
         return self._cells[key]
 
-    def _record(self, run_id: str) -> Record:
+    def record(self, run_id: str) -> Record:
         if run_id not in self._records:
             record = self.store.load(run_id)
             if record is None:

@@ -14,9 +14,10 @@ from peftbench.views.filters import FILTERS, ViewParser, choose, every_row
 from peftbench.views.summary import printable
 
 _EPILOG = """\
-A and B are methods, run ids, or column=value of the leaderboard, joined by commas:
+A and B are methods, run ids, column=value of the leaderboard or setting=value of the config, joined by commas:
   peftbench compare dept lora --task masakhanews --shots 10
   peftbench compare dept,shots=5 dept,shots=10
+  peftbench compare lora,rank=4 lora,rank=8
   peftbench compare model=minilm model=e5-small-q4 --method lora
 What they do not name, they share: model, task, subset and shots; a comparison is made in every setting that both have.
 p is of the difference over draws and test items, by Holm's correction if there are several comparisons; "p items" of
@@ -40,8 +41,8 @@ def compare_command(argv: Sequence[str]) -> int:
     from peftbench.views.compare.analysis import Comparer
     from peftbench.views.compare.select import side
 
-    sides = [side(text, rows) for text in options.sides]
     comparer = Comparer(Store(options.out_dir), options.compute, across, options.level / 100)
+    sides = [side(text, rows, comparer.record) for text in options.sides]
     found, averages, notes = comparer.compare(sides)
     if options.json:
         from peftbench.views.compare.words import as_dict

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.leaderboard import Row
-from peftbench.records.naming import filled, tell_apart
+from peftbench.records.naming import filled, setting_of, tell_apart
 from peftbench.records.record import Record
 
 SETTING = ("model", "task", "subset", "shots")
@@ -48,23 +48,28 @@ class Match:
     notes: list[str] = field(default_factory=list)
 
 
-def side(text: str, rows: Sequence[Row]) -> Side:
-    """The side that `text` means: comma-separated method names, run ids and `column=value`.
+def side(text: str, rows: Sequence[Row], load: Callable[[str], Record]) -> Side:
+    """The side that `text` means: comma-separated method names, run ids, `column=value` and `setting=value`.
+
+    A setting is named as tables name it (`lora,rank=8`), or by its whole key.
 
     Raises:
-        UsageError: there is no such method, run, column or value, or no finished run has them all.
+        UsageError: there is no such method, run, column, setting or value, or no finished run has them all.
     """
     named: dict[str, str] = {}
+    columns = {name for r in rows for name in r}
     for part in filter(None, (p.strip() for p in text.split(","))):
         column, equals, value = part.partition("=")
         if not equals:
             column, value = _meaning(part, rows), part
-        _check(column, value, rows)
+        if column in columns:
+            _check(column, value, [str(r.get(column)) for r in rows])
         if named.setdefault(column, value) != value:
             raise UsageError(f"compare: `{text}` names two values of {column}. Give them as two sides.")
     if not named:
         raise UsageError("compare: an empty name. Give a method, a run id or column=value.")
-    chosen = [r for r in rows if all(str(r.get(column)) == value for column, value in named.items())]
+    chosen = [r for r in rows if all(str(r.get(c)) == value for c, value in named.items() if c in columns)]
+    chosen = _with_settings(chosen, {c: value for c, value in named.items() if c not in columns}, columns, load)
     done = tuple(r for r in chosen if r["status"] == "done" and r.get("score") is not None)
     if not done:
         what = f"none of its {len(chosen)} runs is finished" if chosen else "no run has all of these"
@@ -81,13 +86,27 @@ def _meaning(name: str, rows: Sequence[Row]) -> str:
     raise UsageError(f"compare: `{name}` is neither a method nor a run among these runs. {did_you_mean(name, methods)}")
 
 
-def _check(column: str, value: str, rows: Sequence[Row]) -> None:
-    columns = {name for r in rows for name in r}
-    if column not in columns:
-        raise UsageError(f"compare: no column `{column}`. {did_you_mean(column, columns)}")
-    values = {str(r.get(column)) for r in rows}
+def _with_settings(
+    rows: Sequence[Row], named: Mapping[str, str], columns: Collection[str], load: Callable[[str], Record]
+) -> list[Row]:
+    """The rows whose configs have these settings; one record a variant is read."""
+    if not named:
+        return list(rows)
+    records = {r["variant"]: load(r["run_id"]) for r in {r["variant"]: r for r in rows}.values()}
+    for name, value in named.items():
+        found = {variant: setting_of(record, name) for variant, record in records.items()}
+        known = {words for words in found.values() if words is not None}
+        if records and not known:
+            raise UsageError(f"compare: no column or setting `{name}`. {did_you_mean(name, columns)}")
+        if records:
+            _check(name, value, known)
+        records = {variant: record for variant, record in records.items() if found[variant] == value}
+    return [r for r in rows if r["variant"] in records]
+
+
+def _check(column: str, value: str, values: Collection[str]) -> None:
     if value not in values:
-        raise UsageError(f"compare: no run has {column}=`{value}`. {did_you_mean(value, values)}")
+        raise UsageError(f"compare: no run has {column}=`{value}`. {did_you_mean(value, set(values))}")
 
 
 def pair_up(a: Side, b: Side, across: Collection[str], metric: str | None) -> tuple[list[Match], list[str]]:
