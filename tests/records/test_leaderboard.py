@@ -33,7 +33,16 @@ IN_THE_ISSUE = (
     "data_sha, versions, created"
 )
 ISSUE_COLUMNS = IN_THE_ISSUE.split(", ")
-COLUMNS = [*ISSUE_COLUMNS, "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen", "test_texts"]
+COLUMNS = [
+    *ISSUE_COLUMNS,
+    "train_cpu_seconds",
+    "tuning_trials",
+    "tuning_seconds",
+    "seen",
+    "test_texts",
+    "tricks",
+    "noise",
+]
 
 
 @pytest.fixture

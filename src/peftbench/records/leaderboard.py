@@ -39,10 +39,12 @@ _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
     "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen",
-    "test_texts",
+    "test_texts", "tricks", "noise",
 ]
 # fmt: on
 
+NONE = "none"
+"""In the column `tricks`, of runs without any."""
 CELL = ("model", "method", "task", "subset", "protocol", "shots", "metric", "variant")
 """What runs share that are repetitions of each other: all but the two seeds."""
 
@@ -80,6 +82,8 @@ def row(record: Record) -> Row:
         "tuning_seconds": record.tuning.get("seconds"),
         "seen": seen_before(record.config, record.task, record.subset),
         "test_texts": " ".join(record.data.get("test_texts") or ()) or None,
+        "tricks": "+".join((record.config.get("method") or {}).get("trick") or ()) or NONE,
+        "noise": (record.config.get("protocol") or {}).get("noise") or 0,
         "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
         "identity": record.identity,
         "outdated": is_outdated(record.config, record.identity),
@@ -305,5 +309,5 @@ def _mean_row(cell: Row, members: Sequence[Row]) -> Row:
         "score_max": max(scores, default=None),
         "trainable_params": next((r["trainable_params"] for r in done), None),
         "seen": members[0].get("seen"),
-        "test_texts": members[0].get("test_texts"),
+        **{name: members[0].get(name) for name in ("test_texts", "tricks", "noise")},
     }

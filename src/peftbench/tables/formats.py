@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from peftbench.records.seen import remarks
 from peftbench.tables.cells import TableCell
 from peftbench.tables.claims import Claim
 from peftbench.tables.commands import command
@@ -196,6 +197,7 @@ def _cell_row(name: str, cell: TableCell, extra: Sequence[str]) -> dict[str, Any
         "best": cell.best,
         "tie_group": cell.letters,
         "problem": cell.problem,
+        "seen": "; ".join(remarks(r for group in cell.groups for r in group.runs)),
         "paper": None if paper is None else paper.value,
         "paper_sd": None if paper is None else paper.sd,
         "paper_source": "" if paper is None else f"{paper.paper}: {paper.source}",

@@ -11,7 +11,7 @@ from typing import Any
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import whole
 from peftbench.records import leaderboard
-from peftbench.records.leaderboard import Row
+from peftbench.records.leaderboard import NONE, Row
 from peftbench.records.naming import BLOCK, method_names
 from peftbench.records.seen import ABOUT, MARK, TEXTS, remarks
 from peftbench.records.store import Store
@@ -28,8 +28,8 @@ INTERVAL = (
 
 # fmt: off
 _RUN_COLUMNS = [
-    "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "data_seed", "seed", "metric",
-    "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
+    "run_id", "status", "task", "subset", "protocol", "shots", "model", "method", "tricks", "noise", "data_seed",
+    "seed", "metric", "score", "trainable_params", "train_seconds", "total_seconds", "train_peak_mib", "precision",
     "tuned", "seen", "test_texts",
 ]
 _GROUP_COLUMNS = [
@@ -185,7 +185,7 @@ def to_latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
 def _split(rows: Sequence[Row], columns: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The columns of a table, and the values of those in which all rows agree; a column without a value is left out."""
     shared = {name: _show(name, rows[0]) for name in columns if name in _SETTINGS and _agree(name, rows)}
-    empty = {name for name in ("interval", "ties") if not any(_show(name, r) for r in rows)}
+    empty = {name for name in ("interval", "ties", "tricks", "noise") if not any(_show(name, r) for r in rows)}
     empty.update(ABOUT)  # a mark behind the model or method, and a line below
     return [name for name in columns if name not in shared and name not in empty], shared
 
@@ -233,7 +233,7 @@ def _show(name: str, r: Row) -> str:
     value: Any = r.get(name)
     if name == "interval":
         return "" if r.get("score_low") is None else f"[{r['score_low']:.1f}, {r['score_high']:.1f}]"
-    if value is None:
+    if value is None or (name in ("tricks", "noise") and value in (NONE, 0)):
         return ""
     if name == "model" and r.get("seen"):
         return f"{value} {MARK}"
