@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cut_off_runs import Killed, killed_at
 from made_up_configs import compose
 from safetensors.torch import load_file
 
@@ -169,3 +170,19 @@ def test_trained_and_tested_in_one_language_it_is_a_supervised_run(data: Path) -
     assert list(parts(transfer)) == ["hau"]
     plain = finish(data, "task.lang=hau", "task.source_lang=null", "shots=full")
     assert plain.predictions["sha256"] == transfer.predictions["sha256"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_in_the_language_that_it_was_in(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("task.lang=yor", "trainer.checkpoint_every=1", "method.language_adapters.steps=3")
+    with killed_at(monkeypatch, "1-language_adapters/yor", 2), pytest.raises(Killed):
+        finish(data, *args)
+    cut = finish(data, *args)
+    assert [part["facts"]["read_from"] for part in parts(cut).values()] == ["cache", "training"]
+    assert not list((data.parent / "cache/models").glob("*.partial"))
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(data.parent / "other"))
+    whole = finish(data, *args, f"out_dir={data.parent / 'whole'}")
+    assert cut.predictions["sha256"] == whole.predictions["sha256"]
+    assert {name: part["facts"]["sha256"] for name, part in parts(cut).items()} == {
+        name: part["facts"]["sha256"] for name, part in parts(whole).items()
+    }
