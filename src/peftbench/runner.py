@@ -144,14 +144,16 @@ def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) 
     context.attempt.check()
     context.attempt.progress.show("save")
     fill_measures(record, context.reports, context.clock, *session.peaks())
-    record.compute |= predictor.costs()
+    tested = answers[: len(context.draw.test)]
+    record.compute |= {**predictor.costs(), **predictor.answer_facts(context.draw.test[: len(tested)], tested)}
     record.parameters = predictor.counts()
     record.notes += predictor.remarks()
     if not session.main:
         return
     with context.clock("save"), session.results() as folder:
         rows = {row.id: row for tests in tests_of(context.draw).values() for row in tests}
-        record.predictions = write_predictions(folder, [rows[p.id] for p in answers], answers)
+        asked_of, sourced = [rows[p.id] for p in answers], context.data.kind.sourced
+        record.predictions = write_predictions(folder, asked_of, answers, sourced=sourced)
         asked = predictor.prompts()
         if kept := write_prompts(folder, {p.id: asked[p.id] for p in answers if p.id in asked}):
             record.predictions["prompts"] = kept

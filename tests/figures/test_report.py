@@ -23,6 +23,7 @@ from peftbench.figures.report.payload import payload
 from peftbench.records import leaderboard
 from peftbench.records.predictions import Item
 from peftbench.records.store import Store
+from peftbench.tasks.problems import kind
 
 HOSTILE = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>\"'&\u2028"
 FORMULA = "=cmd|' /C calc'!A0"
@@ -130,7 +131,7 @@ def test_confusion_and_errors() -> None:
         "columns": ["x", "y", "(no label)"],
         "counts": [[1, 1, 0], [1, 0, 1]],
     }
-    found = errors(items)
+    found = errors(items, kind("classification"))
     assert [row[0] for row in found["errors"]] == ["d", "b", "c"]
     assert found["errors"][0] == ["d", "y", "x", 3.0, None, None]
     assert found["errors"][2] == ["c", "y", "(no label)", None, "nonsense", None]

@@ -158,6 +158,10 @@ class Formulation(nn.Module, ABC):
         """One prediction a row, from those of the items that `encode` made of the rows, in their order."""
         return list(predictions)
 
+    def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        """Numbers about its answers to the labelled test `rows` besides scores, for the record's `compute`."""
+        return {}
+
     @abstractmethod
     def collate(self, items: Sequence[Encoded]) -> Batch:
         """Padded CPU tensors of one batch."""

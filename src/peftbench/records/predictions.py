@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peftbench.errors import UsageError
 from peftbench.files import read_file, readable_errors, write_atomic
@@ -33,6 +33,7 @@ class Item:
         scores: label -> score, where the formulation has scores.
         answer: the raw text that a generating model wrote.
         group: of the row, if it has one: rows that depend on each other (answers to one question).
+        source: the row's text, where the metrics of its kind look at it.
     """
 
     id: str
@@ -41,10 +42,15 @@ class Item:
     scores: dict[str, float] = field(default_factory=dict)
     answer: str | None = None
     group: str | None = None
+    source: str | None = None
 
 
 def write_predictions(
-    folder: Path, rows: Sequence[Row], predictions: Sequence[Prediction], name: str = "predictions.jsonl"
+    folder: Path,
+    rows: Sequence[Row],
+    predictions: Sequence[Prediction],
+    name: str = "predictions.jsonl",
+    sourced: bool = False,
 ) -> dict[str, Any]:
     """Write `folder/name`, whole or not at all; returns `file`, `sha256`, `count`, `invalid` for the record.
 
@@ -52,6 +58,7 @@ def write_predictions(
         folder: the run's.
         rows: the test rows, in the order of the file.
         predictions: exactly one a row, in any order.
+        sourced: the rows' texts are kept, too.
 
     Raises:
         ValueError: a row was answered twice or not at all, or an answer belongs to no row.
@@ -60,7 +67,7 @@ def write_predictions(
     if len(answers) != len(predictions) or answers.keys() != {row.id for row in rows} or len(answers) != len(rows):
         wrong = sorted(answers.keys() ^ {row.id for row in rows})[:3] or "an id appears twice"
         raise ValueError(f"{len(predictions)} predictions do not fit {len(rows)} test rows ({wrong})")
-    items = [_item(answers[row.id], row) for row in rows]
+    items = [_item(answers[row.id], row, row.text if sourced else None) for row in rows]
     content = b"".join(_line(item) for item in items)
     write_atomic(folder / name, content)
     return {
@@ -116,8 +123,18 @@ def read_predictions(path: Path, sha256: str | None = None) -> list[Item]:
     return items
 
 
-def read_columns(path: Path, sha256: str | None = None) -> tuple[list[str], list[Any], list[str | None], list[Any]]:
-    """Ids, targets, groups and predictions of a file, in test order: what statistics need, at a third of the cost.
+class Columns(NamedTuple):
+    """The columns of a file that statistics need, in one order."""
+
+    ids: list[str]
+    targets: list[Any]
+    groups: list[str | None]
+    predictions: list[Any]
+    sources: list[str | None]
+
+
+def read_columns(path: Path, sha256: str | None = None) -> Columns:
+    """Columns of a file, in test order, at a third of the cost of whole items.
 
     Raises:
         UsageError: as `read_predictions`.
@@ -125,11 +142,12 @@ def read_columns(path: Path, sha256: str | None = None) -> tuple[list[str], list
     content = _checked_bytes(path, sha256)
     try:
         rows = json.loads(b"[" + b",".join(content.splitlines()) + b"]")
-        return (
+        return Columns(
             [row["id"] for row in rows],
             [row["target"] for row in rows],
             [row.get("group") for row in rows],
             [row["prediction"] for row in rows],
+            [row.get("source") for row in rows],
         )
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"{path}: not a file of predictions ({error}).") from error
@@ -143,17 +161,18 @@ def _checked_bytes(path: Path, sha256: str | None) -> bytes:
     return content
 
 
-def _item(prediction: Prediction, row: Row) -> Item:
+def _item(prediction: Prediction, row: Row, source: str | None) -> Item:
     label = prediction.label
     if isinstance(label, float) and not math.isfinite(label):
         label = None  # a regression that gave NaN has no answer
     # nine digits hold a float32 exactly
     scores = {name: float(f"{score:.9g}") for name, score in prediction.scores.items()}
-    return Item(prediction.id, row.target, label, scores, prediction.answer, row.group)
+    return Item(prediction.id, row.target, label, scores, prediction.answer, row.group, source)
 
 
 def _line(item: Item) -> bytes:
     fields = {name: plain(getattr(item, name)) for name in Item.__dataclass_fields__}
-    if item.group is None:
-        del fields["group"]  # most tasks have none
+    for name in ("group", "source"):
+        if fields[name] is None:
+            del fields[name]  # most tasks have none
     return json.dumps(fields, allow_nan=False).encode() + b"\n"

@@ -18,8 +18,8 @@ class Answer:
     """What a run's model says about one new row.
 
     Attributes:
-        label: a label name, a number for regression, the tags of a text's words, or None if what the model wrote is no
-            label.
+        label: a label name, a number for regression, the tags of a text's words, tuples, a text, or None if what the
+            model wrote is none of what was asked for.
         probabilities: label name -> probability, adding up to 1; empty for regression and for generated text.
         scores: what the probabilities are made from: label name -> logit, or mean log-likelihood of its words.
         text: what a generating model wrote.

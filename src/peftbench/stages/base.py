@@ -117,6 +117,10 @@ class Predictor(ABC):
         """What its answers cost besides time, for the record's `compute`."""
         return {}
 
+    def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        """Numbers about its answers to the labelled test `rows` besides scores, for the record's `compute`."""
+        return {}
+
     def prompts(self) -> Mapping[str, str]:
         """Row id -> the prompt that it was answered from, where prompts are to be kept."""
         return {}

@@ -77,6 +77,9 @@ class LearnerPredictor(Predictor):
         counts = {"cut": cut, "emptied": emptied}
         return {"max_length": formulation.max_length, **counts, "label_tokens": formulation.label_tokens()}
 
+    def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
+        return self.learner.formulation.answer_facts(rows, predictions)
+
     def prompts(self) -> dict[str, str]:
         every = (item for items in self._encoded.values() for item in items)
         return {item.id: item.data[PROMPT_TEXT] for item in every if PROMPT_TEXT in item.data}

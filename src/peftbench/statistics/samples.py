@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from peftbench.records.predictions import read_columns
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.statistics.scorers import Items, Resamples, Scorer, scorer
+from peftbench.tasks.problems import kind
+from peftbench.tasks.problems.base import Sourced
 
 Floats = NDArray[np.floating]
 RESAMPLES = 1000
@@ -139,17 +141,17 @@ def load_cell(store: Store, records: Sequence[Record], metric: str | None = None
     unique = {(_draw_name(r), r.seed): r for r in reversed(done)}
     kept = list(reversed(unique.values()))
     columns = [_test_columns(store, r) for r in kept]
-    ids, targets, groups = columns[0][:3]
-    for record, (other_ids, other_targets, _, _) in zip(kept, columns, strict=True):
-        if other_ids != ids or other_targets != targets:
+    first = columns[0]
+    for record, other in zip(kept, columns, strict=True):
+        if (other.ids, other.targets, other.sources) != (first.ids, first.targets, first.sources):
             raise UsageError(f"Runs {kept[0].run_id} and {record.run_id} were tested on different items.")
-    items = _items(done[0], targets, groups)
+    items = _items(done[0], first)
     runs = []
-    for record, (*_, predictions) in zip(kept, columns, strict=True):
-        scored = scorer(metric, items, predictions)
+    for record, column in zip(kept, columns, strict=True):
+        scored = scorer(metric, items, column.predictions)
         _check(record, metric, scored.score())
         runs.append(Run(record.run_id, _draw_name(record), record.data_seed, record.seed, scored.score(), scored))
-    return Cell(tuple(runs), metric, _sha([ids, targets]), int(items.units().max()) + 1)
+    return Cell(tuple(runs), metric, _sha([first.ids, first.targets]), int(items.units().max()) + 1)
 
 
 def cell_of_scores(records: Sequence[Record], metric: str | None = None) -> Cell:
@@ -237,27 +239,43 @@ def _draw_name(record: Record) -> Hashable:
     return record.draw.get("sha256") or record.data_seed
 
 
-def _test_columns(store: Store, record: Record) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
-    """Ids, targets, groups and predictions of the test set proper, in the order of ids.
+class _Columns(NamedTuple):
+    """The test set proper, in the order of ids; `positions` is where each row stands in the file."""
+
+    ids: list[str]
+    targets: list[Any]
+    groups: list[str | None]
+    predictions: list[Any]
+    sources: list[str | None]
+    positions: list[int]
+
+
+def _test_columns(store: Store, record: Record) -> _Columns:
+    """The test set proper.
 
     Further test sets stand behind it in the file; their items belong to metrics of their own.
     """
     named = record.predictions.get("file")
     if not named:
         raise UsageError(f"Run {record.run_id} has no stored predictions. Repeat it with `rerun=true`.")
-    ids, targets, groups, predictions = read_columns(
-        store.folder(record.run_id) / named, record.predictions.get("sha256")
-    )
-    count = (record.draw.get("rows") or {}).get("test", len(ids))
-    order = sorted(range(min(count, len(ids))), key=ids.__getitem__)
-    return tuple([column[i] for i in order] for column in (ids, targets, groups, predictions))  # type: ignore
+    columns = read_columns(store.folder(record.run_id) / named, record.predictions.get("sha256"))
+    count = (record.draw.get("rows") or {}).get("test", len(columns.ids))
+    order = sorted(range(min(count, len(columns.ids))), key=columns.ids.__getitem__)
+    return _Columns(*([column[i] for i in order] for column in columns), order)  # type: ignore[arg-type]
 
 
-def _items(record: Record, targets: list[Any], groups: list[Any]) -> Items:
+def _items(record: Record, columns: _Columns) -> Items:
+    targets, groups = columns.targets, columns.groups
     problem = record.data.get("problem") or _problem(targets)
     labels: Sequence[str] = record.data.get("labels") or ()
     if problem == "classification" and not labels:
         labels = sorted(set(targets))  # a record of before labels were written down; enough for all but `f1_binary`
+    if kind(problem).sourced:
+        if None in columns.sources:
+            raise UsageError(
+                f"Run {record.run_id}: its predictions are without the texts. Repeat it with `rerun=true`."
+            )
+        targets = [Sourced(*row) for row in zip(columns.sources, targets, columns.positions, strict=True)]
     span = record.data.get("score_range")
     return Items(
         tuple(targets),
@@ -269,8 +287,8 @@ def _items(record: Record, targets: list[Any], groups: list[Any]) -> Items:
 
 
 def _problem(targets: Sequence[Any]) -> str:
-    kinds: dict[type, str] = {str: "classification", list: "tuples"}
-    return kinds.get(type(targets[0]), "regression")
+    by_type: dict[type, str] = {str: "classification", list: "tuples"}
+    return by_type.get(type(targets[0]), "regression")
 
 
 def _check(record: Record, metric: str, score: float) -> None:

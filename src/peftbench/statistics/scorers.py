@@ -31,7 +31,7 @@ class Items:
     """What is known of the test items, the same for every run of a cell.
 
     Attributes:
-        targets: the right answers, by item.
+        targets: the right answers, by item; of a kind that is `sourced`, a `Sourced` each.
         labels: label names in the task's order (empty unless the task is a classification).
         problem: kind of the targets, as in the record.
         score_range: (low, high) of a regression's score; None: that of the targets.
@@ -100,15 +100,23 @@ class LinearScorer:
         return 100 * float(self.value(self.features.sum(axis=0, dtype=np.float64)))
 
     def resampled(self, resamples: Resamples) -> Floats:
-        return 100 * self.value(_sums(resamples.counts, self.features))
+        def values(counts: NDArray[Any]) -> Floats:
+            return self.value(_sums(counts, self.features))
+
+        return 100 * _in_blocks(values, resamples.counts, self.features.shape[1])
 
     def swapped(self, other: LinearScorer, swap: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         change = other.features - self.features
         differ, sums = change.any(axis=1), change.any(axis=0)  # where the answers agree an exchange changes nothing
-        moved = np.zeros((len(swap), change.shape[1]))
-        moved[:, sums] = _sums(swap.T[differ].T, change[differ][:, sums])
         mine, others = (s.features.sum(axis=0, dtype=np.float64) for s in (self, other))
-        return 100 * self.value(mine + moved), 100 * self.value(others - moved)
+
+        def both(swapped: NDArray[np.bool_]) -> Floats:
+            moved = np.zeros((len(swapped), change.shape[1]))
+            moved[:, sums] = _sums(swapped.T[differ].T, change[differ][:, sums])
+            return np.stack([self.value(mine + moved), self.value(others - moved)], axis=1)
+
+        first, second = _in_blocks(both, swap, change.shape[1]).T
+        return 100 * first, 100 * second
 
 
 @dataclass(frozen=True)
@@ -378,7 +386,7 @@ def _sums(weights: NDArray[Any], features: Floats) -> Floats:
     return _in_blocks(lambda w: (w.astype(kind, copy=False) @ features).astype(np.float64), weights)
 
 
-def _in_blocks(function: Callable[[NDArray[Any]], NDArray[Any]], rows: NDArray[Any]) -> NDArray[Any]:
-    """`function` of blocks of rows, joined."""
-    size = max(1, _CHUNK // max(1, rows.shape[1]))
+def _in_blocks(function: Callable[[NDArray[Any]], NDArray[Any]], rows: NDArray[Any], wide: int = 1) -> NDArray[Any]:
+    """`function` of blocks of rows, joined; `wide`: numbers that it makes of a row."""
+    size = max(1, _CHUNK // max(1, rows.shape[1], wide))
     return np.concatenate([function(rows[i : i + size]) for i in range(0, len(rows), size)])

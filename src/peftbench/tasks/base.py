@@ -21,7 +21,8 @@ from peftbench.tasks.problems import Problem, kind
 from peftbench.tasks.tuple_formats import TupleForm
 
 Target = str | float | tuple[Any, ...]
-"""What is asked for: a label name, a score, a tuple of tags or of tuples. `peftbench.tasks.problems` has the kinds."""
+"""What is asked for: a label name, a score, a tuple of tags, of tuples or of texts. `peftbench.tasks.problems` has the
+kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Row:
     Attributes:
         id: `"<split>:<0-based data row in the source file>"`, for example `"train:17"`; unique within a `TaskData`.
         text: the first (or only) text.
-        target: label *name*, score, tags or tuples; None for an unlabelled row. Never an integer id.
+        target: label *name*, score, tags, tuples or reference texts; None for an unlabelled row. Never an integer id.
         pair: the second text of a pair task, else None.
         domain: where the row comes from (a subject area, a venue), for methods with experts by domain, else None.
         parts: what the row is made of, by name (`headline`, `article`; `question`, `answer`, `paragraph`), for cloze

@@ -42,7 +42,7 @@ def detail(store: Store, record: Record) -> Data:
         "command": f"peftbench reproduce {record.run_id}",
         "confusion": (counted := confusion(items, record.data.get("labels") or ())),
         "classes": by_class(counted) if counted else by_label(items, kind),
-        **errors(items, kind.show, _prompts(store, record)),
+        **errors(items, kind, _prompts(store, record)),
     }
 
 
@@ -96,17 +96,24 @@ def _class_row(label: str, right: int, answered: int, true: int) -> list[Any]:
     return [label, true, *(_short(100 * a / b) if b else None for a, b in ratios)]
 
 
-def errors(items: Sequence[Item], show: Callable[[Any], str] = str, prompts: Mapping[str, str] | None = None) -> Data:
+def errors(items: Sequence[Item], kind: Problem, prompts: Mapping[str, str] | None = None) -> Data:
     """`errors`: the wrong answers, the surest first, [id, target, prediction, margin, text written, prompt]; `wrong`:
     how many.
 
     The margin is the score of the answer less that of the target; None if the model gives no scores.
     """
-    wrong = [i for i in items if i.prediction != i.target]
+    wrong = [i for i in items if not kind.is_right(i.target, i.prediction)]
     wrong.sort(key=lambda i: -(_margin(i) or 0.0))
-    asked = prompts or {}
+    asked, show = prompts or {}, kind.show
     rows = [
-        [i.id, _text(i.target, show), _text(i.prediction, show), _short(_margin(i)), i.answer, asked.get(i.id)]
+        [
+            i.id,
+            _text(i.target, show),
+            _text(i.prediction, show),
+            _short(_margin(i)),
+            i.answer,
+            asked.get(i.id, i.source),
+        ]
         for i in wrong[:MOST_ERRORS]
     ]
     return {"errors": rows, "wrong": len(wrong), "items": len(items)}

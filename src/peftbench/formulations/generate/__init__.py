@@ -39,7 +39,7 @@ FORMULATION = Declared(
     options=GenerateConfig,
     uses=("task.label_words",),
     results_version=2,  # the longest field gives way; answers are read through the tokenizer
-    problems=PROBLEMS | {"tuples", "mixture", "answers"},
+    problems=PROBLEMS | {"tuples", "mixture", "answers", "text"},
     can_answer_untrained=True,
     settle=settle,
 )

@@ -83,6 +83,10 @@ class TextFormulation(Formulation):
         assert write is not None, f"task {self.task.name}: {self.task.problem} is a kind of targets that is not written"
         return write(target, task or self.task, self.options.answers)
 
+    def row_answer(self, row: Row) -> str:
+        """What the model should write for a row."""
+        return self.answer_text(row.target, self.task.part(row.domain))  # type: ignore[arg-type]
+
     def answer_ids(self, words: str) -> list[int]:
         """Token ids of an answer, ended by end-of-sequence. A causal answer follows its cue after a space, in a chat it
         begins the assistant's turn."""
@@ -137,8 +141,7 @@ class TextFormulation(Formulation):
         for row, (prompt, cut, more) in zip(rows, self.prompts_of(rows), strict=True):
             answer = None
             if row.target is not None:
-                words = self.answer_text(row.target, self.task.part(row.domain))  # type: ignore[arg-type]
-                answer = self.answer_ids(words)
+                answer = self.answer_ids(self.row_answer(row))
             length = len(prompt) + (0 if self.encoder_decoder else len(answer or ()))
             data = {"prompt": prompt, "answer": answer, "domain": row.domain, "text": row.text, **more}
             items.append(Encoded(row.id, length, float(len(answer or (0,))), data, cut))
@@ -280,6 +283,26 @@ class GenerateFormulation(TextFormulation):
             logits_processor=self._processors(batch),
         )
         return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, batch["input_ids"])
+
+    def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, float]:
+        """Of answers that are no labels: mean tokens, their end counted, of what is written (`output_tokens`), of the
+        right answers in this form (`target_tokens`) and in the usual, whole one (`full_target_tokens`), and the first
+        two as shares of the last."""
+        write = self.task.kind.write
+        if write is None or self.task.labels or self.task.score_range or not rows:
+            return {}
+        whole = [write(row.target, self.task.part(row.domain), "words") for row in rows]
+        output, target, full = (
+            sum(len(self.answer_ids(text)) for text in texts) / len(rows)
+            for texts in ([p.answer or "" for p in predictions], map(self.row_answer, rows), whole)
+        )
+        return {
+            "output_tokens": output,
+            "target_tokens": target,
+            "full_target_tokens": full,
+            "output_length_ratio": output / full,
+            "target_length_ratio": target / full,
+        }
 
     def _processors(self, batch: Batch) -> LogitsProcessorList:
         """Of the logits, before the likeliest token is taken."""

@@ -67,7 +67,7 @@ FORMULATION = Declared(
     frozenset({"seq2seq", "causal"}),
     options=PromptedConfig,
     uses=("task.label_words",),
-    problems=PROBLEMS | {"tuples", "answers"},
+    problems=PROBLEMS | {"tuples", "answers", "text"},
     can_answer_untrained=True,
     settle=settle,
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +31,20 @@ class Answers:
     groups: Sequence[Hashable | None] = ()
 
 
+class Sourced(NamedTuple):
+    """The references of a row, with what metrics of rewritten texts look at besides.
+
+    Attributes:
+        source: the row's text.
+        references: the row's target.
+        position: the row's place in the test set, from 0: GLEU draws a reference for each.
+    """
+
+    source: str
+    references: Sequence[str]
+    position: int
+
+
 Metric = Callable[[Answers], float]
 """A fraction; 100 times as much is shown."""
 
@@ -42,7 +56,7 @@ class SumMetric:
 
     Attributes:
         counts: (target, prediction) -> what the row adds to each sum. Lists may stand for tuples, as in JSON; an
-            invalid prediction is None.
+            invalid prediction is None; of a kind that is `sourced`, the target is a `Sourced`.
         value: [..., sums] -> [...], a fraction.
         needs: raises UsageError where something that it takes (a package, a corpus) is not at hand; asked before any
             data is read.
@@ -138,6 +152,7 @@ class Problem:
         usual: those of a task that names none, the main one first.
         always: given for every task of the kind, whatever its own metrics are.
         answers: (task, rows, predictions) -> what the metrics take.
+        sourced: the metrics look at the row's text, too, which is then kept with the predictions (`Sourced`).
         strata: what the k of a few-shot draw is counted in: rows of each "label", of each "half" of the scores, of
             each "domain", or "rows" whatever their target.
         mark: the key that only subsets of this kind have in a task's YAML, by which it is told; "" for classification,
@@ -147,6 +162,11 @@ class Problem:
             `method.formulation.answers`; None if the kind is not written.
         parse: (text, task, style) -> the target that it says, None if it says none: what does not parse is invalid, is
             counted and is kept as text. None if reading takes the tokenizer (labels: see `generate`).
+        write_spans: (text of the row, target, task) -> the target by places in the text (`formulation=edit_spans`);
+            None if the kind has no such form.
+        read_spans: (text of the row, text, task) -> the target that it says, None if it says none, and how much of it
+            was left out because it cannot be meant.
+        is_right: (target, prediction) -> whether a reader should count the answer as right.
         styles: what `method.formulation.answers` may be, the usual one first.
         room: tokens that a written answer may take, where it is no label.
         pool: what several sampled answers to one row say together, of each what `parse` made of it (None: invalid);
@@ -162,11 +182,15 @@ class Problem:
     usual: tuple[str, ...]
     always: tuple[str, ...] = ()
     answers: Callable[[TaskData, Sequence[Row], Sequence[Any]], Answers] = as_they_are
+    sourced: bool = False
     strata: Literal["label", "half", "domain", "rows"] = "rows"
     mark: str = ""
     labels_of: Callable[[Any], Iterable[str]] = lambda target: ()
     write: Callable[[Any, TaskData, str], str] | None = None
     parse: Callable[[str, TaskData, str], Any] | None = None
+    write_spans: Callable[[str, Any, TaskData], str] | None = None
+    read_spans: Callable[[str, str, TaskData], tuple[Any, int]] | None = None
+    is_right: Callable[[Any, Any], bool] = lambda target, prediction: target == prediction
     styles: tuple[str, ...] = ("words",)
     room: int = 8
     pool: Callable[[Sequence[Any]], Any] | None = None

@@ -44,6 +44,20 @@ def parse(text: str, data: TaskData, style: str) -> tuple[tuple[str, ...], ...] 
     return format_of(style, data.tuple_form).read(text, data.tuple_form)
 
 
+def write_spans(source: str, target: Any, data: TaskData) -> str:
+    """Tuples by places in the source."""
+    from peftbench.tasks.edit_spans import write_places
+
+    return write_places(source, target, data.tuple_form)
+
+
+def read_spans(source: str, text: str, data: TaskData) -> tuple[tuple[tuple[str, ...], ...] | None, int]:
+    """The tuples that a text says of the source, and how many of it say nothing."""
+    from peftbench.tasks.edit_spans import read_places
+
+    return read_places(source, text, data.tuple_form)
+
+
 def show(value: Any) -> str:
     """`(battery, good); (screen, bad)`."""
     return "; ".join(f"({', '.join(map(str, t))})" for t in value) or "(none)"
@@ -61,6 +75,8 @@ PROBLEM = Problem(
     mark="elements",
     write=write,
     parse=parse,
+    write_spans=write_spans,
+    read_spans=read_spans,
     styles=("words", "paper"),
     room=96,
     show=show,

@@ -1,0 +1,63 @@
+"""`edit_spans`: answers are written and read as places in the row's text (`peftbench.tasks.edit_spans`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from peftbench.config.schema import FormulationConfig, with_options
+from peftbench.formulations.base import Batch, Encoded, Prediction
+from peftbench.formulations.edit_spans import EditSpansConfig
+from peftbench.formulations.fitting import Cut
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.models.base import Backbone
+from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.edit_spans import numbered
+
+HINT = "Name words by their places: 0 2 are the first two."
+
+
+class EditSpansFormulation(GenerateFormulation):
+    """Generation whose answers say where they change or pick words of the row's text, and so are read beside it."""
+
+    def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
+        super().__init__(backbone, task, max_length, cfg)
+        self.prefix += f"{HINT}\n"
+        self.numbered = with_options(cfg, EditSpansConfig).numbered
+
+    def row_answer(self, row: Row) -> str:
+        write = self.task.kind.write_spans
+        assert write is not None, f"{self.task.problem} is a kind of targets without places"
+        return write(row.text, row.target, self.task)
+
+    def prompts_of(self, rows: Sequence[Row]) -> Iterable[tuple[list[int], Cut, dict[str, Any]]]:
+        shown = [replace(row, text=numbered(row.text)) for row in rows] if self.numbered else rows
+        made = super().prompts_of(shown)
+        return ((ids, cut, {**more, "source": row.text}) for row, (ids, cut, more) in zip(rows, made, strict=True))
+
+    def collate(self, items: Sequence[Encoded]) -> Batch:
+        return {**super().collate(items), "sources": [item.data["source"] for item in items]}
+
+    def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
+        written = super().predict(model, batch)
+        return [
+            replace(p, label=self.read_of(source, p.answer)[0])
+            for p, source in zip(written, batch["sources"], strict=True)
+        ]
+
+    def read(self, text: str) -> Any:
+        """Nothing without the row's text; see `read_of`."""
+        return None
+
+    def read_of(self, source: str, text: str | None) -> tuple[Any, int]:
+        """What a text says of the row's, None if nothing, and how much of it cannot be meant."""
+        read = self.task.kind.read_spans
+        assert read is not None, f"{self.task.problem} is a kind of targets without places"
+        return read(source, text or "", self.task)
+
+    def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, float]:
+        left_out = [self.read_of(row.text, p.answer)[1] for row, p in zip(rows, predictions, strict=True)]
+        return {**super().answer_facts(rows, predictions), "left_out_spans": sum(left_out)}
