@@ -155,7 +155,7 @@ def through_hydra(typed: Arguments) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.load import CONFIG_MODULE, check_overrides, explain, opened, to_run_config
+    from peftbench.config.load import CONFIG_MODULE, check_overrides, explain, opened, opened_for_sweep, to_run_config
 
     check_overrides(typed.overrides)
     codes: list[int] = []
@@ -167,7 +167,8 @@ def through_hydra(typed: Arguments) -> int:
         except UsageError as error:  # kept from Hydra, which would announce it in its own words
             mistakes.append(error)
 
-    sys.argv = [sys.argv[0], *typed.flags, *map(opened, typed.overrides)]
+    words = opened_for_sweep(typed.overrides) if typed.multirun else map(opened, typed.overrides)
+    sys.argv = [sys.argv[0], *typed.flags, *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
         hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()

@@ -9,7 +9,7 @@ from hydra import initialize_config_module
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries, names
-from peftbench.config.load import CONFIG_MODULE, compose_raw, from_plain, resolve
+from peftbench.config.load import CONFIG_MODULE, compose_raw, from_plain, opened_for_sweep, resolve
 from peftbench.config.schema import RunConfig
 from peftbench.config.sections import build_section
 from peftbench.config.space import read_space, value_at
@@ -200,3 +200,14 @@ def test_lines_longer_than_what_a_tuner_is_made_for_are_refused_when_composed():
     compose([*long, "method/tuner=dept", "trainer.max_length=300"])
     compose([*long, "method/tuner=dept", "method.tuner.offset=token", "trainer.max_length=256"])
     compose([*long, "method/tuner=lora", "trainer.max_length=256"])
+
+
+def test_a_sweep_over_files_may_set_keys_that_only_they_have():
+    swept = opened_for_sweep(
+        ["method=lora", "method/formulation=generate,edit_spans", "method.formulation.answer_tokens=8"]
+    )
+    assert swept == ["method=lora", "method/formulation=generate,edit_spans", "++method.formulation.answer_tokens=8"]
+    assert opened_for_sweep(["method=lora", "method.tuner.rank=4,8", "task.lang=hau"])[1:] == [
+        "method.tuner.rank=4,8",
+        "++task.lang=hau",
+    ]

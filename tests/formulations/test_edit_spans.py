@@ -11,7 +11,7 @@ from peftbench import statistics
 from peftbench.errors import UsageError
 from peftbench.figures.report.detail import detail
 from peftbench.inspect.predict_command import columns
-from peftbench.records.predictions import read_predictions
+from peftbench.records.predictions import read_predictions, read_prompts
 from peftbench.records.store import Store
 
 TASK = ("task=jfleg", "tracking.wandb=disabled", "protocol.dev=none", "trainer.probe=false")
@@ -34,8 +34,8 @@ def sentences(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def run(sentences, tmp_path_factory) -> peftbench.Run:
     return peftbench.run(
-        *TASK, sentences, EDITS, "shots=6", "trainer.steps=40", "trainer.batch_size=6", "trainer.max_length=192",
-        "method.lr.backbone=0.003", "trainer.save=all", method="full", model="tiny-llama",
+        *TASK, sentences, EDITS, "shots=6", "trainer.steps=24", "trainer.batch_size=6", "trainer.max_length=192",
+        "method.lr.backbone=0.004", "trainer.save=all", method="full", model="tiny-llama",
         out_dir=tmp_path_factory.mktemp("out"),
     )  # fmt: skip
 
@@ -110,4 +110,14 @@ def test_places_of_words_can_be_shown_and_tuples_take_them(sentences, tmp_path):
 def test_what_has_no_places_is_refused(sentences, tmp_path, changes, message):
     chosen = {"task": "jfleg", "method": "lora", "model": "tiny-llama", "shots": 2, **changes}
     with pytest.raises(UsageError, match=message):
-        peftbench.run(EDITS, sentences, "tracking.wandb=disabled", out_dir=tmp_path, **chosen)
+        peftbench.run(EDITS, sentences, "tracking.wandb=disabled", "protocol.dev=none", out_dir=tmp_path, **chosen)
+
+
+def test_demonstrations_show_a_reference(sentences, tmp_path):
+    run = peftbench.run(
+        *TASK, sentences, "shots=2", "method.formulation.by=generate", "method.formulation.answer_tokens=4",
+        "method.formulation.max_length=400", method="icl", model="tiny-llama", out_dir=tmp_path,
+    )  # fmt: skip
+    assert "output_tokens" in run.record.compute
+    prompt = next(iter(read_prompts(run.folder / "prompts.jsonl.xz").values()))
+    assert prompt.count("word is right .") == 2

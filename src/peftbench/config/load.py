@@ -89,6 +89,19 @@ def opened(override: str) -> str:
     return f"++{override}" if override.startswith("task.") else override
 
 
+def opened_for_sweep(overrides: Sequence[str]) -> list[str]:
+    """`opened`, of a sweep: where a file is swept, Hydra first composes without any of its values, and would miss the
+    keys that they have. The jobs are checked one by one.
+
+    >>> opened_for_sweep(["method/formulation=generate,head", "method.formulation.answer_tokens=8", "seed=1"])
+    ['method/formulation=generate,head', '++method.formulation.answer_tokens=8', 'seed=1']
+    """
+    pairs = [override.partition("=") for override in overrides]
+    swept = {key.replace("/", ".") for key, _, value in pairs if (key in GROUPS or "/" in key) and "," in value}
+    inside = tuple(f"{section}." for section in swept)
+    return [f"++{o}" if inside and o.startswith(inside) else opened(o) for o in overrides]
+
+
 def for_one_run(override: str) -> str:
     """`opened`, of a command for one run: the main metric that it gives wins over a subset's own.
 

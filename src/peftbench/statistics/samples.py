@@ -261,7 +261,8 @@ def _test_columns(store: Store, record: Record) -> _Columns:
     columns = read_columns(store.folder(record.run_id) / named, record.predictions.get("sha256"))
     count = (record.draw.get("rows") or {}).get("test", len(columns.ids))
     order = sorted(range(min(count, len(columns.ids))), key=columns.ids.__getitem__)
-    return _Columns(*([column[i] for i in order] for column in columns), order)  # type: ignore[arg-type]
+    ids, targets, groups, predictions, sources = ([column[i] for i in order] for column in columns)
+    return _Columns(ids, targets, groups, predictions, sources, order)
 
 
 def _items(record: Record, columns: _Columns) -> Items:
@@ -271,11 +272,12 @@ def _items(record: Record, columns: _Columns) -> Items:
     if problem == "classification" and not labels:
         labels = sorted(set(targets))  # a record of before labels were written down; enough for all but `f1_binary`
     if kind(problem).sourced:
-        if None in columns.sources:
+        sources = [source for source in columns.sources if source is not None]
+        if len(sources) < len(targets):
             raise UsageError(
-                f"Run {record.run_id}: its predictions are without the texts. Repeat it with `rerun=true`."
+                f"Run {record.run_id}: its texts are not with its predictions. Repeat it with `rerun=true`."
             )
-        targets = [Sourced(*row) for row in zip(columns.sources, targets, columns.positions, strict=True)]
+        targets = [Sourced(*row) for row in zip(sources, targets, columns.positions, strict=True)]
     span = record.data.get("score_range")
     return Items(
         tuple(targets),

@@ -39,7 +39,7 @@ def gleu_counts(target: Sourced, text: str | None) -> Sequence[float]:
     own = [max(len(tokens) + 1 - n, 0) for n in range(1, ORDER + 1)]
     by_reference = np.array([_right(target.source.split(), tokens, r.split()) for r in target.references])
     drawn = drawn_references(len(target.references), _covering(target.position))[:, target.position]
-    return np.concatenate([own, by_reference[drawn].ravel()])
+    return [*own, *by_reference[drawn].ravel().tolist()]
 
 
 def gleu_value(sums: Sums) -> Sums:

@@ -23,6 +23,8 @@ HINT = "Name words by their places: 0 2 are the first two."
 class EditSpansFormulation(GenerateFormulation):
     """Generation whose answers say where they change or pick words of the row's text, and so are read beside it."""
 
+    title = "edit_spans"
+
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.prefix += f"{HINT}\n"

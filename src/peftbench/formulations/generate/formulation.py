@@ -294,7 +294,7 @@ class GenerateFormulation(TextFormulation):
         whole = [write(row.target, self.task.part(row.domain), "words") for row in rows]
         output, target, full = (
             sum(len(self.answer_ids(text)) for text in texts) / len(rows)
-            for texts in ([p.answer or "" for p in predictions], map(self.row_answer, rows), whole)
+            for texts in ([(p.answer or "").strip() for p in predictions], map(self.row_answer, rows), whole)
         )
         return {
             "output_tokens": output,
