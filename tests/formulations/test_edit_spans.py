@@ -64,7 +64,7 @@ def test_a_loaded_run_rewrites_new_texts_and_is_not_exported(run, tmp_path):
     texts = [f"test {n} word are right ." for n in range(4)]
     answers = peftbench.load_run(run.run_id, run.record.config["out_dir"]).predict(texts)
     assert [a.label for a in answers] == [f"test {n} word is right ." for n in range(4)]
-    assert columns(answers[0]) == {"prediction": answers[0].label, "answer": answers[0].text}
+    assert columns(answers[0], str) == {"prediction": answers[0].label, "answer": answers[0].text}
     with pytest.raises(UsageError, match=r"text task are read by a parser.*peftbench predict"):
         run.export(tmp_path / "x")
 

@@ -6,9 +6,7 @@ import pytest
 
 import peftbench
 from peftbench.errors import UsageError
-from peftbench.inspect.predict_command import columns
 from peftbench.records.predictions import read_predictions
-from peftbench.saved.answers import Answer
 
 LINES = ["good food####[([1], [0], 'POS')]", "slow bad service####[([2], [0], 'NEG'), ([2], [1], 'NEG')]"]
 
@@ -50,7 +48,6 @@ def test_a_run_on_tuples_learns_its_rows_and_answers_as_stored(reviews, tmp_path
     assert all(isinstance(item.answer, str) for item in stored)
     asked = run.predict([f"test {n} {LINES[n % 2].rpartition('####')[0]}" for n in range(4)])
     assert [a.text for a in asked] == [item.answer for item in stored]
-    assert columns(Answer((("food", "good"),)))["prediction"] == '[["food", "good"]]'
 
 
 def test_demonstrations_show_tuples_and_the_task_says_what_it_asks_for(reviews, tmp_path):

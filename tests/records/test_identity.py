@@ -21,7 +21,7 @@ RECORDED = Path(__file__).with_name("recorded_ids.json")
 """Command -> id, with a data and a draw hash that stand for all. Made by `python tests/records/test_identity.py`."""
 ADAPTED = ("absa", "absa_all", "masakhaner task.lang=swa", "afrisenti task.lang=swa", "sib200 task.lang=swa",
            "file task.path=tickets.csv task.text=body task.label=queue",
-           "hf task.path=ORG/NAME task.text=body task.label=queue")  # fmt: skip
+           "hf task.path=ORG/NAME task.text=body task.label=queue", "jfleg")  # fmt: skip
 """A task of every adapter that has keys of its own; masakhanews is among the others."""
 METHODS = sorted(p.stem for p in (Path(schema.__file__).parents[1] / "conf" / "method").glob("*.yaml"))
 FLOORS = ("majority", "tfidf_lr")
