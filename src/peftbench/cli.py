@@ -167,7 +167,7 @@ def through_hydra(typed: Arguments) -> int:
         except UsageError as error:  # kept from Hydra, which would announce it in its own words
             mistakes.append(error)
 
-    words = opened_for_sweep(typed.overrides) if typed.multirun else map(opened, typed.overrides)
+    words = opened_for_sweep(typed.overrides) if typed.multirun else [*map(opened, typed.overrides)]
     sys.argv = [sys.argv[0], *typed.flags, *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:

@@ -142,7 +142,16 @@ def test_auto_is_the_formulation_that_it_stands_for_with_the_version_of_its_targ
 def test_the_formulations_are_declared_without_torch_and_found_by_name() -> None:
     from peftbench.formulations.declared import Declared, declaration
 
-    assert {*registry.names("formulation")} >= {"auto", "cloze", "features", "generate", "head", "score", "tags"}
+    assert {*registry.names("formulation")} >= {
+        "auto",
+        "cloze",
+        "edit_spans",
+        "features",
+        "generate",
+        "head",
+        "score",
+        "tags",
+    }
     assert all(isinstance(declaration(name), Declared) for name in registry.names("formulation"))
     with pytest.raises(UsageError, match=r"`claze` is no formulation\. Did you mean `cloze`"):
         compose(["method=lora", "method.formulation.name=claze"])

@@ -60,7 +60,7 @@ def test_demonstrations_show_tuples_and_the_task_says_what_it_asks_for(reviews, 
 
 
 def test_encoders_and_label_numbers_are_refused(reviews, tmp_path):
-    with pytest.raises(UsageError, match=r"tuples targets.*family causal or seq2seq: generate"):
+    with pytest.raises(UsageError, match=r"tuples targets.*family causal or seq2seq: edit_spans, generate"):
         peftbench.run(*TASK, reviews, "shots=2", method="lora", model="tiny-bert", out_dir=tmp_path)
     with pytest.raises(UsageError, match=r"answers=digits.*words, paper"):
         peftbench.run(

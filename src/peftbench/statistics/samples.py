@@ -261,8 +261,12 @@ def _test_columns(store: Store, record: Record) -> _Columns:
     columns = read_columns(store.folder(record.run_id) / named, record.predictions.get("sha256"))
     count = (record.draw.get("rows") or {}).get("test", len(columns.ids))
     order = sorted(range(min(count, len(columns.ids))), key=columns.ids.__getitem__)
-    ids, targets, groups, predictions, sources = ([column[i] for i in order] for column in columns)
-    return _Columns(ids, targets, groups, predictions, sources, order)
+
+    def picked(column: list[Any]) -> list[Any]:
+        return [column[i] for i in order]
+
+    ids, targets, groups = picked(columns.ids), picked(columns.targets), picked(columns.groups)
+    return _Columns(ids, targets, groups, picked(columns.predictions), picked(columns.sources), order)
 
 
 def _items(record: Record, columns: _Columns) -> Items:
