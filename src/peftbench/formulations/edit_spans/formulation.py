@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from peftbench.config.schema import FormulationConfig, with_options
-from peftbench.formulations.base import Batch, Encoded, Prediction
+from peftbench.formulations.base import Batch, Prediction
 from peftbench.formulations.edit_spans import EditSpansConfig
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.generate.formulation import GenerateFormulation
@@ -27,8 +27,10 @@ class EditSpansFormulation(GenerateFormulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.prefix += f"{HINT}\n"
         self.numbered = with_options(cfg, EditSpansConfig).numbered
+
+    def prefix_for(self, task: TaskData) -> str:
+        return f"{super().prefix_for(task)}{HINT}\n"
 
     def row_answer(self, row: Row) -> str:
         write = self.task.kind.write_spans
@@ -36,21 +38,13 @@ class EditSpansFormulation(GenerateFormulation):
         return write(row.text, row.target, self.task)
 
     def prompts_of(self, rows: Sequence[Row]) -> Iterable[tuple[list[int], Cut, dict[str, Any]]]:
-        shown = [replace(row, text=numbered(row.text)) for row in rows] if self.numbered else rows
-        made = super().prompts_of(shown)
-        return ((ids, cut, {**more, "source": row.text}) for row, (ids, cut, more) in zip(rows, made, strict=True))
-
-    def collate(self, items: Sequence[Encoded]) -> Batch:
-        return {**super().collate(items), "sources": [item.data["source"] for item in items]}
+        return super().prompts_of([replace(row, text=numbered(row.text)) for row in rows] if self.numbered else rows)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
-        written = super().predict(model, batch)
-        return [
-            replace(p, label=self.read_of(source, p.answer)[0])
-            for p, source in zip(written, batch["sources"], strict=True)
-        ]
+        written = zip(super().predict(model, batch), batch["texts"], strict=True)
+        return [replace(p, label=self.read_of(text, p.answer)[0]) for p, text in written]
 
-    def read(self, text: str) -> Any:
+    def read(self, text: str, task: TaskData) -> Any:
         """Nothing without the row's text; see `read_of`."""
         return None
 

@@ -289,7 +289,7 @@ class GenerateFormulation(TextFormulation):
         right answers in this form (`target_tokens`) and in the usual, whole one (`full_target_tokens`), and the first
         two as shares of the last."""
         write = self.task.kind.write
-        if write is None or self.task.labels or self.task.score_range or not rows:
+        if write is None or self.task.labels or self.task.score_range or self.how.samples > 1 or not rows:
             return {}
         whole = [write(row.target, self.task.part(row.domain), "words") for row in rows]
         output, target, full = (
