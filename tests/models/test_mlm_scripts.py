@@ -175,6 +175,7 @@ def test_special_tokens_are_never_masked(tiny: Path) -> None:
     assert not later[:, :2].any()
 
 
+@pytest.mark.parametrize("tiny", ["bert"], indirect=True)
 def test_without_lora_the_encoder_stays_as_it_is_and_the_tokens_of_the_text_are_scored_alone(tiny: Path) -> None:
     trainer = script("train_mlm_head")
     rows = torch.randint(5, 20, (8, trainer.LENGTH), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
