@@ -151,8 +151,8 @@ def check(context: Context) -> None:
         raise UsageError(f"shots=0: method={method} has nothing to fit on. Use shots of 1 and more.")
     if context.data.problem not in ("classification", "regression"):
         raise UsageError(
-            f"method={method}: gives a class or a score a row, and task={context.data.name} is a "
-            f"{context.data.problem} task. Use a method with a backbone, such as method=head_only."
+            f"method={method}: gives a class or a score a row, and the targets of task={context.data.name} are "
+            f"{context.data.problem}. Use a method with a backbone, such as method=lora."
         )
     if context.data.problem == "regression" and ESTIMATORS[cfg.estimator].regressor is None:
         fits = ", ".join(name for name, kind in ESTIMATORS.items() if kind.regressor)
