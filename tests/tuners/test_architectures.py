@@ -24,6 +24,7 @@ CONTEXT = TunerContext(max_length=16, label_words=(), seed=0)
 SLICE = (
     ("mpnet", "prefix_tuning"), ("albert", "houlsby"), ("deberta-v2", "iapt"), ("distilbert", "recurrence"),
     ("opt", "mam"), ("phi3", "lora"), ("mixtral", "parallel"),
+    ("marian", "trainable_tokens"), ("roformer", "full"),
 )  # fmt: skip
 CANNOT = {
     "bitfit": "no bias to train",

@@ -8,26 +8,32 @@ from pathlib import Path
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from peftbench.models.anatomy.names import fixed_tables, unfrozen
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.positions import count_real_positions
 
 
+def weights_of(backbone: Backbone) -> int:
+    """How many numbers of the backbone can be trained."""
+    return backbone.total_parameters() - sum(table.numel() for table in fixed_tables(backbone.model))
+
+
 class FullTuner(Tuner):
-    """Full fine-tuning. Group `backbone`."""
+    """Full fine-tuning; positions that a formula gives stay. Group `backbone`."""
 
     identity_at_start = "base"
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         if backbone.family == "causal":
             count_real_positions(backbone.model)
-        return backbone.model.requires_grad_(True)
+        return unfrozen(backbone.model)
 
     def param_groups(self, model: nn.Module) -> ParamGroups:
         return {"backbone": [p for p in model.parameters() if p.requires_grad]}
 
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
-        return backbone.total_parameters()
+        return weights_of(backbone)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """`backbone.safetensors`: the whole state; tied tensors once."""

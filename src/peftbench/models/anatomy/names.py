@@ -35,6 +35,20 @@ def is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower() and weight is not None and weight.ndim == 1
 
 
+def fixed_tables(model: nn.Module) -> list[nn.Parameter]:
+    """What a formula fills and the network reads without gradients: sinusoidal positions, parameters only by name."""
+    tables = [m for m in model.modules() if "sinusoidal" in type(m).__name__.lower()]
+    return list(dict.fromkeys(p for table in tables for p in table.parameters(recurse=False)))
+
+
+def unfrozen(model: nn.Module) -> nn.Module:
+    """The same network, all its weights to be trained but `fixed_tables`."""
+    model.requires_grad_(True)
+    for table in fixed_tables(model):
+        table.requires_grad_(False)
+    return model
+
+
 def out_features(matrix: nn.Module) -> int:
     """Width of a linear map's output; GPT-2 stores its matrices transposed."""
     matrix = unwrapped(matrix)

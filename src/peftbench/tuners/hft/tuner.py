@@ -13,11 +13,12 @@ from torch import nn
 
 from peftbench.models.anatomy import anatomy_of
 from peftbench.models.anatomy.choose import is_matrix
-from peftbench.models.anatomy.names import is_norm
+from peftbench.models.anatomy.names import is_norm, unfrozen
 from peftbench.models.anatomy.parts import Block
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.hft import HftOptions
+from peftbench.tuners.plain import weights_of
 from peftbench.tuners.positions import count_real_positions
 from peftbench.tuners.selective import load_part, save_part
 
@@ -59,7 +60,7 @@ class HftTuner(Tuner):
             self._freeze(model, draw_frozen(model, self.cfg, self.seed, round))
 
     def _freeze(self, model: nn.Module, frozen: list[str]) -> None:
-        model.requires_grad_(True)
+        unfrozen(model)
         for name in frozen:
             model.get_submodule(name).requires_grad_(False)
         self.frozen = frozen
@@ -73,7 +74,7 @@ class HftTuner(Tuner):
         seed = context.seed if self.cfg.mask_seed is None else self.cfg.mask_seed
         frozen = draw_frozen(backbone.model, self.cfg, seed, self.cfg.round)
         held = sum(p.numel() for name in frozen for p in backbone.model.get_submodule(name).parameters())
-        return backbone.total_parameters() - held
+        return weights_of(backbone) - held
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """`backbone_part.safetensors`: what was trained in any round; `hft.json`: what is frozen now."""

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from peftbench.errors import UsageError
 from peftbench.models.anatomy import anatomy_of
+from peftbench.models.anatomy.names import unfrozen
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.moe import MoeOptions
+from peftbench.tuners.plain import weights_of
 from peftbench.tuners.selective import load_part, save_part
 
 SHARED, EXPERTS = "shared", "experts"
@@ -119,7 +121,7 @@ class MoeTuner(Tuner):
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         self.counted = self._count(backbone, context)
-        model = backbone.model.requires_grad_(self.cfg.expert == "full")
+        model = unfrozen(backbone.model) if self.cfg.expert == "full" else backbone.model.requires_grad_(False)
         names = self._matrices(backbone)
         words = model.get_input_embeddings()
         assert isinstance(words, nn.Embedding)
@@ -180,7 +182,7 @@ class MoeTuner(Tuner):
         if self.cfg.expert == "lora":
             return tokens + count * self.cfg.rank * sum(m.in_features + m.out_features for m in matrices)
         more = sum(p.numel() for m in matrices for p in m.parameters())
-        return backbone.total_parameters() + (count - 1) * more + tokens
+        return weights_of(backbone) + (count - 1) * more + tokens
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """`backbone_part.safetensors`: what was trained, by its name in the network with experts."""

@@ -19,6 +19,7 @@ import torch
 from peft import PeftConfig, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lokr.layer import factorization
+from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 from peft.utils import constants
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -103,7 +104,7 @@ class PeftTypeTuner(PeftTuner):
         if backbone.family == "causal":
             count_real_positions(backbone.model)
         try:
-            return wrap(backbone, config, context.seed)
+            return wrapped_once(wrap(backbone, config, context.seed))
         except REFUSALS as error:
             raise self.refused(backbone, error) from error
 
@@ -199,6 +200,16 @@ class PeftTypeTuner(PeftTuner):
 
 STARTS_AT_BASE = {*BY_MATRIX, "IA3", "LN_TUNING", "TRAINABLE_TOKENS"}
 """Types that change nothing before the first step, unless `init_weights` says otherwise."""
+
+
+def wrapped_once(model: nn.Module) -> nn.Module:
+    """The same without layers around their like: where the encoder's embeddings are the network's (Marian), peft takes
+    them for tied to themselves, and wraps them in a layer of trainable tokens again."""
+    for name, module in [*model.named_modules()]:
+        inner = getattr(module, "base_layer", None)
+        if isinstance(module, TrainableTokensLayer) and isinstance(inner, TrainableTokensLayer):
+            model.set_submodule(name, inner)
+    return model
 
 
 def config_class(name: str) -> tuple[str, type[PeftConfig]]:
