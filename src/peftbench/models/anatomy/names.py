@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,6 +15,7 @@ from peftbench.models.anatomy.parts import Anatomy, Attention, Block, FeedForwar
 from peftbench.models.base import accepts
 
 Names = Mapping[str, Any]
+Network = TypeVar("Network", bound=nn.Module)
 KEYS = {"stacks", "positions", "norm", "projection", "scale"}
 STACK_KEYS = {"blocks", "shared", "attention", "cross", "ffn"}
 POSITIONS = ("learned", "sinusoidal", "rotary", "relative", "alibi", "none")
@@ -41,7 +42,7 @@ def fixed_tables(model: nn.Module) -> list[nn.Parameter]:
     return list(dict.fromkeys(p for table in tables for p in table.parameters(recurse=False)))
 
 
-def unfrozen(model: nn.Module) -> nn.Module:
+def unfrozen(model: Network) -> Network:
     """The same network, all its weights to be trained but `fixed_tables`."""
     model.requires_grad_(True)
     for table in fixed_tables(model):
