@@ -1,7 +1,7 @@
 """Gather the unlabelled text that the masked-LM head of `model=e5-small-q4-mlm` is trained on, from data of your own.
 
     python scripts/african_text.py --data DATA --lines DATA/more/african/unlabelled --out build/african-text
-    python scripts/train_mlm_head.py --model e5-small-q4 --text build/african-text --steps 1600 --rank 0 --seen-only
+    python scripts/train_mlm_head.py --model e5-small-q4 --text build/african-text --steps 240 --rank 0 --seen-only
 
 Sources: the articles of every language's MasakhaNEWS *train* file (their labels are not read), and every `LANG.txt`
 with one sentence a line in the folder --lines. Sentences that share 30 characters in a row with any file below DATA

@@ -8,7 +8,7 @@ The same for all-mpnet-base-v2, five times the network (--rank 8 keeps the head 
     python scripts/train_mlm_head.py --model mpnet --rank 8 --text build/mlm-text --out build/mpnet-head --steps 11000
 
     python scripts/african_text.py --data DATA --lines DATA/more/african/unlabelled --out build/african-text
-    python scripts/train_mlm_head.py --model e5-small-q4 --text build/african-text --steps 1600 --rank 0 --seen-only
+    python scripts/train_mlm_head.py --model e5-small-q4 --text build/african-text --steps 240 --rank 0 --seen-only
 
 The vocabulary matrix is the encoder's own, frozen and tied; trained are BERT's usual transform (started at the
 identity), a bias for each token (started at its log frequency) and LoRA on every linear layer of the encoder; with

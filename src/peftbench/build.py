@@ -15,6 +15,7 @@ from peftbench.stages import stages_of
 
 if TYPE_CHECKING:
     from peftbench.config.schema import MethodConfig, ModelConfig, RunConfig
+    from peftbench.formulations.base import Formulation
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
     from peftbench.models.base import Purpose
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from peftbench.tuners.base import Tuner, TunerContext
 
 
-def new_learner(context: Context, record: Record, cfg: RunConfig | None = None) -> Learner:
+def new_learner(record: Record, context: Context, cfg: RunConfig | None = None) -> Learner:
     """A fresh learner on this process's device, of the run's config or of a variation of it; the same config gives the
     same initial values. Facts about its backbone go into the record.
 
@@ -61,6 +62,7 @@ def build_learner(
     with clock("import"):
         import torch
 
+        from peftbench.formulations.by_task import ByTask, one_purpose
         from peftbench.learner import Learner
         from peftbench.models import load_backbone
         from peftbench.models.checks import check_length
@@ -70,7 +72,11 @@ def build_learner(
 
     check_calibration(cfg.method)
     check_trained_by(cfg.method)
-    chosen = formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, data.problem)
+    classes = {
+        name: formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, task.problem)
+        for name, task in (data.tasks or {"": data}).items()
+    }
+    chosen, purpose = next(iter(classes.values())), one_purpose(classes, data.shared_head)
     tuner = build_tuner(cfg.method.tuner)
     if cfg.model.family not in tuner.families:
         fits = ", ".join(sorted(tuner.families))
@@ -79,16 +85,23 @@ def build_learner(
     check_format(cfg)
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length
-    words = tuple(data.label_words.get(label, label) for label in data.labels)
-    context = TunerContext(longest, words, cfg.seed, data.train, shots, data.domains, restoring)
-    chosen.check(data, cfg.method.formulation)
+    first, start = next(iter(data.tasks.items()), ("", data))  # of a sequence nothing is known yet but its first task
+    words = tuple(start.label_words.get(label, label) for label in start.labels)
+    seen = [row for row in shots if not data.tasks or row.domain == first]
+    context = TunerContext(longest, words, cfg.seed, start.train, seen, start.domains, restoring)
+    for name, made in classes.items():
+        made.check(data.tasks.get(name, data), cfg.method.formulation)
     with clock("model"):
-        check_fit(tuner, cfg.model, chosen.purpose, context)
-        backbone = load_backbone(cfg.model, chosen.purpose, dropout=cfg.trainer.dropout)
+        check_fit(tuner, cfg.model, purpose, context)
+        backbone = load_backbone(cfg.model, purpose, dropout=cfg.trainer.dropout)
     check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
         torch.manual_seed(cfg.seed)
-        formulation = chosen(backbone, data, longest, cfg.method.formulation)
+        formulation: Formulation
+        if data.tasks:
+            formulation = ByTask(backbone, data, longest, cfg.method.formulation, classes, shots)
+        else:
+            formulation = chosen(backbone, data, longest, cfg.method.formulation)
         if cfg.method.budget is not None:
             fit_budget(tuner, cfg.method.budget, backbone, context)
         learner = Learner(backbone, tuner, formulation, context)

@@ -195,7 +195,10 @@ def without_test_labels(data: TaskData, drawn: Draw) -> tuple[TaskData, Draw]:
         return tuple(replace(row, target=None) for row in rows)
 
     tests = {name: bare(rows) for name, rows in drawn.extra_tests.items()}
+    tasks, draws = dict(data.tasks), dict(drawn.tasks)
+    for name in data.tasks:
+        tasks[name], draws[name] = without_test_labels(data.tasks[name], drawn.tasks[name])
     return (
-        replace(data, dev=(), test=(), extra_tests={}),
-        replace(drawn, test=bare(drawn.test), extra_tests=tests),
+        replace(data, dev=(), test=(), extra_tests={}, tasks=tasks),
+        replace(drawn, test=bare(drawn.test), extra_tests=tests, tasks=draws),
     )

@@ -99,6 +99,10 @@ class Learner(nn.Module):
         """The stage's call before a training; see `peftbench.tuners.base.Tuner.before_training`."""
         self.tuner.before_training(self.model, gradients)
 
+    def after_training(self) -> None:
+        """The stage's call after a training; see `peftbench.tuners.base.Tuner.after_training`."""
+        self.tuner.after_training(self.model)
+
     def before_step(self, step: int, steps: int) -> None:
         """The loop's call between the gradients of a 0-based step and its clipping."""
         self.tuner.before_step(self.model, step, steps)

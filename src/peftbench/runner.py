@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peftbench.config.components import SEQUENCE
 from peftbench.config.registry import title
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
@@ -93,9 +94,9 @@ def check(context: Context, record: Record) -> None:
 
 def train(context: Context) -> Predictor:
     """The method's stages, in order, as far as none diverges. Those that train build their learners themselves
-    (`Context.new_learner`)."""
+    (`Context.new_learner`). On a sequence of tasks the stage `sequence` has them done for each."""
     predictor: Predictor | None = None
-    for number, name in enumerate(context.cfg.method.stages):
+    for number, name in enumerate([SEQUENCE] if context.data.tasks else context.cfg.method.stages):
         with context.in_stage(number, title(name)):
             predictor = get_stage(name)(context, predictor)
         if context.reports[-1].status == "diverged":
@@ -127,6 +128,7 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
         record.scores.update({f"{metric}{name}": value for metric, value in scores.items()})
         answered += predictions
     record.score = record.scores[context.data.main_metric]
+    predictor.finish(record)
     return answered
 
 

@@ -101,7 +101,7 @@ class Session:
             model_info=self.record.model_info,
         )
         if self.cfg.method.needs_model:
-            self.context.new_learner = partial(build.new_learner, self.context, self.record)
+            self.context.new_learner = partial(build.new_learner, self.record)
 
     def _join(self) -> tuple[Dist, str]:
         """The processes of the run, this one among them, and the precision on their devices."""

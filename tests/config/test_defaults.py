@@ -50,6 +50,7 @@ BEHIND = [
     (PromptedConfig, "method/formulation/prompted", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
     *((registry.get("trick", name).options, f"method/trick/{name}", name) for name in registry.built_in("trick")),
+    (registry.get("stage", "replay").options, "method/replay", "replay"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
     (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),

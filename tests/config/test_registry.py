@@ -49,6 +49,10 @@ def test_every_built_in_stage_is_found_without_torch() -> None:
         "contrastive",
         "logistic_head",
         "remote",
+        "language_adapters",
+        "replay",
+        "sequence",
+        "task_adapter",
         "setfit_library",
     }
     for name in registry.names("stage"):

@@ -106,6 +106,20 @@ def test_pareto_means_are_over_the_same_blocks(standings: Standings, store: Stor
     assert low < lora["train_seconds"][0] < high
 
 
+def test_a_sequence_has_the_mean_over_what_was_learned_so_far(tmp_path: Path, make_record, store: Store) -> None:
+    own = Store(tmp_path)
+    for seed, fall in ((1, 20.0), (2, 40.0)):
+        matrix = [[None, None], [90.0, 10.0], [90.0 - fall, 80.0]]
+        facts = {"task": "sequence", "subset": "a+b", "metric": "op", "score": 80.0, "scores": {"op": 80.0}}
+        sequence = {"tasks": ["a", "b"], "metrics": ["accuracy"] * 2, "heads": "own", "matrix": matrix}
+        own.save(make_record(run_id=f"{seed:016x}", seed=seed, **facts, sequence=sequence))
+    (panel,) = plot.make("sequence", standings_of(own), own)["panels"]
+    assert panel["tasks"] == ["a", "b"]
+    assert [(line["runs"], line["scores"]) for line in panel["lines"]] == [(2, [90.0, (75 + 65) / 2])]
+    with pytest.raises(UsageError, match="none of these runs is of a sequence of tasks"):
+        plot.make("sequence", standings_of(store), store)
+
+
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12))
 def test_the_front_is_what_nothing_beats(values: list[tuple[int, int]]) -> None:
     points = [{"method": str(i), "score": s, "c": [float(c), c, c]} for i, (c, s) in enumerate(values)]
@@ -252,6 +266,10 @@ def made_up(kind: str, count: int) -> plot.Data:
         phases = ["import", "data", "model", "method", "train", "eval", "save", "other"]
         bars = [{"method": n, "runs": 3, "seconds": dict.fromkeys(phases, 1 + i)} for i, n in enumerate(names)]
         return {**head, "phases": phases, "bars": bars}
+    if kind == "sequence":
+        lines = [{"method": n, "runs": 3, "scores": [s + 8, s + 4, s]} for n, s in zip(names, score, strict=True)]
+        panel = {"title": "sst2+ag_news+rte, minilm", "metric": "op", "tasks": ["sst2", "ag_news", "rte"]}
+        return {**head, "panels": [{**panel, "lines": lines}, {**panel, "title": "rte+ag_news+sst2", "lines": lines}]}
     curve = {"step": [1, 2, 3], "dev_step": [2, 3], "seed": 1, "data_seed": 2}
     runs = [{**curve, "method": n, "loss": [2, 1, 0.1], "dev": [s, s]} for n, s in zip(names, score, strict=True)]
     return {**head, "runs": runs}
@@ -271,7 +289,7 @@ def test_the_check_sees_an_overlap() -> None:
 
 
 def test_real_boards_have_no_overlap(standings: Standings, store: Store) -> None:
-    for kind in plot.names():
+    for kind in {*plot.names()} - {"sequence"}:
         chosen = standings_of(store, subset=["eng"], shots=[10]) if kind == "training" else standings
         assert overlaps(picture(plot.make(kind, chosen, store))) == [], kind
 

@@ -23,6 +23,8 @@ INPUT = (
 """What decides the forward pass of a backbone, whatever is done with it."""
 TRAINING = ("trainer", "method.lr", "method.constant_lr", "method.weight_decay", "protocol.select")
 """What decides a training by `peftbench.stages.learning`."""
+SEQUENCE = "sequence"
+"""The stage that has a method's own stage done for one task after the other, where the task is made of several."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Component:
     origin: str = ""
 
 
+class TaskChoices(NamedTuple):
+    """What a task of a sequence brings along."""
+
+    adapter: str
+    metrics: tuple[str, ...]
+    problem: str
+
+
 class Choices(NamedTuple):
     """What of a config says which parts it has; the whole of a config takes a millisecond to look through."""
 
@@ -60,11 +70,14 @@ class Choices(NamedTuple):
     problem: str
     protocol: str
     shots: int | str
+    tasks: tuple[TaskChoices, ...] = ()
 
 
 def choices(cfg: Any) -> Choices:
     """Of a `RunConfig`, or of the plain dictionary of one."""
     task = _at(cfg, "task")
+    subset = _at(task, "subsets", str(_at(task, "subset"))) or {}
+    adapter, metrics, problem = _of_task(task)
     shots = "full" if _at(task, "source_lang") else _at(cfg, "shots")
     return Choices(
         needs_model=_at(cfg, "method", "needs_model") is not False,
@@ -74,12 +87,19 @@ def choices(cfg: Any) -> Choices:
         formulation=str(_at(cfg, "method", "formulation", "name")),
         stages=tuple(map(str, _at(cfg, "method", "stages") or ())),
         tricks=tuple(str(_at(own, "name") or label) for label, own in (_at(cfg, "method", "trick") or {}).items()),
-        adapter=str(_at(task, "adapter")),
-        metrics=tuple(map(str, (_at(task, "main_metric"), *(_at(task, "metrics") or ())))),
-        problem=problem_of(task, _at(task, "subsets", str(_at(task, "subset"))) or {}),
+        adapter=adapter,
+        metrics=metrics,
+        problem=problem,
         protocol=str(_at(cfg, "protocol", "name")),
         shots=shots if isinstance(shots, int) else str(shots),
+        tasks=tuple(map(_of_task, (_at(subset, "tasks") or {}).values())),
     )
+
+
+def _of_task(task: Any) -> TaskChoices:
+    metrics = (_at(task, "main_metric"), *(_at(task, "metrics") or ()))
+    subset = _at(task, "subsets", str(_at(task, "subset"))) or {}
+    return TaskChoices(str(_at(task, "adapter")), tuple(map(str, metrics)), problem_of(task, subset))
 
 
 def problem_of(task: Any, subset: Mapping[str, Any]) -> str:
@@ -112,19 +132,25 @@ def components(cfg: Any) -> list[Component]:
 
 
 def _components(chosen: Choices) -> Iterator[Component]:
-    yield _part("adapter", chosen.adapter, ADAPTER)
-    for name in chosen.metrics:
-        yield _metric(name)
+    for adapter, metrics, _ in (TaskChoices(chosen.adapter, chosen.metrics, chosen.problem), *chosen.tasks):
+        yield _part("adapter", adapter, ADAPTER)
+        yield from map(_metric, metrics)
     if chosen.needs_model:
         yield Component("backbone", chosen.model, INPUT)
         yield _tuner(chosen.tuner, ("method.tuner", "method.budget", "method.init_from"))
-        yield _formulation(chosen)
-    stages = [stage_component(name) for name in chosen.stages]
+        for problem in dict.fromkeys([task.problem for task in chosen.tasks] or [chosen.problem]):
+            yield _formulation(chosen._replace(problem=problem))
+    stages = [stage_component(name) for name in stages_run(chosen)]
     yield _versioned(Component("protocol", chosen.protocol, ("protocol",)))
     if any("trainer" in stage.uses for stage in stages):
         yield _versioned(Component("loop", "loop", TRAINING))
     yield from stages
     yield from map(_trick, chosen.tricks)
+
+
+def stages_run(chosen: Choices) -> tuple[str, ...]:
+    """The stages of the method; on a sequence of tasks also the one that has them done for each task."""
+    return (*chosen.stages, *([SEQUENCE] if chosen.tasks else []))
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:

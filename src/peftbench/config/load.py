@@ -23,6 +23,7 @@ from peftbench.config.doors import check_override, shortened
 from peftbench.config.hydra_source import CONFIG_MODULE, ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import read_space
+from peftbench.config.tasks import adapter_of
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import check_place
 
@@ -154,6 +155,8 @@ def from_plain(
     run = schema.RunConfig(**parts, **top)
     run.plugins = check_plugins(run)
     check_top(run)
+    if (fits_task := adapter_of(run.task.adapter).fits) is not None:
+        fits_task(run)
     for name in run.method.stages:
         if (fits := registry.get("stage", name).fits) is not None:
             fits(run)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from peftbench.config import registry
-from peftbench.config.schema import TaskConfig
+from peftbench.config.schema import RunConfig, TaskConfig
 from peftbench.errors import UsageError, did_you_mean
 
 Check = Callable[[Any, str], None]
@@ -34,12 +34,15 @@ class Adapter:
         subset: checks of the keys that a subset has for this adapter alone; None: any key may stand there, and the
             adapter checks its own.
         settle: completes the plain section when the config is composed.
+        fits: `fits(config)`, asked when a config is composed; raises UsageError if the rest of it does not go together
+            with the task.
     """
 
     config: type[TaskConfig] = TaskConfig
     keys: Mapping[str, Check] = field(default_factory=dict)
     subset: Mapping[str, Check] | None = None
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    fits: Callable[[RunConfig], None] | None = None
 
 
 def adapter(
@@ -47,11 +50,12 @@ def adapter(
     keys: Mapping[str, Check] | None = None,
     subset: Mapping[str, Check] | None = None,
     settle: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    fits: Callable[[RunConfig], None] | None = None,
 ) -> Callable[[Load], Load]:
     """Declare a function `load(cfg, data_dir) -> TaskData`; see `Adapter`. Undeclared, it takes a `TaskConfig`."""
 
     def declare(load: Load) -> Load:
-        load.adapter = Adapter(config, keys or {}, subset, settle)  # type: ignore[attr-defined]
+        load.adapter = Adapter(config, keys or {}, subset, settle, fits)  # type: ignore[attr-defined]
         return load
 
     return declare

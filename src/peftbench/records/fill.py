@@ -62,8 +62,11 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, basis:
 
 def _seen(cfg: RunConfig, data: TaskData) -> list[str]:
     plain = {"model": asdict(cfg.model), "method": {"needs_model": cfg.method.needs_model}}
-    how = seen_before(plain, data.name, data.subset)
-    return [f"the backbone has seen this task in its own training: {how}"] if how else []
+    notes = []
+    for name, task in (data.tasks or {"this task": data}).items():
+        if how := seen_before(plain, task.name, task.subset):
+            notes.append(f"the backbone has seen {name} in its own training: {how}")
+    return notes
 
 
 def tricks_that_see_test(cfg: RunConfig) -> list[str]:

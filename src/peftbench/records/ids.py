@@ -141,13 +141,8 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
     kept = _used(stated, _parts(choices(config))[0])
     if (config.get("method") or {}).get("needs_model") is False:
         kept.pop("model", None)
-    task = kept.get("task") or {}
-    if any("/" in metric for metric in task.get("metrics") or ()):  # a file of the user's own may lie anywhere
-        kept["task"] = task = {**task, "metrics": [metric.rpartition("/")[2] for metric in task["metrics"]]}
-    if "path" in task:
-        kept["task"] = {key: value for key, value in task.items() if key != "subset"}  # the name of the file
-    if task.get("subset") in (task.get("subsets") or {}):
-        kept["task"] = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
+    if kept.get("task"):
+        kept["task"] = _task_content(kept["task"])
     search = stated.get("search") or {}
     if search.get("name", "none") != "none":
         from peftbench.config.space import declared  # here: the package brings Hydra along, which no table needs
@@ -160,6 +155,29 @@ def content(config: dict[str, Any], excluded: Iterable[str] = EXCLUDED) -> dict[
         if node and key in node:
             del node[key]
     return kept
+
+
+def _task_content(task: dict[str, Any]) -> dict[str, Any]:
+    """The section of a task without subsets that are not used, and without what depends on where files lie."""
+    kept = task
+    if any("/" in metric for metric in task.get("metrics") or ()):  # a file of the user's own may lie anywhere
+        kept = task = {**task, "metrics": [metric.rpartition("/")[2] for metric in task["metrics"]]}
+    if "path" in task:
+        kept = {key: value for key, value in task.items() if key != "subset"}  # the name of the file
+    if task.get("subset") in (task.get("subsets") or {}):
+        kept = {**task, "subsets": {task["subset"]: task["subsets"][task["subset"]]}}
+        if tasks := (kept["subsets"][task["subset"]] or {}).get("tasks"):
+            told = {name: _told(section) for name, section in tasks.items()}
+            better = ("of", "knowledge", "knowledge_texts")  # said by the tasks' sections, and by the hash of the data
+            kept = {key: value for key, value in task.items() if key not in better}
+            kept["subsets"] = {task["subset"]: {"tasks": told}}
+    return kept
+
+
+def _told(task: dict[str, Any]) -> dict[str, Any]:
+    """The content of a task of a sequence, made as `content` makes that of a run's task."""
+    kept = _task_content(_trimmed(task, _section_class("task", task)))
+    return {key: value for key, value in kept.items() if f"task.{key}" not in EXCLUDED}
 
 
 def _placed(kept: dict[str, Any], basis: Basis | None) -> dict[str, Any]:

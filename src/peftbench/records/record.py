@@ -15,7 +15,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
-OPTIONAL = ("tuning", "stages", "identity", "former_ids")
+OPTIONAL = ("tuning", "stages", "identity", "sequence", "former_ids")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -83,6 +83,9 @@ class Record:
     identity: Annotated[dict[str, Any], schema.IdentityFacts] = field(default_factory=dict)
     """What the run's id rests on besides config, draw and data: `contents`, the weights it started from, and raised
     `versions` of its components; `peftbench.records.ids.Basis`."""
+    sequence: Annotated[dict[str, Any], schema.SequenceFacts] = field(default_factory=dict)
+    """Of a sequence: `tasks`, `metrics` (the main one of each), `heads`, the accuracy `matrix` in percent (row t is
+    after t tasks, row 0 before the first; None where a task was not asked) and `knowledge`. Empty for a single task."""
     former_ids: list[str] = field(default_factory=list)
     """What the run was called before (`peftbench migrate`)."""
     schema: int = SCHEMA_VERSION

@@ -120,6 +120,26 @@ class IdentityFacts(TypedDict, total=False):
     versions: dict[str, Any]
 
 
+class KnowledgeFacts(TypedDict, total=False):
+    """`Record.sequence["knowledge"]`."""
+
+    texts: int
+    tokens: int
+    loss: list[float | None]
+    change: list[float | None]
+    margin: list[float | None]
+
+
+class SequenceFacts(TypedDict, total=False):
+    """`Record.sequence`."""
+
+    tasks: list[str]
+    metrics: list[str]
+    heads: str
+    matrix: list[list[float | None]]
+    knowledge: KnowledgeFacts | None
+
+
 class TuningFacts(TypedDict, total=False):
     """`Record.tuning`."""
 

@@ -50,6 +50,7 @@ class Stage:
         several_processes: whether several processes can do it together.
         trains: whether it makes optimiser steps.
         one_training: whether its cost is that of one training as long as the trainer says.
+        sequential: whether it can go on with the next task of a sequence, from what it has left after the last one.
         calibrates: whether it measures the prior that `method.formulation.calibration` asks for.
         takes_tricks: whether it trains with the method's tricks (`peftbench.stages.tricks`).
         steps_key: the key that sets the length of its last training.
@@ -68,6 +69,7 @@ class Stage:
     several_processes: bool = True
     trains: bool = True
     one_training: bool = False
+    sequential: bool = False
     calibrates: bool = False
     takes_tricks: bool = False
     steps_key: str = "trainer.steps"
@@ -125,6 +127,9 @@ class Predictor(ABC):
         """Row id -> the prompt that it was answered from, where prompts are to be kept."""
         return {}
 
+    def finish(self, record: Record) -> None:  # noqa: B027 - most know nothing more
+        """Add to the record what this predictor alone knows, once test is scored."""
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write what was trained."""
@@ -139,8 +144,9 @@ class Context:
     """What stages share in one run.
 
     Attributes:
-        new_learner: a fresh learner on the run's device, of the run's config or of a variation of it (another pattern,
-            formulation or seed); the same config gives the same initial values. None for methods without a backbone.
+        new_learner: a fresh learner on the run's device, for a context, of its config or of a variation of it (another
+            pattern, formulation or seed); the same config gives the same initial values. None for methods without a
+            backbone.
         dist: the processes of this run; None for methods without a backbone.
         folder: the run's own folder; only the main process writes to it.
         log: called with `step` and values, for curves while training.
@@ -148,6 +154,7 @@ class Context:
         attempt: this attempt at the run; told to stop, it ends at the next step.
         model_info: facts about the backbone, for the record.
         stage: the present stage's folder below `folder`, "1-supervised"; `last_stage` if none follows.
+        earlier: of a task of a sequence, the train rows of the tasks before it, by task in their order.
         finish_if_stopped: writes what the last stage has trained; see `peftbench.stages.ledger`.
     """
 
@@ -157,7 +164,7 @@ class Context:
     clock: PhaseClock
     meter: MemoryMeter
     folder: Path
-    new_learner: Callable[[RunConfig | None], Learner] | None = None
+    new_learner: Callable[[Context, RunConfig | None], Learner] | None = None
     dist: Dist | None = None
     precision: str = "fp32"
     log: Callable[[dict[str, float]], None] | None = None
@@ -166,6 +173,7 @@ class Context:
     model_info: dict[str, Any] = field(default_factory=dict)
     stage: str = ""
     last_stage: bool = True
+    earlier: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     finish_if_stopped: Callable[[], None] | None = None
 
     @contextmanager

@@ -115,7 +115,7 @@ def untrained(context: Context, incoming: Predictor | None) -> Predictor:
 def fresh(context: Context, cfg: RunConfig | None = None) -> LearnerPredictor:
     """A new learner on the run's device, of the run's config or of a variation of it."""
     assert context.new_learner is not None, "a stage that trains needs a backbone"
-    return LearnerPredictor(context.new_learner(cfg), context)
+    return LearnerPredictor(context.new_learner(context, cfg), context)
 
 
 def supervised(context: Context, incoming: Predictor | None) -> Predictor:
@@ -209,6 +209,7 @@ def train_on(
             attempt=context.attempt,
             course=course,
         )
+        learner.after_training()
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves
     report.dev_score = result.dev_score

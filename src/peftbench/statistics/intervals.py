@@ -11,8 +11,10 @@ import numpy as np
 from peftbench.statistics.samples import Cell, Sample, comparable, differences
 
 LEVEL = 0.95
-SIGNED = ("mcc", "pearson", "spearman")
+SIGNED = ("mcc", "pearson", "spearman", "bwt", "fwt")
 """Metrics that go from -100 to 100."""
+BOUNDS = {**dict.fromkeys(SIGNED, (-100.0, 100.0)), "knowledge": (-100.0, math.inf)}
+"""Least and greatest value, in percent, of a metric that does not go from 0 to 100."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def summarise(cells: Cell | Sequence[Cell], level: float = LEVEL) -> Summary:
     cells = [cells] if isinstance(cells, Cell) else list(cells)
     if not cells:
         raise ValueError("no cells to summarise")
-    bounds = (-100.0 if cells[0].metric in SIGNED else 0.0, 100.0)
+    bounds = BOUNDS.get(cells[0].metric, (0.0, 100.0))
     return estimate([(1 / len(cells), cell.sample) for cell in cells], level, bounds)
 
 

@@ -138,6 +138,8 @@ def load_cell(store: Store, records: Sequence[Record], metric: str | None = None
     if not done:
         raise UsageError("None of the runs is finished, so there is nothing to compute.")
     metric = metric or done[0].metric
+    if not kind(done[0].data.get("problem") or "classification").by_item:
+        return cell_of_scores(done, metric)
     unique = {(_draw_name(r), r.seed): r for r in reversed(done)}
     kept = list(reversed(unique.values()))
     columns = [_test_columns(store, r) for r in kept]

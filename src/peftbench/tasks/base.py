@@ -145,6 +145,11 @@ class TaskData:
         instruction: what a model that answers in words is told in front of each row; empty: nothing.
         tuple_form: what the tuples of a task hold that asks for tuples.
         mixture: what it is made of whose rows belong to several tasks, else None.
+        tasks: of a sequence (`peftbench.tasks.sequence`) its tasks by name, in their order. Its rows are theirs, with
+            ids "<split>:<task>/<number>"; a row's `domain` names its task.
+        shared_head: of a sequence, whether its tasks have one label set and one head.
+        knowledge: neutral texts, the language-model loss on which says what a model still knows.
+        test_rows: how many rows of test are kept, at most; None: all.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
 
@@ -175,6 +180,10 @@ class TaskData:
     instruction: str = ""
     tuple_form: TupleForm = field(default_factory=TupleForm)
     mixture: Mixture | None = None
+    tasks: Mapping[str, TaskData] = field(default_factory=dict)
+    shared_head: bool = False
+    knowledge: tuple[str, ...] = ()
+    test_rows: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -207,20 +216,23 @@ class TaskData:
         return ENDS if self.problem == "regression" else self.labels
 
     def sha256(self) -> str:
-        """Hash of every labelled row, so that two results can be checked to rest on the same data."""
+        """Hash of every labelled row and neutral text, so that two results can be checked to rest on the same data."""
         digest = hashlib.sha256()
         splits = {"train": self.train, "dev": self.dev, "test": self.test, **self.extra_tests}
         for name, rows in splits.items():
             for row in rows:
                 line = json.dumps([name, row.id, row.text, row.pair, row.target], ensure_ascii=False)
                 digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        for text in self.knowledge:
+            digest.update(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
         return digest.hexdigest()
 
 
 def bare_task(data: TaskData) -> TaskData:
     """The task without its rows, patterns and terms: what a formulation reads of it that needs none of these."""
-    none: dict[str, Any] = {"train": (), "dev": (), "test": (), "unlabeled": (), "extra_tests": {}}
-    return replace(data, **none, cloze={}, terms={}, notes=())
+    none: dict[str, Any] = {"train": (), "dev": (), "test": (), "unlabeled": (), "extra_tests": {}, "knowledge": ()}
+    tasks = {name: bare_task(task) for name, task in data.tasks.items()}
+    return replace(data, **none, cloze={}, terms={}, notes=(), tasks=tasks)
 
 
 def text_fields(row: Row, task: TaskData) -> dict[str, str]:

@@ -43,7 +43,7 @@ def find(cfg: OwnDataConfig, data_dir: Path | None) -> Mapping[str, Sequence[Pat
         return {split: _files(place, f"task.splits.{split}", data_dir) for split, place in cfg.splits.items()}
     if not cfg.path:
         raise UsageError("task.path: has no value and needs one; give task.path=FILE or task.splits={train: FILE}.")
-    path = _place(cfg.path, "task.path", data_dir)
+    path = place_of(cfg.path, "task.path", data_dir)
     if path.is_file():
         return {ALL: [path]}
     found = {
@@ -109,7 +109,7 @@ def _json(path: Path) -> list[Record]:
 
 
 def _files(place: str, key: str, data_dir: Path | None) -> list[Path]:
-    path = _place(place, key, data_dir)
+    path = place_of(place, key, data_dir)
     found = [path] if path.is_file() else _readable(path)
     if not found:
         raise UsageError(f"{key}={place}: no file in this folder ends in {', '.join(SUFFIXES)}.")
@@ -123,7 +123,7 @@ def _readable(folder: Path) -> list[Path]:
         raise UsageError(f"{folder}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
-def _place(given: str, key: str, data_dir: Path | None) -> Path:
+def place_of(given: str, key: str, data_dir: Path | None) -> Path:
     """A file or folder: from here, from data_dir, or from the folder of the user's own configs."""
     path = Path(given).expanduser()
     user = user_folder()

@@ -45,7 +45,7 @@ def score(
     data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None], metrics: Sequence[str] | None = None
 ) -> dict[str, float]:
     """Every metric of a task, x100, not rounded. Of a mixture also `METRIC_PART` over the rows of each of its parts,
-    and `METRIC_mean`, the mean of the main one over the parts.
+    and `METRIC_mean`, the mean of the main one over the parts; of a sequence `METRIC_TASK` for each of its tasks.
 
     Args:
         data: says which metrics, labels and score range there are.
@@ -71,6 +71,8 @@ def score(
                 f"task `{data.name}`: no metric `{name}` for a {data.problem} task. {did_you_mean(name, values)}"
             )
     found = {name: 100 * values[name]() for name in names}
+    for task, scores in score_tasks(data, rows, predicted).items():
+        found |= {f"{name}_{task}": value for name, value in scores.items()}
     return found if data.mixture is None else found | _by_part(data, rows, predicted, metrics)
 
 
@@ -87,3 +89,16 @@ def _by_part(
     found = {f"{name}_{part}": value for part, scores in parts.items() for name, value in scores.items()}
     main = [scores[data.main_metric] for scores in parts.values() if data.main_metric in scores]
     return found | ({f"{data.main_metric}_mean": sum(main) / len(main)} if main else {})
+
+
+def score_tasks(data: TaskData, rows: Sequence[Row], predicted: Sequence[Target | None]) -> dict[str, dict[str, float]]:
+    """Of a sequence: task -> its metrics on its own rows, as `score` gives them, in the order of the tasks; a task
+    without rows is left out."""
+    own: dict[str, list[int]] = {name: [] for name in data.tasks}
+    for place, row in enumerate(rows if data.tasks else ()):
+        own[str(row.domain)].append(place)
+    return {
+        name: score(data.tasks[name], [rows[i] for i in places], [predicted[i] for i in places])
+        for name, places in own.items()
+        if places
+    }

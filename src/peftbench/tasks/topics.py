@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.config.schema import TaskConfig
-from peftbench.config.tasks import LAYOUT, adapter, listed, section, text
+from peftbench.config.tasks import LAYOUT, adapter, listed, section, text, word
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.readers import read_csv, read_jsonl, read_quoted_tsv, read_unquoted
@@ -50,6 +50,7 @@ SUBSET_KEYS = {
     "layout": section(**dict.fromkeys(("all", "train", "dev", "test"), LAYOUT)),
     "required": listed(text),
     "notes": listed(text),
+    "instruction": word,
 }
 """Checks of what a subset says of its files."""
 
@@ -64,7 +65,7 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     if not splits["train"]:
         splits = {"train": splits["dev"], "dev": [], "test": splits["test"]}
         notes.append("train: no train file is there; its place is taken by the rows of the dev file")
-    return assemble(cfg, subset, found, splits, notes)
+    return assemble(cfg, subset, found, splits, notes, instruction=subset.options.get("instruction", ""))
 
 
 def read_splits(subset: Subset, found: Found) -> tuple[dict[str, list[Row]], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -62,7 +62,13 @@ def in_order(items: Sequence[Encoded], predictions: Sequence[Prediction]) -> lis
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`; what is not a tensor (the ids) stays."""
+    """The batch with its tensors on `device`, those of batches within it too; what is not a tensor (the ids) stays."""
     if device.type == "cpu":
         return batch
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: moved(inner) for key, inner in value.items()}
+        return value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+
+    return {key: moved(value) for key, value in batch.items()}

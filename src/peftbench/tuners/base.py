@@ -176,6 +176,9 @@ class Tuner(ABC):
                 and the parameters have the gradients of the next one's mean loss. What is not asked costs nothing.
         """
 
+    def after_training(self, model: nn.Module) -> None:  # noqa: B027
+        """Called when a training is over, with the state of it that is kept: before anything is answered with it."""
+
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:  # noqa: B027 - most tuners need none
         """Called in each of the `steps` optimiser steps (0-based `step`) once the gradients of the global batch are
         there, equal on every process: the place to add the gradient of a penalty on the parameters themselves."""

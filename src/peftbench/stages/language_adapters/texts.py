@@ -73,22 +73,22 @@ def pools(cfg: RunConfig, data_dir: Path | None, tests: Iterable[Row]) -> dict[s
 
 
 def pool(found: Sequence[Document], options: LanguageAdaptersOptions, evaluated: Sequence[str], language: str) -> Pool:
-    """One language's, from its documents: at most `characters` to train on, and a tenth of that held out. Of texts of
-    which no document is held out, the last one is."""
-    most = options.characters
-    apart = [is_held_out(one) for one in found]
-    if len(found) > 1 and not any(apart):
+    """One language's, from its documents. Of texts that hold nothing out, the last one is."""
+    chosen = limited(found, options.characters)
+    apart = [is_held_out(one) for one in chosen]
+    if len(chosen) > 1 and not any(apart):
         apart[-1] = True
-    parts = {wanted: [one for one, out in zip(found, apart, strict=True) if out is wanted] for wanted in (False, True)}
-    chosen = limited(parts[False], most), limited(parts[True], None if most is None else most // 10)
-    train, held = ([one for one in unshared(part, evaluated) if one] for part in chosen)
+    kept = unshared(chosen, evaluated)
+    train, held = (
+        [one for one, out in zip(kept, apart, strict=True) if one and out is wanted] for wanted in (False, True)
+    )
     if not train:
         raise UsageError(
             f"method=madx: every sentence of the unlabelled text of `{language}` stands in a dev or test text. Give "
             f"other text: a folder with {language}.txt, one sentence a line, as method.language_adapters.texts=FOLDER."
         )
-    sentences = sum(map(len, (*chosen[0], *chosen[1])))
-    return Pool(train, held, sentences, sentences - sum(map(len, (*train, *held))))
+    sentences = sum(map(len, chosen))
+    return Pool(train, held, sentences, sentences - sum(map(len, kept)))
 
 
 def documents(options: LanguageAdaptersOptions, data: TaskData, data_dir: Path | None) -> list[Document]:

@@ -13,4 +13,5 @@ STAGE = Stage(
     check=tricks.check_run,
     takes_tricks=True,
     one_training=True,
+    sequential=True,
 )

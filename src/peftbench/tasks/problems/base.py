@@ -155,6 +155,7 @@ class Problem:
         sourced: the metrics look at the row's text, too, which is then kept with the predictions (`Sourced`).
         strata: what the k of a few-shot draw is counted in: rows of each "label", of each "half" of the scores, of
             each "domain", or "rows" whatever their target.
+        by_item: whether its metrics can be computed for other choices of the test items (`peftbench.statistics`).
         mark: the key that only subsets of this kind have in a task's YAML, by which it is told; "" for classification,
             which is everything else.
         labels_of: target -> the labels in it; a draw counts them, and so does `check-task`.
@@ -184,6 +185,7 @@ class Problem:
     answers: Callable[[TaskData, Sequence[Row], Sequence[Any]], Answers] = as_they_are
     sourced: bool = False
     strata: Literal["label", "half", "domain", "rows"] = "rows"
+    by_item: bool = True
     mark: str = ""
     labels_of: Callable[[Any], Iterable[str]] = lambda target: ()
     write: Callable[[Any, TaskData, str], str] | None = None

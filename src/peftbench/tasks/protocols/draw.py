@@ -52,6 +52,7 @@ class Draw:
         notes: what a reader of the result must know about the draw.
         problem: kind of the rows' targets.
         noise: of a draw with wrong labels (`noise.with_wrong_labels`), which train rows have one.
+        tasks: of a sequence, the draw of each task.
     """
 
     protocol: str
@@ -69,6 +70,7 @@ class Draw:
     notes: tuple[str, ...]
     problem: str = "classification"
     noise: Mapping[str, Any] = field(default_factory=dict)
+    tasks: Mapping[str, Draw] = field(default_factory=dict)
 
     def sha256(self) -> str:
         """Hash of protocol, version and the sorted row ids of train, dev and test: equal hashes, equal rows."""
@@ -98,7 +100,16 @@ class Draw:
             **({"noise": dict(self.noise)} if self.noise else {}),
             "notes": list(self.notes),
             "ids": {name: [row.id for row in rows] for name, rows in splits.items()},
+            **({"tasks": {name: _of_a_task(own) for name, own in self.tasks.items()}} if self.tasks else {}),
         }
+
+
+OF_A_TASK = ("unit", "select", "sha256", "rows", "counts", "noise")
+
+
+def _of_a_task(own: Draw) -> dict[str, Any]:
+    """What is said of the draw of a task beside that of the sequence."""
+    return {key: value for key, value in own.to_dict().items() if key in OF_A_TASK}
 
 
 def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int | None = None, seed: int = 1) -> Draw:
@@ -114,6 +125,10 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     Raises:
         UsageError: impossible `shots`, a class with too few rows, or a task without a labelled test split.
     """
+    if data.tasks:
+        from peftbench.tasks.protocols.several import draw_tasks
+
+        return draw_tasks(data, cfg, shots, data_seed, seed)
     check_shots(shots, cfg)
     check_data(data, cfg, shots)
     check_noise(data, cfg, shots)
