@@ -107,7 +107,7 @@ class Knowledge:
         length = self.context.cfg.trainer.max_length
         rows = [Row(f"text:{number}", text, None) for number, text in enumerate(self.context.data.knowledge)]
         if self.causal:
-            found = (torch.tensor(bare.tokenizer(row.text)["input_ids"][:length]) for row in rows)
+            found = (torch.tensor(bare.tokenizer(row.text, verbose=False)["input_ids"][:length]) for row in rows)
             return [(ids[None], torch.arange(len(ids) - 1), ids[1:]) for ids in found if len(ids) > 1]
         masked = MlmFormulation(bare, self.context.data, length, self.context.cfg.method.formulation).eval()
         return [_masked(masked, item) for item in masked.encode(rows) if item.weight]
