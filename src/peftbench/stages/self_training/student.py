@@ -95,6 +95,9 @@ class Student(nn.Module):
     def before_training(self, gradients: Iterable[int]) -> None:
         self.learner.before_training(gradients)
 
+    def after_training(self) -> None:
+        self.learner.after_training()
+
     def begin_step(self, step: int, seed: int, items: Sequence[Encoded]) -> None:
         """Choose the weights of the step's items, the same on every process."""
         self.learner.begin_step(step, seed, items)
