@@ -63,7 +63,8 @@ class Knowledge:
         except UsageError as error:
             raise UsageError(f"task.knowledge: {error}") from None
         self.items = self._encoded(bare)
-        self._bare: nn.Module | None = bare.model.to(self.device)
+        network: nn.Module = bare.model
+        self._bare: nn.Module | None = network.to(self.device)
         self._head = None if learner.backbone.purpose == PURPOSES[family] else bare.model
 
     def of_the_bare_model(self) -> Losses:
