@@ -49,7 +49,7 @@ BEHIND = [
     (GenerateConfig, "method/formulation/generate", ""),
     (PromptedConfig, "method/formulation/prompted", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
-    *((registry.get("trick", name).options, f"method/trick/{name}", name) for name in registry.built_in("trick")),
+    *((registry.get("trick", name).options, f"method/trick/{name}", name) for name in names("method/trick")),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
