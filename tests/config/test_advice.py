@@ -58,6 +58,8 @@ def composer():
 def test_advice_is_a_command_that_works(override, composer):
     base = CLOZE if "method.formulation" in override else []
     base = ["method=icl", "model=tiny-gpt2"] if "method.formulation.by=" in override else base
+    base = ["method/formulation=generate"] if "method.formulation.constrain=" in override else base
+    base = ["task.of=[sst2,ag_news]"] if override.startswith("task.heads=") else base
     composer.compose([f"task={task_of(override)}", *base, override])
 
 
@@ -65,6 +67,8 @@ def task_of(override):
     """A task whose YAML has the key."""
     if override.startswith(("task.quoting=", "task.problem=")):
         return "file"
+    if override.startswith(("task.of=", "task.heads=")):
+        return "sequence"
     return "topics" if ".layout." in override else "demo_news"
 
 

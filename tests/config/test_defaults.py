@@ -13,8 +13,10 @@ from peftbench.config import registry, schema, sections
 from peftbench.config.catalogue import names
 from peftbench.config.schema import packaged_values
 from peftbench.formulations.cloze import ClozeConfig
+from peftbench.formulations.edit_spans import EditSpansConfig
 from peftbench.formulations.embed import EmbedConfig
 from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.possibilities import PossibilitiesConfig
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.score import ScoreConfig
 from peftbench.stages.classical import ClassicalOptions
@@ -26,7 +28,7 @@ WORDS |= {"answer_tokens", "constrain", "sample", "sample_seed", "samples", "tem
 NEUTRAL: dict[type, set[str]] = {
     schema.FormulationConfig: {"dense", "pooling", "answers"},
     EmbedConfig: {"pooling"},
-    **dict.fromkeys((ScoreConfig, GenerateConfig, PromptedConfig), WORDS),
+    **dict.fromkeys((ScoreConfig, GenerateConfig, PromptedConfig, EditSpansConfig, PossibilitiesConfig), WORDS),
     ClozeConfig: {"dense", "pooling", "answers"},
     ClassicalOptions: {"vocabulary", "max_terms"},
 }
@@ -48,8 +50,10 @@ BEHIND = [
     (ScoreConfig, "method/formulation/score", ""),
     (GenerateConfig, "method/formulation/generate", ""),
     (PromptedConfig, "method/formulation/prompted", ""),
+    (EditSpansConfig, "method/formulation/edit_spans", ""),
+    (PossibilitiesConfig, "method/formulation/possibilities", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
-    *((registry.get("trick", name).options, f"method/trick/{name}", name) for name in names("method/trick")),
+    *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),

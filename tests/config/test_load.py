@@ -20,6 +20,7 @@ NEEDS = {
     "local": ["model.path=some/where", "model.family=encoder"],
     "gguf": ["model.path=some/where.gguf"],
     "peft": ["method.type=VERA"],
+    "sequence": ["task.of=[sst2,ag_news]"],
     "method/file": [f"method.tuner.file={__file__}"],
 }
 """Choices that are nothing without a further key."""

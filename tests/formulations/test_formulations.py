@@ -110,9 +110,9 @@ def test_what_generation_writes_is_the_argmax_of_teacher_forcing(model, method):
 def test_answers_that_are_no_label_are_none():
     net = learner("model=tiny-t5", "method=lora", "method/formulation=generate")
     read = net.formulation.read
-    assert read(" Sports. ") == "sports"
-    assert read("sports news") is None
-    assert read("") is None
+    assert read(" Sports. ", task()) == "sports"
+    assert read("sports news", task()) is None
+    assert read("", task()) is None
 
 
 def test_regression_by_head_and_by_words():
@@ -125,9 +125,9 @@ def test_regression_by_head_and_by_words():
     predictions = head.predict(head.collate(head.encode(data.test)))
     assert [p.label for p in predictions] == pytest.approx([6.0] * 3), "not clamped to the range, as in GLUE's scripts"
     words = learner("model=tiny-t5", "method=lora", data=data)
-    assert words.formulation.read("3.4") == 3.4
-    assert words.formulation.read("7.0") is None
-    assert words.formulation.read("good") is None
+    assert words.formulation.read("3.4", data) == 3.4
+    assert words.formulation.read("7.0", data) is None
+    assert words.formulation.read("good", data) is None
 
 
 def test_the_papers_head_is_robertas_own():
@@ -148,8 +148,8 @@ def test_answers_in_digits_are_the_labels_numbers():
     """As ATTEMPT's and DePT's tasks write them."""
     net = learner("model=tiny-t5", "method=lora", "method.formulation.answers=digits")
     assert [net.formulation.answer_text(row.target) for row in ROWS] == ["2", "1", "0"]
-    assert net.formulation.read(" 1") == "politics"
-    assert net.formulation.read("politics") is None
+    assert net.formulation.read(" 1", task()) == "politics"
+    assert net.formulation.read("politics", task()) is None
     items = net.encode(ROWS)
     one = net.formulation.tokenizer("2", add_special_tokens=False)["input_ids"]
     assert items[0].data["answer"] == [*one, net.formulation.eos]

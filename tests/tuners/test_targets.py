@@ -72,7 +72,10 @@ def test_where_peft_has_a_default_it_is_ours(kind: str, name: str) -> None:
     of = outlined(name)
     config = build_tuner(options(kind)).peft_config(of, CONTEXT)
     if name in usual:
-        assert config.target_modules is None  # peft fills it in
+        assert config.target_modules is None or set(config.target_modules) == set(usual[name])  # None: peft fills it in
+        assert (
+            config.target_modules is None or kind != "ia3" or set(config.feedforward_modules) == set(IA3_INWARD[name])
+        )
         return
     kin = next((k for k in usual if known().get(k, {}).get("stacks") == known()[name]["stacks"]), None)
     if kin is not None and all(any(n.endswith(f".{end}") for n, _ in of.model.named_modules()) for end in usual[kin]):
