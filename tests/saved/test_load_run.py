@@ -30,6 +30,7 @@ SHORT = {
     "setfit": ["method.contrastive.iterations=1"],
     "peft": ["method.type=VERA"],
     "lm_bff": ["trainer.max_length=128"],
+    "madx": ["method.language_adapters.steps=2"],
 }
 """What a method needs, or what shortens a stage with trainings of its own."""
 
