@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from peftbench.figures import style
@@ -61,3 +61,21 @@ def grid(
         x = left + column * (left + wide + GUTTER + names)
         boxes.append((x, foot + (rows - 1 - row) * (above + high + below) + below, wide, high))
     return figure, boxes
+
+
+def draw_panels(data: Data, panel: Callable[[Axes, Data, Data, float], None]) -> Figure:
+    """A figure of `data["panels"]`, up to three beside each other, each with `lines` of methods.
+
+    Args:
+        panel: draws one into axes; gets it, the looks of the methods and the axes' height in inches.
+    """
+    panels = data["panels"]
+    names = sorted({line["method"] for own in panels for line in own["lines"]})
+    most = max(len(own["lines"]) for own in panels)
+    figure, boxes = grid(data, len(panels), min(len(panels), 3), 2.6, names, most)
+    for own, box in zip(panels, boxes, strict=True):
+        axes = style.add_axes(figure, *box)
+        panel(axes, own, data["looks"], box[3])
+        axes.set_title(style.wrapped(own["title"], box[2] + GUTTER), loc="left")
+    style.heading(figure, data["title"], data["notes"])
+    return figure

@@ -48,16 +48,7 @@ def so_far(matrix: Matrix) -> list[float]:
 
 def draw(data: Data) -> Figure:
     """A grid of panels."""
-    panels = data["panels"]
-    names = sorted({line["method"] for panel in panels for line in panel["lines"]})
-    most = max(len(panel["lines"]) for panel in panels)
-    figure, boxes = lines.grid(data, len(panels), min(len(panels), 3), 2.6, names, most)
-    for panel, box in zip(panels, boxes, strict=True):
-        axes = style.add_axes(figure, *box)
-        _panel(axes, panel, data["looks"], box[3])
-        axes.set_title(style.wrapped(panel["title"], box[2] + lines.GUTTER), loc="left")
-    style.heading(figure, data["title"], data["notes"])
-    return figure
+    return lines.draw_panels(data, _panel)
 
 
 def _panel(axes: Axes, panel: Data, looks: Data, inches_high: float) -> None:

@@ -47,16 +47,7 @@ def _lines(blocks: dict[Block, list[Standing]]) -> list[Data]:
 
 def draw(data: Data) -> Figure:
     """A grid of panels. The interval is a band; of many lines, whose bands would be one grey, a bar at each point."""
-    panels = data["panels"]
-    names = sorted({line["method"] for panel in panels for line in panel["lines"]})
-    most = max(len(p["lines"]) for p in panels)
-    figure, boxes = lines.grid(data, len(panels), min(len(panels), 3), 2.6, names, most)
-    for panel, box in zip(panels, boxes, strict=True):
-        axes = style.add_axes(figure, *box)
-        _panel(axes, panel, data["looks"], box[3])
-        axes.set_title(style.wrapped(panel["title"], box[2] + lines.GUTTER), loc="left")
-    style.heading(figure, data["title"], data["notes"])
-    return figure
+    return lines.draw_panels(data, _panel)
 
 
 def _panel(axes: Axes, panel: Data, looks: Data, inches_high: float) -> None:
