@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cut_off_runs import Killed, killed_at
+from cut_off_runs import FAST, Killed, finish, killed_at
 from made_up_configs import compose
 from tiers import rest_slow
 
@@ -21,31 +21,13 @@ from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.record import Record
 from peftbench.records.store import Store
-from peftbench.runner import run
 from peftbench.stages.learning import LearnerPredictor
 from peftbench.stages.self_training import rounds as stage
 from peftbench.training import batching, loop
 
-FAST = [
-    "model=tiny-bert",
-    "task=demo_news",
-    "trainer=debug",
-    "tracking.wandb=disabled",
-    "shots=2",
-    "trainer.device=cpu",
-]
-FAST += ["trainer.probe=false", "trainer.max_length=24", "protocol.dev=none", "trainer.save=all"]
 OWN = "method.self_training."
 SHORT = [f"{OWN}rounds=2", f"{OWN}steps=5", f"{OWN}unlabeled_batch=4", f"{OWN}tuning_steps=2", f"{OWN}meta_batch=3"]
 LIST = ["method=list", *SHORT]
-
-
-def finish(folder: Path, *overrides: str, inputs: Any = None) -> tuple[Record, dict[str, bytes]]:
-    """The record of a run, and its files."""
-    record, _ = run(compose([*FAST, f"out_dir={folder}", *overrides]), inputs)
-    assert record is not None
-    home = Store(folder).folder(record.run_id)
-    return record, {p.relative_to(home).as_posix(): p.read_bytes() for p in home.rglob("*") if p.is_file()}
 
 
 class Spy:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cut_off_runs import Killed, killed_at
+from cut_off_runs import FAST, Killed, finish, killed_at
 from made_up_configs import compose
 from tiers import rest_slow
 
@@ -32,10 +32,6 @@ from peftbench.tasks.protocols.several import bounded
 from peftbench.training import loop
 from peftbench.tuners.hft.tuner import HftTuner, draw_frozen
 
-FAST = (
-    "model=tiny-bert", "trainer=debug", "tracking.wandb=disabled", "shots=2", "trainer.device=cpu",
-    "trainer.probe=false", "trainer.max_length=24", "protocol.dev=none", "trainer.save=all",
-)  # fmt: skip
 WORDS = {"good": "fine nice great lovely", "bad": "poor awful sad dull", "odd": "strange weird queer curious"}
 
 
@@ -53,15 +49,6 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def sequence(*entries: str) -> tuple[str, str]:
     return "task=sequence", f"task.of=[{','.join(entries)}]"
-
-
-def finish(folder: Path, *overrides: str) -> tuple[Record, dict[str, bytes]]:
-    """The record of a run, and its files."""
-    record, _ = run(compose([*FAST, f"out_dir={folder}", *overrides]))
-    assert record is not None
-    assert record.status == "done", record.reason
-    home = Store(folder).folder(record.run_id)
-    return record, {p.relative_to(home).as_posix(): p.read_bytes() for p in home.rglob("*") if p.is_file()}
 
 
 def answers(folder: Path, record: Record) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cut_off_runs
 import numpy as np
 import pytest
 import torch
@@ -19,31 +20,19 @@ from peftbench.records.naming import method_names
 from peftbench.records.record import Record
 from peftbench.records.seen import TEXTS, remarks
 from peftbench.records.store import Store
-from peftbench.runner import run
 from peftbench.stages.pseudo_labels import fitted_temperature, softmax
 from peftbench.stages.tricks.self_calibrated import SelfCalibratedOptions, folds
 from peftbench.stages.tricks.transductive import TransductiveOptions, pseudo
 
-FAST = [
-    "model=tiny-bert",
-    "task=demo_news",
-    "trainer=debug",
-    "tracking.wandb=disabled",
-    "shots=2",
-    "trainer.device=cpu",
-]
-FAST += ["trainer.max_length=24", "trainer.probe=false", "trainer.save=all", "protocol.dev=none", "method=lora"]
+FAST = (*cut_off_runs.FAST, "method=lora")
 CALIBRATED = ["+method/trick=self_calibrated", "method.trick.self_calibrated.folds=2"]
 SEMI = ["+method/trick=transductive", "method.trick.transductive.threshold=0", "method.trick.transductive.pool=12"]
 TWO = "'+method/trick=[self_calibrated,adversarial]'"
 
 
 def finish(folder: Path, *overrides: str, inputs: Any = None) -> tuple[Record, dict[str, bytes]]:
-    """The record of a run, and its files."""
-    record, _ = run(compose([*FAST, f"out_dir={folder}", *overrides]), inputs)
-    assert record is not None
-    home = Store(folder).folder(record.run_id)
-    return record, {p.relative_to(home).as_posix(): p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    """The record of a run of LoRA, unless another method is named, and its files."""
+    return cut_off_runs.finish(folder, "method=lora", *overrides, inputs=inputs)
 
 
 def assert_equal(one: tuple[Record, dict[str, bytes]], other: tuple[Record, dict[str, bytes]]) -> None:
