@@ -75,7 +75,9 @@ def test_yaml_names_itself_has_every_key_and_opens_with_its_command(name):
     text = (files("peftbench.conf") / "protocol" / f"{name}.yaml").read_text("utf-8")
     section = yaml.safe_load(text)
     assert section["name"] == name
-    assert {*section, "noise"} == {f.name for f in dataclasses.fields(ProtocolConfig)}  # which config.yaml has for all
+    assert {*section, "noise", "test_rows"} == {
+        f.name for f in dataclasses.fields(ProtocolConfig)
+    }  # which config.yaml has for all
     assert text.startswith("# peftbench ")
     assert f"protocol={name}" in text.splitlines()[0]
 
@@ -102,6 +104,20 @@ def test_a_draw_does_not_depend_on_test_labels(name):
     data = task()
     blind = replace(data, test=[replace(row, target="a") for row in data.test])
     assert draw(data, protocol(name), shots_of(name)).sha256() == draw(blind, protocol(name), shots_of(name)).sha256()
+
+
+def test_a_bounded_test_set_is_the_same_for_every_draw_and_moves_no_other_row():
+    grouped = [replace(row, group=str(number // 3)) for number, row in enumerate(task().test)]
+    whole, some, other = (
+        draw(task(test=grouped), protocol("default", **changes), 9, data_seed=seed)
+        for changes, seed in (({}, 1), ({"test_rows": 10}, 1), ({"test_rows": 10}, 2))
+    )
+    assert ids(some.test) == ids(other.test)
+    assert len(some.test) == 12  # the fourth group is whole
+    assert set(ids(some.test)) < set(ids(whole.test))
+    assert (some.train, some.dev) == (whole.train, whole.dev)
+    assert "test: 12 of 60 rows, always the same ones (protocol.test_rows)" in some.notes
+    assert ids(draw(task(test=grouped), protocol("default", test_rows=60), 9).test) == ids(whole.test)
 
 
 @pytest.mark.parametrize("name", NAMES)

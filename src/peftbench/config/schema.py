@@ -290,6 +290,7 @@ class ProtocolConfig:
     drop_overlap: bool = MISSING
     min_tokens: int = number(ge=0)
     noise: float = number(0.0, ge=0, le=1)
+    test_rows: int | None = number(None, ge=1)
 
 
 @packaged("trainer/fewshot")

@@ -149,7 +149,6 @@ class TaskData:
             ids "<split>:<task>/<number>"; a row's `domain` names its task.
         shared_head: of a sequence, whether its tasks have one label set and one head.
         knowledge: neutral texts, the language-model loss on which says what a model still knows.
-        test_rows: how many rows of test are kept, at most; None: all.
         notes: remarks a reader of the result must see (a train file shorter than the official one, ...).
     """
 
@@ -183,7 +182,6 @@ class TaskData:
     tasks: Mapping[str, TaskData] = field(default_factory=dict)
     shared_head: bool = False
     knowledge: tuple[str, ...] = ()
-    test_rows: int | None = None
     notes: tuple[str, ...] = ()
 
     @property

@@ -39,12 +39,11 @@ EXAMPLE = "'task.of=[sst2,ag_news,rte]'"
 
 @dataclass
 class SequenceConfig(TaskConfig):
-    """`of`: the tasks in their order; `heads`: whether each has a head of its own; `test_rows`: bounds each test set;
+    """`of`: the tasks in their order; `heads`: whether each has a head of its own;
     `knowledge`: a file of neutral texts."""
 
     of: Any = None
     heads: str = one_of("own", "shared", default="own")
-    test_rows: int | None = number(None, ge=1)
     knowledge: str | None = None
     knowledge_texts: int = number(200, ge=2)
 
@@ -147,7 +146,7 @@ def load(cfg: SequenceConfig, data_dir: Path | None) -> TaskData:
     tasks: dict[str, TaskData] = {}
     for name, section in subset.options["tasks"].items():
         try:
-            tasks[name] = _named(load_task(build_task(section), data_dir), name, cfg.test_rows)
+            tasks[name] = _named(load_task(build_task(section), data_dir), name)
         except UsageError as error:
             raise UsageError(f"task.of: {name}: {error}") from error
     labels = tuple(dict.fromkeys(label for task in tasks.values() for label in task.labels))
@@ -182,7 +181,7 @@ def neutral_texts(cfg: SequenceConfig, data_dir: Path | None) -> tuple[str, ...]
     return tuple(lines[place] for place in sorted(chosen))
 
 
-def _named(task: TaskData, name: str, test_rows: int | None) -> TaskData:
+def _named(task: TaskData, name: str) -> TaskData:
     """A task whose rows say that they are of it."""
 
     def rows(split: str) -> list[Row]:
@@ -192,7 +191,7 @@ def _named(task: TaskData, name: str, test_rows: int | None) -> TaskData:
 
     splits: dict[str, Any] = {split: rows(split) for split in SPLITS}
     rest: dict[str, Any] = {"unlabeled": (), "extra_tests": {}, "extra_metrics": {}, "domains": ()}
-    return replace(task, **splits, **rest, test_rows=test_rows)
+    return replace(task, **splits, **rest)
 
 
 def _id(row: str, name: str) -> str:

@@ -7,16 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols.draw import Draw, data_seed_of, draw
 from peftbench.tasks.protocols.splits import Key, Rows, hold_out, without
-
-TEST_SEED = 13
-"""Of the test rows that are kept where they are bounded: the same for every draw."""
 
 
 def draw_tasks(
@@ -32,22 +27,14 @@ def draw_tasks(
     tests = {name: _test_keys(task, cfg) for name, task in data.tasks.items()}
     draws: dict[str, Draw] = {}
     dropped: Counter[str] = Counter()
-    tested: dict[str, int] = {}
     for name, task in data.tasks.items():
         others = {key for other, keys in tests.items() if other != name for key in keys}
         task, dropped[name] = _apart(task, others if cfg.drop_overlap else ())
         try:
-            found = draw(task, cfg, shots, data_seed, seed)
+            draws[name] = draw(task, cfg, shots, data_seed, seed)
         except UsageError as error:
             raise UsageError(f"task.of: {name}: {error}") from None
-        tested[name] = len(found.test)
-        draws[name] = replace(found, test=bounded(found.test, task.test_rows))
     notes = [f"{name}: {note}" for name, own in draws.items() for note in own.notes]
-    notes += [
-        f"test: {name}: {len(draws[name].test)} of {count} rows (task.test_rows)"
-        for name, count in tested.items()
-        if count > len(draws[name].test)
-    ]
     notes += [
         f"{name}: {count} train and dev rows left out, whose texts stand in the test set of another task"
         for name, count in dropped.items()
@@ -88,18 +75,3 @@ def _apart(task: TaskData, barred: Collection[Key]) -> tuple[TaskData, int]:
     count = sum(len(rows) - len(kept[split]) for split, rows in splits.items())
     changed: dict[str, Any] = {split: kept[split] for split in splits if splits[split]}
     return (replace(task, **changed) if count else task), count
-
-
-def bounded(rows: Rows, most: int | None) -> Rows:
-    """At most so many rows, or the few more that complete a group; chosen without a look at their targets."""
-    if most is None or len(rows) <= most:
-        return rows
-    units: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
-        units.setdefault(row.group or row.id, []).append(place)
-    names, kept = list(units), list[int]()
-    for number in np.random.RandomState(TEST_SEED).permutation(len(names)):
-        if len(kept) >= most:
-            break
-        kept += units[names[number]]
-    return tuple(rows[place] for place in sorted(kept))

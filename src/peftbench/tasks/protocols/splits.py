@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import Row, TaskData
@@ -17,6 +19,8 @@ HELDOUT_SEED = 42
 SMALL_TRAIN = 10_000
 """DePT: below this many train rows the dev split is halved, from it on 1000 train rows become dev."""
 BIG_DEV = 1000
+TEST_SEED = 13
+"""Of the test rows that are kept where they are bounded: the same for every draw."""
 
 Rows = tuple[Row, ...]
 Key = bytes
@@ -194,3 +198,16 @@ def _linked(rows: Sequence[Row], keys: Mapping[str, Key]) -> list[list[int]]:
             if name is not None:
                 parent[root(i)] = root(first.setdefault(name, i))
     return _units([root(i) for i in range(len(rows))])
+
+
+def bounded(rows: Rows, most: int | None, notes: list[str]) -> Rows:
+    """At most so many test rows, or the few more that complete a group; chosen without a look at their targets."""
+    if most is None or len(rows) <= most:
+        return rows
+    units, kept = _units([row.group or row.id for row in rows]), list[int]()
+    for number in np.random.RandomState(TEST_SEED).permutation(len(units)):
+        if len(kept) >= most:
+            break
+        kept += units[number]
+    notes.append(f"test: {len(kept)} of {len(rows)} rows, always the same ones (protocol.test_rows)")
+    return tuple(rows[place] for place in sorted(kept))
