@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -101,6 +101,9 @@ check-statistics: install-dev ## do intervals cover and tests keep their level? 
 
 bench-dept: install-dev ## cost of a DePT step against prompt tuning at equal parameters (t5-base shape)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_dept_cost.py
+
+gpu-check: install ## what a CUDA machine does with this project, at most 9 minutes -> gpu_check.json
+	$(BIN)/python scripts/gpu_check.py
 
 bench-tuners: install-dev ## cost of a step of every tuner on real sizes -> docs/tuner-costs.md (an hour; goes on where it stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tuners.py
