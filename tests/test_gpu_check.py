@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.slow
 def test_on_a_cpu_every_check_passes_and_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    command = ["scripts/gpu_check.py", "--device", "cpu", "--methods", "conv_adapter", "--out", str(tmp_path / "f.json")]
+    out = str(tmp_path / "f.json")
+    command = ["scripts/gpu_check.py", "--device", "cpu", "--methods", "conv_adapter", "--out", out]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "f.json").read_text())["checks"]
