@@ -107,6 +107,30 @@ class Run:
                 progress(len(found))
         return answers_of(found, self.manifest)
 
+    def infer(self, *overrides: str, verbose: bool = False) -> Run:
+        """Test answered again by what this run has trained, the answers drawn another way: a run of its own, whose
+        record names this one. Nothing is trained.
+
+        Args:
+            overrides: `method/inference=NAME` and `method.inference.KEY=VALUE`; `rerun=true`.
+
+        Raises:
+            UsageError: what was trained is not there, the inference does not fit it, or the data have changed since.
+            RunFailed: the run did not end well.
+        """
+        from peftbench.inputs import InputCache
+        from peftbench.runner import run as run_one
+        from peftbench.saved.parent import Parent
+
+        parent, inputs = Parent(self.record, self.adapter_path), InputCache()
+        cfg = parent.config(overrides, str(self.out_dir))
+        parent.check_rows(inputs.load(cfg))
+        quiet = replace(cfg, trainer=replace(cfg.trainer, progress=cfg.trainer.progress and verbose))
+        record, _ = run_one(quiet, inputs, parent)
+        if record is None or record.status != "done":
+            raise RunFailed(record or self.record)
+        return Run(record, self.out_dir)
+
     def export(self, folder: str | Path, merge: bool = False) -> Path:
         """Write a folder that plain transformers and peft load; see `peftbench export`."""
         from peftbench.saved.export import export

@@ -41,6 +41,7 @@ COMMANDS = {
     "plot": "peftbench.figures.command:plot_command",
     "report": "peftbench.figures.report.command:report_command",
     "predict": "peftbench.inspect.predict_command:predict_command",
+    "infer": "peftbench.inspect.infer_command:infer_command",
     "export": "peftbench.inspect.export_command:export_command",
     "reproduce": "peftbench.reproduce.command:reproduce_command",
     "check-method": "peftbench.conformance.command:check_method",

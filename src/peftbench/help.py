@@ -82,6 +82,7 @@ MORE = {
     "run": {},
     "results": {
         "predict": "predict RUN_ID --file FILE   labels for new rows, with probabilities, by what a run has trained",
+        "infer": "infer RUN_ID method/inference=NAME  test answered another way by what a run has trained",
         "export": "export RUN_ID DIR [--merge]  a folder that transformers and peft load without peftbench",
         "diff": "diff RUN RUN                    what differs between two runs",
     },

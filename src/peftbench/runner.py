@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +34,14 @@ TRIALS = "trials"
 """Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
 
 
-def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None, bool]:
+def run(
+    cfg: RunConfig, inputs: InputCache | None = None, parent: Callable[[Context, Record], Predictor] | None = None
+) -> tuple[Record | None, bool]:
     """Run, or find the finished record of, one config.
 
     Args:
         inputs: data sets and draws that earlier runs of this process left; None loads them.
+        parent: gives what another run has trained (`peftbench.saved.parent`), in the place of a training.
 
     Returns:
         The record (None on every process but the main one) and whether it is new.
@@ -57,7 +60,7 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     if known is not None and known.status == "done" and not cfg.rerun:
         return (known if place is None or place.rank == 0 else None), False
     record = base_record(cfg, data, drawn, run_id, inputs.basis(cfg))
-    if cfg.trainer.devices > 1 and place is None:
+    if cfg.trainer.devices > 1 and place is None and parent is None:
         return run_on_devices(cfg, store, record), True
     if cfg.evaluate == "dev":
         data, drawn = without_test_labels(data, drawn)
@@ -65,8 +68,12 @@ def run(cfg: RunConfig, inputs: InputCache | None = None) -> tuple[Record | None
     with Session(cfg, data, drawn, record, store, clock) as session:
         if session.is_known:
             return session.known, False
-        check(session.context, record)
-        predictor = train(session.context)
+        if parent is None:
+            check(session.context, record)
+            trained = train(session.context)
+        else:
+            trained = parent(session.context, record)
+        predictor = drawn_by(session.context, trained)
         answers = evaluate(session.context, predictor, record)
         keep(session, predictor, answers)
     return (record if session.main else None), True
@@ -106,6 +113,15 @@ def train(context: Context) -> Predictor:
     return predictor
 
 
+def drawn_by(context: Context, predictor: Predictor) -> Predictor:
+    """The predictor, drawing its answers as the method says."""
+    if context.cfg.method.inference is None:
+        return predictor
+    from peftbench.inference.predictor import InferencePredictor
+
+    return InferencePredictor.of(context, predictor)
+
+
 def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Prediction]:
     """Predict test and, after that, look at its labels, once. Not for a diverged model; a trial has a dev score."""
     from peftbench.tasks.metrics import score
@@ -114,7 +130,10 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
     context.attempt.progress.show("eval")
     last = context.reports[-1]
     if context.cfg.evaluate == "dev":
-        if last.dev_score is None and last.status == "done":  # not chosen by dev (`protocol.select=last`, `shots=0`)
+        unknown = last.dev_score is None or context.cfg.method.inference is not None
+        if (
+            unknown and last.status == "done"
+        ):  # not chosen by dev (`protocol.select=last`, `shots=0`), or by plain answers
             last.dev_score = context.dev_score(predictor)
         return []
     if any(report.status == "diverged" for report in context.reports):

@@ -29,6 +29,7 @@ LAYERS = [
     {"statistics"},
     {"build", "init_from", "migration"},
     {"inputs"},
+    {"inference"},
     {"stages"},
     {"records"},
     {"training"},

@@ -71,7 +71,7 @@ def files_of(group: str) -> dict[str, Traversable]:
 
 def _yaml_files(root: Traversable) -> dict[str, Traversable]:
     found: dict[str, Traversable] = {}
-    own_groups = ("tuner", "formulation", "self_training", "trick")
+    own_groups = ("tuner", "formulation", "self_training", "trick", "inference")
     for item in root.iterdir() if root.is_dir() else ():
         if item.is_dir() and item.name not in own_groups:
             found.update({f"{item.name}/{f.name[:-5]}": f for f in item.iterdir() if f.name.endswith(".yaml")})

@@ -22,7 +22,7 @@ _ADDED = re.compile(
     r"task\.|method\.lr\.|method\.tuner\.options\.|method\.trick\.|method\.continued_pretraining\.lr\.|search\.space\."
 )
 """Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
-_PARTS = ("tuner", "formulation")
+_PARTS = ("tuner", "formulation", "inference")
 """Groups inside `method`, whose sections have the name of the file that they were made from."""
 
 

@@ -32,7 +32,8 @@ class Component:
     """One part of a run.
 
     Attributes:
-        kind: "backbone", "tuner", "formulation", "stage", "trick", "loop", "protocol", "adapter" or "metric".
+        kind: "backbone", "tuner", "formulation", "stage", "trick", "inference", "loop", "protocol", "adapter" or
+            "metric".
         name: as the config has it.
         uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
             run depends on (the data, the draw, the seeds) is not said again.
@@ -70,6 +71,7 @@ class Choices(NamedTuple):
     problem: str
     protocol: str
     shots: int | str
+    inference: str = ""
     tasks: tuple[TaskChoices, ...] = ()
 
 
@@ -92,6 +94,7 @@ def choices(cfg: Any) -> Choices:
         problem=problem,
         protocol=str(_at(cfg, "protocol", "name")),
         shots=shots if isinstance(shots, int) else str(shots),
+        inference=str(_at(cfg, "method", "inference", "name") or ""),
         tasks=tuple(map(_of_task, (_at(subset, "tasks") or {}).values())),
     )
 
@@ -146,6 +149,8 @@ def _components(chosen: Choices) -> Iterator[Component]:
         yield _versioned(Component("loop", "loop", TRAINING))
     yield from stages
     yield from map(_trick, chosen.tricks)
+    if chosen.inference:
+        yield _inference(chosen.inference)
 
 
 def stages_run(chosen: Choices) -> tuple[str, ...]:
@@ -203,6 +208,12 @@ def _trick(name: str) -> Component:
     """The component that a trick declares itself to be."""
     trick, origin = registry.get("trick", name), registry.address("trick", name).origin
     return Component("trick", name, ("method.trick",), trick.results_version, origin)
+
+
+def _inference(name: str) -> Component:
+    """The component that an inference declares itself to be."""
+    declared, origin = registry.get("inference", name), registry.address("inference", name).origin
+    return Component("inference", name, ("method.inference", *declared.uses), declared.results_version, origin)
 
 
 def stage_component(name: str) -> Component:

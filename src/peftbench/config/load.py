@@ -160,6 +160,8 @@ def from_plain(
     for name in run.method.stages:
         if (fits := registry.get("stage", name).fits) is not None:
             fits(run)
+    if run.method.inference is not None:
+        registry.get("inference", run.method.inference.name).check(run)
     return run
 
 

@@ -169,6 +169,13 @@ class TrickConfig:
     name: str = MISSING
 
 
+@dataclass
+class InferenceConfig:
+    """Base of the options of inferences, which stand beside their code: `conf/method/inference/*.yaml`."""
+
+    name: str = MISSING
+
+
 C = TypeVar("C", bound=FormulationConfig)
 
 
@@ -188,7 +195,7 @@ class PluginFormulationConfig(FormulationConfig):
 
 @dataclass
 class MethodConfig:
-    """`conf/method/*.yaml`: tuner + formulation + stages.
+    """`conf/method/*.yaml`: tuner + formulation + stages + inference.
 
     The options of a stage are a section of their own, which the stage declares: the class of a method with such stages
     is made by `peftbench.config.sections.method_class`.
@@ -213,6 +220,9 @@ class MethodConfig:
     trick: dict[str, Any] = field(default_factory=dict)
     """Label -> options of a trick of the `supervised` stage (`peftbench.stages.tricks`), of the class that it declares;
     without those that have no effect at their strength."""
+    inference: Any = None
+    """How answers are drawn from what was trained (`peftbench.inference`), of the class that the inference declares;
+    None: plainly, also where the options of another change nothing."""
     lr: dict[str, float] = rates()
     constant_lr: list[str] = field(default_factory=list)
     """Parameter groups whose rate neither rises nor falls, whatever the trainer's schedule."""

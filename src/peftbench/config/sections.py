@@ -48,6 +48,8 @@ def dataclass_of(sort: str) -> type | None:
         return adapter_of(choice).config if choice in registry.names("adapter") else schema.TaskConfig
     if path == "method.tuner":
         return tuner_options(choice) if choice in registry.built_in("tuner") else None
+    if path == "method.inference":
+        return registry.get("inference", choice).options if choice in registry.built_in("inference") else None
     if path == "method.formulation":
         return formulation_options(choice) if choice in registry.names("formulation") else schema.FormulationConfig
     if path in GROUPS:
@@ -122,13 +124,17 @@ def sequence(value: Any, key: str) -> Sequence[Any]:
     return value or ()
 
 
+PARTS = ("tuner", "formulation", "trick", "inference")
+"""Sections of a method whose classes depend on what is chosen there."""
+
+
 def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     """The `method` section; tuner and formulation have schemas of their own, and a user's tuner file is hashed."""
     formulation = mapping(plain.get("formulation"), "method.formulation")
     stages = tuple(map(str, sequence(plain.get("stages"), "method.stages")))
     unused = stage_sections() - stage_sections(stages)
     check_sections_of_other_stages(plain, unused)
-    common = {k: v for k, v in plain.items() if k not in ("tuner", "formulation", "trick") and k not in unused}
+    common = {k: v for k, v in plain.items() if k not in PARTS and k not in unused}
     method = build(method_class(stages), {**common, "formulation": {"name": "auto"}}, "method")
     method.trick = build_tricks(mapping(plain.get("trick"), "method.trick"), method.name, stages)
     method.formulation = build_formulation(method, {"name": "auto", **formulation})
@@ -137,6 +143,7 @@ def build_method(plain: dict[str, Any]) -> schema.MethodConfig:
     method.tuner = build(tuner_options(name), tuner_plain, "method.tuner")
     if name in registry.built_in("tuner") and (settle := registry.get("tuner", name).settle):
         settle(method.tuner)
+    method.inference = build_inference(mapping(plain.get("inference"), "method.inference"))
     for stage in (registry.get("stage", name) for name in stages):
         if stage.settle:
             stage.settle(method.options(stage.section))
@@ -171,6 +178,21 @@ def build_tricks(plain: dict[str, Any], method: str, stages: Sequence[str]) -> d
             f"has {', '.join(stages)}. Choose a method with that stage, such as method=lora, or take the trick out."
         )
     return found
+
+
+def build_inference(plain: dict[str, Any]) -> schema.InferenceConfig | None:
+    """The `method.inference` section, by the dataclass that the inference declares; None where it changes nothing.
+
+    Raises:
+        UsageError: there is no such inference, or its options need what is not there.
+    """
+    declared = registry.get("inference", str(plain.get("name", "plain")))
+    options: schema.InferenceConfig = build(declared.options, {"name": "plain", **plain}, "method.inference")
+    if declared.neutral(options):
+        return None
+    if declared.settle:
+        declared.settle(options)
+    return options
 
 
 def build_formulation(method: schema.MethodConfig, plain: dict[str, Any]) -> schema.FormulationConfig:

@@ -41,6 +41,8 @@ class Declared:
         settle: completes the options when the config is composed, above all by hashes of the files that they name;
             raises UsageError.
         trained_by: the stages whose optimiser steps it knows; empty: those that train on the items of its rows.
+        draws: how it answers, "score" (the likeliest label) or "text" (what the model writes), or `(options, problem)`
+            -> that; "" if it has a head. What an inference (`peftbench.inference`) draws from.
     """
 
     implementation: Callable[[Any, str, str], type | str] | type | str | None = None
@@ -54,6 +56,7 @@ class Declared:
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
     trained_by: tuple[str, ...] = ()
+    draws: Callable[[Any, str], str] | str = ""
 
     def version_for(self, problem: str) -> int:
         """The results version for this kind of targets."""

@@ -258,7 +258,7 @@ def _trimmed(section: dict[str, Any], sort: str) -> dict[str, Any]:
 
 def _section_class(path: str, section: Mapping[str, Any]) -> str:
     """What tells the keys of a section: its path, with the choice where that decides them."""
-    if path in ("method.tuner", "method.formulation"):
+    if path in ("method.tuner", "method.formulation", "method.inference"):
         return f"{path} {section.get('name')}"
     if path == "task":
         return f"task {section.get('adapter')}"

@@ -15,7 +15,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
-OPTIONAL = ("tuning", "stages", "identity", "sequence", "former_ids")
+OPTIONAL = ("tuning", "stages", "identity", "sequence", "inference", "former_ids")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -86,6 +86,10 @@ class Record:
     sequence: Annotated[dict[str, Any], schema.SequenceFacts] = field(default_factory=dict)
     """Of a sequence: `tasks`, `metrics` (the main one of each), `heads`, the accuracy `matrix` in percent (row t is
     after t tasks, row 0 before the first; None where a task was not asked) and `knowledge`. Empty for a single task."""
+    inference: Annotated[dict[str, Any], schema.InferenceFacts] = field(default_factory=dict)
+    """How the answers were drawn, where not plainly, and what that cost (`peftbench.inference.cost`): `name`; `parent`,
+    the run that has trained the learner, if it was another; `rows`, `calls`, `tokens`, `seconds` over the test sets;
+    `each`, the same and FLOPs for a row, `plain` and `own`; `facts` by name."""
     former_ids: list[str] = field(default_factory=list)
     """What the run was called before (`peftbench migrate`)."""
     schema: int = SCHEMA_VERSION

@@ -140,6 +140,26 @@ class SequenceFacts(TypedDict, total=False):
     knowledge: KnowledgeFacts | None
 
 
+class CostsOfAnswers(TypedDict, total=False):
+    """`Record.inference["each"]`."""
+
+    plain: Numbers
+    own: Numbers
+
+
+class InferenceFacts(TypedDict, total=False):
+    """`Record.inference`."""
+
+    name: str
+    parent: str
+    rows: int
+    calls: int
+    tokens: int
+    seconds: float
+    each: CostsOfAnswers
+    facts: Numbers
+
+
 class TuningFacts(TypedDict, total=False):
     """`Record.tuning`."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from peftbench.build import build_learner
+from peftbench.config import registry
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
 from peftbench.records import manifest as manifests
@@ -15,6 +16,7 @@ from peftbench.tasks.base import TaskData
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
+    from peftbench.formulations.base import Batch
     from peftbench.formulations.predictions import Prediction
     from peftbench.learner import Learner
     from peftbench.records.record import Record
@@ -97,13 +99,32 @@ class SavedLearner:
         self.learner, self.dist, self.precision = restored(folder, manifest, cfg, task)
         self.cfg = cfg
 
+        chosen = cfg.method.inference
+        self.inference = None if chosen is None else registry.get("inference", chosen.name)(chosen, self.learner)
+
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        """One prediction a row, in order; batches are made by length."""
+        """One prediction a row, in order, drawn as the run has drawn its own."""
+        return self.ask(rows) if self.inference is None else self.inference.answer(rows, self.ask)
+
+    def ask(
+        self,
+        rows: Sequence[Row],
+        predict: Callable[[Batch], list[Prediction]] | None = None,
+        learner: Learner | None = None,
+    ) -> list[Prediction]:
+        """One prediction a row, in order; see `peftbench.inference.base.Ask`."""
         from peftbench.training.predict import predict_all
 
-        items = self.learner.encode(rows)
-        found = predict_all(self.learner, items, cfg=self.cfg.trainer, dist=self.dist, precision=self.precision)
-        return self.learner.formulation.answers(rows, found)
+        learner = learner or self.learner
+        found = predict_all(
+            learner,
+            learner.encode(rows),
+            cfg=self.cfg.trainer,
+            dist=self.dist,
+            precision=self.precision,
+            predict=predict,
+        )
+        return learner.formulation.answers(rows, found)
 
 
 def restored(folder: Path, manifest: Manifest, cfg: RunConfig, task: TaskData) -> tuple[Learner, Dist, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.formulations.base import PROMPT_TEXT, Encoded, Prediction
+from peftbench.formulations.base import PROMPT_TEXT, Batch, Encoded, Prediction
 from peftbench.formulations.fitting import Cut
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import probe_step
@@ -53,12 +53,26 @@ class LearnerPredictor(Predictor):
         return self._encoded[key]
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        items = self.encode(rows)
-        context = self.context
+        return self.ask(rows)
+
+    def ask(
+        self,
+        rows: Sequence[Row],
+        predict: Callable[[Batch], list[Prediction]] | None = None,
+        learner: Learner | None = None,
+    ) -> list[Prediction]:
+        """One prediction a row, in order; see `peftbench.inference.base.Ask`."""
+        items = self.encode(rows) if learner is None else learner.encode(rows)
+        learner, context = learner or self.learner, self.context
         found = predict_all(
-            self.learner, items, cfg=context.cfg.trainer, dist=context.processes(), precision=context.precision
+            learner,
+            items,
+            cfg=context.cfg.trainer,
+            dist=context.processes(),
+            precision=context.precision,
+            predict=predict,
         )
-        return self.learner.formulation.answers(rows, found)
+        return learner.formulation.answers(rows, found)
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +19,22 @@ if TYPE_CHECKING:
 
 
 def predict_all(
-    learner: Learner, items: Sequence[Encoded], *, cfg: TrainerConfig, dist: Dist, precision: str = "auto"
+    learner: Learner,
+    items: Sequence[Encoded],
+    *,
+    cfg: TrainerConfig,
+    dist: Dist,
+    precision: str = "auto",
+    predict: Callable[[Batch], list[Prediction]] | None = None,
 ) -> list[Prediction]:
     """The prediction of every item, in item order, on every rank.
 
     Batches are bucketed by length under `trainer.eval_batch_tokens` and dealt out to the ranks; since a batch is the
     same whoever computes it, so are the predictions. Runs in eval mode and puts the learner's mode back. Raises
     RuntimeError if an item was answered twice or not at all.
+
+    Args:
+        predict: what answers a batch in the learner's place.
     """
     batches = batching.evaluation_batches([item.length for item in items], cfg.eval_batch_tokens)
     precision = resolve(precision, dist.device)
@@ -39,7 +48,7 @@ def predict_all(
                 batch = to_device(learner.collate([items[i] for i in positions]), dist.device)
                 # Not inference_mode: a tensor that a module caches under it could never be trained through again.
                 with torch.no_grad(), autocast(precision, dist.device):
-                    mine += learner.predict(batch)
+                    mine += (predict or learner.predict)(batch)
                 shown.batch(done)
     finally:
         learner.train(was_training)

@@ -42,4 +42,5 @@ FORMULATION = Declared(
     problems=PROBLEMS | {"tuples", "mixture", "answers", "text"},
     can_answer_untrained=True,
     settle=settle,
+    draws="text",
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, TopPLogitsWarper
+from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from peftbench.config.schema import FormulationConfig, with_options
 from peftbench.errors import UsageError
@@ -219,6 +219,8 @@ class GenerateFormulation(TextFormulation):
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.label_of = read_table(self.texts)
+        self.more_processors: Callable[[Batch], Iterable[LogitsProcessor]] = lambda batch: ()
+        """Further processors of the logits of a batch, put in front of its own while an inference is at work."""
         self.how = with_options(cfg, GenerateConfig)
         self.answer_length = self.how.answer_tokens or self.answer_length
         if self.how.constrain == "labels":
@@ -306,7 +308,7 @@ class GenerateFormulation(TextFormulation):
 
     def _processors(self, batch: Batch) -> LogitsProcessorList:
         """Of the logits, before the likeliest token is taken."""
-        found = LogitsProcessorList()
+        found = LogitsProcessorList(self.more_processors(batch))
         if self.how.constrain == "tuples":
             found.append(OnlyTuples(self.guided, [*map(self._grammar, batch["texts"], batch["domains"])], self.eos))
         if self.how.constrain == "labels":

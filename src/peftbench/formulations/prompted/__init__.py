@@ -41,8 +41,13 @@ class PromptedConfig(ScoreConfig, GenerateConfig):
 
 def variant(cfg: PromptedConfig, family: str, problem: str) -> str:
     """Scored or generated answers; what is no label cannot be scored."""
-    by = cfg.by if kind(problem).parse is None else "generate"
-    return f"peftbench.formulations.prompted.formulation:Prompted{by.title()}"
+    by = {"score": "Score", "text": "Generate"}[draws(cfg, problem)]
+    return f"peftbench.formulations.prompted.formulation:Prompted{by}"
+
+
+def draws(cfg: PromptedConfig, problem: str) -> str:
+    """Whether labels are scored, or answers written."""
+    return "score" if cfg.by == "score" and kind(problem).parse is None else "text"
 
 
 def settle(cfg: PromptedConfig) -> None:
@@ -70,4 +75,5 @@ FORMULATION = Declared(
     problems=PROBLEMS | {"tuples", "answers", "text"},
     can_answer_untrained=True,
     settle=settle,
+    draws=draws,
 )

@@ -45,4 +45,5 @@ FORMULATION = Declared(
     problems=frozenset({"classification"}),
     can_answer_untrained=True,
     settle=fingerprint_candidates,
+    draws="score",
 )
