@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from omegaconf import MISSING
+
 from peftbench.config import registry
 from peftbench.config.schema import InferenceConfig, number, numbers, packaged
 from peftbench.errors import UsageError
@@ -23,8 +25,8 @@ class NgramBiasConfig(InferenceConfig):
     """`conf/method/inference/ngram_bias.yaml`."""
 
     weight: float = number(ge=0)
-    file: str | None = None
-    sha256: str | None = None
+    file: str | None = MISSING
+    sha256: str | None = MISSING
     """Fingerprint of the file that `file` names, set when the config is composed."""
     orders: list[float] = numbers(ge=0)
     smoothing: float = number(gt=0)
