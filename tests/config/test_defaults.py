@@ -54,8 +54,7 @@ BEHIND = [
     (PossibilitiesConfig, "method/formulation/possibilities", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
     *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
-    *(
-        (registry.get("inference", n).options, f"method/inference/{n}", "")
+    *((registry.get("inference", n).options, f"method/inference/{n}", "") for n in names("method/inference")),
         for n in sorted(registry.built_in("inference"))
     ),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
