@@ -55,8 +55,6 @@ BEHIND = [
     (registry.get("stage", "remote").options, "method/remote", "remote"),
     *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
     *((registry.get("inference", n).options, f"method/inference/{n}", "") for n in names("method/inference")),
-        for n in sorted(registry.built_in("inference"))
-    ),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
