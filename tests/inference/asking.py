@@ -38,7 +38,9 @@ class Drawn:
     def ask(self, rows: Sequence[Row], predict: Any = None, learner: Learner | None = None) -> list[Prediction]:
         net, trainer = learner or self.net, compose([]).trainer
         trainer.progress = False
-        found = predict_all(net, net.encode(rows), cfg=trainer, dist=Dist(torch.device("cpu")), predict=predict)
+        found = predict_all(
+            net, net.encode(rows), cfg=trainer, dist=Dist(torch.device("cpu")), precision="fp32", predict=predict
+        )
         return net.formulation.answers(rows, found)
 
     def answer(self, rows: Sequence[Row]) -> list[Prediction]:

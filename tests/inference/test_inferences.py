@@ -17,8 +17,22 @@ from peftbench.inputs import InputCache
 
 SCORE = ("model=tiny-llama", "method=lora", "method/formulation=score")
 TEXT = ("model=tiny-llama", "method=lora", "method/formulation=generate")
+ICL = ("model=tiny-llama", "method=icl", "method.k=2")
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = {
     "ngram_bias of labels": ("ngram_bias", {"weight": 0.0}, {"weight": 2.0}, SCORE),
+    "hidden states": ("hidden_state_optimisation", {"steps": 0}, {"steps": 2, "rate": 0.1}, ICL),
+    "hidden states of demonstrations": (
+        "hidden_state_optimisation",
+        {"rate": 0.0},
+        {"rate": 0.1, "loss_on": "demo_labels", "layers": "last_half"},
+        ICL,
+    ),
+    "hidden states behind a soft prompt": (
+        "hidden_state_optimisation",
+        {"rate": 0.0},
+        {"rate": 0.1},
+        (*SCORE, "method=prompt_tuning"),
+    ),
     "ngram_bias of text": ("ngram_bias", {"weight": 0.0}, {"weight": 50.0}, TEXT),
 }
 """Inference, options at which it is plain, options at which it is not, and a learner."""

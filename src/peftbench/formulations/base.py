@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROMPT_TEXT = "prompt_text"
 """In an item's `data`: the prompt as a text, if it is to be kept beside the answer."""
+SHOWN_ANSWERS = "shown_answers"
+"""In an item's `data`: (start, end) in that text of each answer that is shown in it; a batch has the lists of all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ Source of the tree attention mask: SpecInfer (Miao et al., ASPLOS 2024, arXiv 23
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,23 @@ REPEATED = 4
 
 PLACES = 2048
 """Places of answers whose logits over the vocabulary are held at a time."""
+CHANGED = 1024
+"""Places of prompts that a `Change` is told of at a time."""
+
+
+MARKS = "marks"
+"""Of a batch, (batch, n): what of the prompts a `Change` is to look at."""
+Change = Callable[["Read", Mapping[str, Tensor]], None]
+"""What is done to prompts that were read, in place, before answers are read behind them; it is told their part of the
+batch."""
 
 
 def log_likelihoods(
-    model: nn.Module, prompts: Mapping[str, Tensor], trie: Trie, decoder_start: int | None = None
+    model: nn.Module,
+    prompts: Mapping[str, Tensor],
+    trie: Trie,
+    decoder_start: int | None = None,
+    change: Change | None = None,
 ) -> Tensor | None:
     """(batch, sequences): the sum of the tokens' log-probabilities of each sequence of `trie` behind each prompt, fp32.
 
@@ -53,10 +66,12 @@ def log_likelihoods(
     """
     network, found = network_of(model), []
     packed = decoder_start is None and can_pack(network, prompts["input_ids"].shape[1] + trie.height)
-    for part in _parts(prompts, trie, packed):
+    for part in _parts(prompts, trie, packed, most=None if change is None else CHANGED):
         read = _read_prompts(model, network, part, decoder_start)
         if read is None:
             return None
+        if change is not None:
+            change(read, part)
         behind = (read.packed if packed else read.rows)(trie) if trie.tokens else None
         found.append(_sum_edges(trie, read.first, behind))
     return torch.cat(found)
@@ -78,15 +93,20 @@ def can_pack(network: PreTrainedModel, longest: int) -> bool:
     )
 
 
-def _parts(prompts: Mapping[str, Tensor], trie: Trie, packed: bool) -> Iterator[dict[str, Tensor]]:
-    """The batch in parts: their answers take about the memory of its prompts, and at most `PLACES` rows of logits."""
+def _parts(
+    prompts: Mapping[str, Tensor], trie: Trie, packed: bool, most: int | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The batch in parts: their answers take about the memory of its prompts, and at most `PLACES` rows of logits. The
+    prompts of a part have at most `most` places, or it is a single one."""
     count, length = prompts["input_ids"].shape
     paths = len(trie.paths())
     needed = len(trie.tokens) if packed else paths * (length + trie.height) / REPEATED
     places = len(trie.tokens) if packed else paths * trie.height
     rows = max(1, min(int(count * length // max(needed, length)), PLACES // max(places, 1)))
+    rows = rows if most is None else max(1, min(rows, most // length))
+    names = [name for name in ("input_ids", "attention_mask", MARKS) if name in prompts]
     for start in range(0, count, rows):
-        part = {name: prompts[name][start : start + rows] for name in ("input_ids", "attention_mask")}
+        part = {name: prompts[name][start : start + rows] for name in names}
         kept = part["attention_mask"].any(0).nonzero()  # of a part of shorter prompts the padding goes
         columns = slice(int(kept[0]), int(kept[-1]) + 1) if len(kept) else slice(None)
         yield {name: tensor[:, columns] for name, tensor in part.items()}
@@ -94,9 +114,10 @@ def _parts(prompts: Mapping[str, Tensor], trie: Trie, packed: bool) -> Iterator[
 
 def _read_prompts(
     model: nn.Module, network: PreTrainedModel, prompts: Mapping[str, Tensor], decoder_start: int | None
-) -> _Read | None:
+) -> Read | None:
     """One pass over the prompts; an encoder-decoder's decoder reads its first token."""
     mask = prompts["attention_mask"]
+    prompts = {"input_ids": prompts["input_ids"], "attention_mask": mask}
     if decoder_start is None:
         only_last = {"logits_to_keep": 1} if accepts(network, "logits_to_keep") else {}
         out = model(**prompts, use_cache=True, **only_last)
@@ -105,11 +126,11 @@ def _read_prompts(
         out = model(**prompts, decoder_input_ids=first, use_cache=True)
     if out.past_key_values is None:
         return None
-    return _Read(model, network, mask, out.logits[:, -1:], out.past_key_values, out.get("encoder_last_hidden_state"))
+    return Read(model, network, mask, out.logits[:, -1:], out.past_key_values, out.get("encoder_last_hidden_state"))
 
 
 @dataclass
-class _Read:
+class Read:
     """Prompts that were read.
 
     Attributes:

@@ -14,7 +14,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from peftbench.config.schema import FormulationConfig, with_options
 from peftbench.errors import UsageError
-from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
+from peftbench.formulations.base import PROMPT_TEXT, SHOWN_ANSWERS, Batch, Encoded, Formulation, Prediction
 from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom, OnlyTuples, guided_tokenizer
@@ -151,6 +151,7 @@ class TextFormulation(Formulation):
         prompts = [i.data["prompt"] for i in items]
         batch: Batch = {"ids": [i.id for i in items]}
         batch |= {f"{name}s": [i.data[name] for i in items] for name in ("domain", "text")}
+        batch |= {name: [i.data.get(name) for i in items] for name in (PROMPT_TEXT, SHOWN_ANSWERS)}
         batch.update(pad_inputs(prompts, self.tokenizer, self._prompt_side()))
         if items and all(i.data["answer"] is not None for i in items):
             batch.update(self.teacher_batch(prompts, [i.data["answer"] for i in items]))

@@ -12,7 +12,7 @@ from torch import nn
 
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
-from peftbench.formulations.base import PROMPT_TEXT, Batch, Prediction
+from peftbench.formulations.base import PROMPT_TEXT, SHOWN_ANSWERS, Batch, Prediction
 from peftbench.formulations.bi_encoder import sentence_vectors
 from peftbench.formulations.fitting import Cut
 from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
@@ -81,13 +81,24 @@ class Prompted(TextFormulation):
         )
 
     def prompts_of(self, rows: Sequence[Row]) -> list[tuple[list[int], Cut, dict[str, Any]]]:
-        made = [(self._ids(text), cut, {PROMPT_TEXT: text}) for text, cut in self.maker(rows)]
+        made = [
+            (self._ids(text), cut, {PROMPT_TEXT: text, SHOWN_ANSWERS: answers})
+            for text, cut, answers in self.maker(rows)
+        ]
         self.say(LEFT_OUT, *self.maker.notes())
         return made
 
     def say(self, about: str, *notes: str) -> None:
         """Notes in the place of earlier ones that have `about` in them."""
         self.notes = [note for note in self.notes if about not in note] + list(notes)
+
+    def places(self, text: str, spans: Sequence[tuple[int, int]]) -> list[bool]:
+        """Of each of a prompt's ids whether it is a part of the text at one of the (start, end) `spans`. Not of a chat,
+        whose template moves places."""
+        first = len(self.prefix)
+        found = self.tokenizer(self.prefix + text, verbose=False, return_offsets_mapping=True)["offset_mapping"]
+        marked = [any(a < end + first and b > start + first for start, end in spans) for a, b in found]
+        return marked[: len(self._ids(text))]
 
     def _ids(self, text: str) -> list[int]:
         whole: list[int] = self.tokenizer(self.prefix + text, verbose=False)["input_ids"]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -202,6 +202,13 @@ class Writer:
         every = " ".join(f"{name}: {text}" for name, text in fields.items())
         text = self._fill(self.prompt.example, {**fields, FIELDS: every, ANSWER: answer}, "example")
         return text if answer else text.rstrip()
+
+    def ends(self, demonstrations: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Where in the whole prompt the answers of the demonstrations stand, with which these end."""
+        place = len(self.instruction) + len(self.prompt.separator) if self.instruction else 0
+        for text, size in zip(demonstrations, sizes, strict=True):
+            yield place + len(text) - size, place + len(text)
+            place += len(text) + len(self.prompt.separator)
 
     def write(self, demonstrations: Sequence[str], asked: str) -> str:
         """The whole prompt."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peftbench.errors import UsageError
 from peftbench.formulations.fitting import Cut, fit_texts
@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from peftbench.formulations.prompted import PromptedConfig
 
 LEFT_OUT = "demonstrations did not fit"
+
+
+class Made(NamedTuple):
+    """A prompt.
+
+    Attributes:
+        cut: what became of the row's texts.
+        answers: (start, end) in the text of each demonstration's answer.
+    """
+
+    text: str
+    cut: Cut
+    answers: tuple[tuple[int, int], ...] = ()
 
 
 class PromptMaker:
@@ -52,8 +65,8 @@ class PromptMaker:
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, list[int]] = {}
 
-    def __call__(self, rows: Sequence[Row]) -> list[tuple[str, Cut]]:
-        """The prompt of each row, and what became of its texts."""
+    def __call__(self, rows: Sequence[Row]) -> list[Made]:
+        """The prompt of each row."""
         return [self._made(row, chosen) for row, chosen in zip(rows, self.selector(rows), strict=True)]
 
     def notes(self) -> list[str]:
@@ -65,7 +78,7 @@ class PromptMaker:
             if out
         ]
 
-    def _made(self, row: Row, chosen: Sequence[Row]) -> tuple[str, Cut]:
+    def _made(self, row: Row, chosen: Sequence[Row]) -> Made:
         kept = self._that_fit(row, chosen)
         while (fitted := self._fitted(row, self.selector.ordered(row, kept))) is None:
             kept.pop()
@@ -98,7 +111,7 @@ class PromptMaker:
         """A labelled row as it is shown."""
         return self.writer.example(self.writer.fields_of(row), self.answer_text(row.target))
 
-    def _fitted(self, row: Row, shown: Sequence[Row]) -> tuple[str, Cut] | None:
+    def _fitted(self, row: Row, shown: Sequence[Row]) -> Made | None:
         """The prompt, the row's text cut if nothing is shown that could give way; None if a demonstration has to."""
         demonstrations, fields = [self._shown(other) for other in shown], self.writer.fields_of(row)
 
@@ -106,10 +119,11 @@ class PromptMaker:
             return self.writer.write(demonstrations, self.writer.example(texts))
 
         if self.size_of(whole := text_with(fields)) <= self.room:
-            return whole, Cut.WHOLE
+            sizes = [len(self.answer_text(other.target)) for other in shown]
+            return Made(whole, Cut.WHOLE, tuple(self.writer.ends(demonstrations, sizes)))
         if shown:
             return None
         texts, cut = fit_texts(
             fields, lambda t: range(self.size_of(text_with(t))), self.room, self.tokenizer, key=self.key
         )
-        return text_with(texts), cut
+        return Made(text_with(texts), cut)

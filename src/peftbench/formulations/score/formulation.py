@@ -18,7 +18,7 @@ from peftbench.formulations.generate import snippet
 from peftbench.formulations.generate.formulation import TextFormulation, check_answers
 from peftbench.formulations.label_words import read_words
 from peftbench.formulations.score import TERMS, ScoreConfig
-from peftbench.formulations.scoring import log_likelihoods
+from peftbench.formulations.scoring import Change, log_likelihoods
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone
@@ -55,6 +55,8 @@ class ScoreFormulation(Calibrated, TextFormulation):
         calibrated = self.cfg.calibration != "none"
         self.register_buffer("log_prior", torch.full((len(task.labels),), float("nan")), persistent=calibrated)
         self._ready = not calibrated
+        self.change_read: Change | None = None
+        """What is done to prompts before labels are read behind them, while an inference is at work."""
 
     def portable(self, cfg: FormulationConfig) -> tuple[FormulationConfig, TaskData]:
         """Candidates of a user's file as the task's terms."""
@@ -127,7 +129,9 @@ class ScoreFormulation(Calibrated, TextFormulation):
     def likelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, candidates): the log-likelihood of each answer behind each prompt."""
         start = self.decoder_start(model) if self.encoder_decoder else None
-        found = log_likelihoods(model, batch, self.trie, start) if self.takes_cache else None
+        found = log_likelihoods(model, batch, self.trie, start, self.change_read) if self.takes_cache else None
+        if found is None and self.change_read is not None:
+            raise UsageError("method.inference: changes what the network has cached, and this one caches nothing.")
         return self.likelihoods_one_by_one(model, batch) if found is None else found
 
     def likelihoods_one_by_one(self, model: nn.Module, batch: Batch) -> Tensor:

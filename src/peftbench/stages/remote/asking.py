@@ -143,7 +143,7 @@ class RemotePredictor(Predictor):
         self.asked: dict[str, str] = {}
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        prompts = [text for text, _ in self.maker(rows)]
+        prompts = [made.text for made in self.maker(rows)]
         self.asked |= {row.id: text for row, text in zip(rows, prompts, strict=True)}
         with ThreadPoolExecutor(options(self.context).parallel) as pool:
             answers = [list(pool.map(partial(self._complete, model), prompts)) for model in self.models]
