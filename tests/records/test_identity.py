@@ -180,7 +180,10 @@ def test_a_results_version_renames_its_users_and_no_other(fresh):
 
 
 DECIDE_NOTHING = {*ids.EXCLUDED, "plugins"}
-CHOICES = ("method.needs_model", "search.name", "method.stages", "method.tuner.name", "method.formulation.name")
+CHOICES = (
+    "method.needs_model", "search.name", "method.stages", "method.tuner.name", "method.formulation.name",
+    "method.inference",
+)  # fmt: skip
 """Keys that choose other components altogether."""
 UNUSED = {
     "untrained, without a network": ("model", "trainer", "method.tuner", "method.formulation", "method.lr",
@@ -226,13 +229,7 @@ def test_every_key_changes_the_id_or_is_known_to_decide_nothing(method):
         for parent in parents:
             node = node[parent]
         node[last] = other(node[last])
-        if key in (
-            "method.needs_model",
-            "search.name",
-            "method.stages",
-            "method.tuner.name",
-            "method.formulation.name",
-        ):
+        if key in CHOICES:
             continue  # another choice of components altogether
         silent = key in DECIDE_NOTHING or parts[0] in ("search", *DECIDE_NOTHING) or parts[:2] == ["method", "space"]
         silent |= any(key == u or key.startswith(f"{u}.") for u in unused) and not (
