@@ -3,9 +3,9 @@
 
     python scripts/stream_perplexity.py --model smollm2-135m --text don_quixote.txt --tokens 2048 --json stream.json
 
-The text is cut into passages of at most --length tokens (the network's positions, 1,024 here), each scored from its
-beginning; rate 0 is the network as it is, with the same segments and window. A command that was stopped goes on where it
-was. A rate costs about a forward and two backward passes over the text.
+The text is cut into passages of at most --length tokens, each scored from its beginning; rate 0 is the network as it is,
+with the same segments and window. A command that was stopped goes on where it was. A rate costs about a forward and two
+backward passes over the text.
 """
 
 from __future__ import annotations
