@@ -3,7 +3,7 @@
 
     python scripts/stream_perplexity.py --model smollm2-135m --text don_quixote.txt --tokens 2048 --json stream.json
 
-The text is cut into passages of at most --length tokens, each scored from its beginning; rate 0 is the network as it is,
+The text is cut into passages of at most --length tokens, each scored from its beginning. Rate 0 is plain,
 with the same segments and window. A command that was stopped goes on where it was. A rate costs about a forward and two
 backward passes over the text.
 """
