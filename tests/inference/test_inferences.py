@@ -33,6 +33,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         {"rate": 0.1},
         (*SCORE, "method=prompt_tuning"),
     ),
+    "vote of samples": ("vote", {"samples": 1}, {"samples": 3, "temperature": 2.0}, TEXT),
+    "vote of prompts": ("vote", {"samples": 1}, {"samples": 1, "prompts": [0, 1]}, ICL),
+    "vote behind evidence": (
+        "vote",
+        {"samples": 1},
+        {"samples": 2, "evidence": "knowledge", "evidence_tokens": 4},
+        SCORE,
+    ),
     "ngram_bias of text": ("ngram_bias", {"weight": 0.0}, {"weight": 50.0}, TEXT),
 }
 """Inference, options at which it is plain, options at which it is not, and a learner."""
@@ -76,10 +84,32 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "words"), REFUSED, ids=[words for _, words in REFUSED])
+VOTE = ["method=lora", "model=tiny-llama", "method/inference=vote"]
+REFUSED_VOTES = [
+    (["method/formulation=score"], "the likeliest label is the same each time"),
+    (["method/formulation=generate", "method.inference.prompts=[1]"], "are numbers of written prompts"),
+    (["method/formulation=prompted", "method.inference.prompts=[2]"], "has 2 prompts"),
+    (["method/formulation=generate", "task=stsb"], "several regression answers do not make one"),
+    (["method/formulation=generate", "method.inference.cluster=embedding"], "is for rankings"),
+    (["method/formulation=generate", "method.formulation.sample=true", "method.formulation.samples=2"], "by itself"),
+    (["method/formulation=generate", "method.inference.evidence=facts"], "not a valid choice"),
+]
+HIDDEN = ["method=icl", "model=tiny-llama", "method/inference=hidden_state_optimisation"]
+REFUSED_HIDDEN = [
+    (["method.formulation.by=generate"], "has nothing to draw from where answers are by text"),
+    (["model=tiny-t5"], "does not fit a seq2seq backbone"),
+    (["method.k=0", "method.inference.loss_on=demo_labels"], "needs demonstrations in a plain prompt"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    *(([*overrides, "method/inference=ngram_bias"], words) for overrides, words in REFUSED),
+    *(([*VOTE, *overrides], words) for overrides, words in REFUSED_VOTES),
+    *(([*HIDDEN, *overrides], words) for overrides, words in REFUSED_HIDDEN),
+])  # fmt: skip
 def test_what_cannot_be_drawn_from_is_refused_when_it_is_composed(overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        compose([*overrides, "method/inference=ngram_bias"])
+        compose(overrides)
 
 
 def test_plain_is_in_no_name() -> None:

@@ -46,10 +46,12 @@ class Inference(ABC):
     """Draws answers from a learner that nothing trains any more; it leaves the learner as it was.
 
     Attributes:
+        pools: whether what it keeps beside an answer is of several, not the text that was written.
         needs_shots: whether it looks at the drawn training rows (`Formulation.shots`).
         sums: numbers about its answers so far, added up over rows; those of several processes are added, too.
     """
 
+    pools = False
     needs_shots = False
 
     def __init__(self, cfg: Any, learner: Learner) -> None:

@@ -78,7 +78,7 @@ class InferencePredictor(Predictor):
         return self.inner.costs()
 
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
-        return self.inner.answer_facts(rows, predictions)
+        return {} if self.inference.pools else self.inner.answer_facts(rows, predictions)
 
     def prompts(self) -> Mapping[str, str]:
         return self.inner.prompts()

@@ -74,6 +74,7 @@ class Parent:
         with context.in_stage(0, STAGE), context.clock("model"):
             manifest = with_places(manifests.read(self.folder), self.record.config)
             learner = restored(self.folder, manifest, manifests.config_of(manifest), manifests.task_of(manifest))[0]
+            learner.context = replace(learner.context, shots=context.draw.train)
             learner.formulation.shots = context.draw.train
             assert learner.config is not None
             method = replace(learner.config.method, inference=context.cfg.method.inference)

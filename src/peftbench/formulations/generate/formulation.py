@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -72,6 +73,10 @@ class TextFormulation(Formulation):
         room = min(task.kind.room, max_length // 2)
         self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=room)
         """Tokens that generation may take: the longest label, so that a longer text is seen to be none."""
+
+    def varied(self, backbone: Backbone, **changes: Any) -> TextFormulation:
+        """The same formulation with other options; what it has measured or trained is not taken over."""
+        return type(self)(backbone, self.task, self.max_length, replace(self.options, **changes))
 
     def prefix_for(self, task: TaskData) -> str:
         """What stands in front of a row of the task: the backbone's prefix, then the instruction."""
@@ -222,7 +227,7 @@ class GenerateFormulation(TextFormulation):
         self.label_of = read_table(self.texts)
         self.more_processors: Callable[[Batch], Iterable[LogitsProcessor]] = lambda batch: ()
         """Further processors of the logits of a batch, put in front of its own while an inference is at work."""
-        self.how = with_options(cfg, GenerateConfig)
+        self.options = self.how = with_options(cfg, GenerateConfig)
         self.answer_length = self.how.answer_tokens or self.answer_length
         if self.how.constrain == "labels":
             if not self.label_ids:
@@ -254,17 +259,21 @@ class GenerateFormulation(TextFormulation):
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         """One answer a row, or one that is pooled from `samples` (`Problem.pool`), whose texts are kept as JSON."""
-        tasks = [self.task.part(domain) for domain in batch["domains"]]
-        drawn = [self._written(model, batch, number) for number in range(self.how.samples)]
+        drawn = [self.path(model, batch, number) for number in range(self.how.samples)]
         if len(drawn) == 1:
-            answers = zip(batch["ids"], drawn[0], tasks, strict=True)
-            return [Prediction(i, self.read(text, task), answer=text) for i, text, task in answers]
+            return drawn[0]
         pool = self.task.kind.pool
         assert pool is not None
         return [
-            Prediction(i, pool([self.read(text, task) for text in texts]), answer=json.dumps(texts, ensure_ascii=False))
-            for i, texts, task in zip(batch["ids"], zip(*drawn, strict=True), tasks, strict=True)
+            Prediction(i, pool([p.label for p in own]), answer=json.dumps([p.answer for p in own], ensure_ascii=False))
+            for i, own in zip(batch["ids"], zip(*drawn, strict=True), strict=True)
         ]
+
+    def path(self, model: nn.Module, batch: Batch, number: int = 0) -> list[Prediction]:
+        """What is written the `number`-th time, read; where answers are sampled each time has draws of its own."""
+        tasks = [self.task.part(domain) for domain in batch["domains"]]
+        answers = zip(batch["ids"], self._written(model, batch, number), tasks, strict=True)
+        return [Prediction(i, self.read(text, task), answer=text) for i, text, task in answers]
 
     def _written(self, model: nn.Module, batch: Batch, number: int) -> list[str]:
         """What is written behind each prompt, the `number`-th time; each time has draws of its own."""

@@ -39,6 +39,13 @@ class Prompted(TextFormulation):
         super().__init__(backbone, task, max_length, cfg)
         self._seed = torch.initial_seed()  # that of the run, which is set before a formulation is made
 
+    def varied(self, backbone: Backbone, **changes: Any) -> TextFormulation:
+        """With the same demonstrations, also where chance chooses them."""
+        made = super().varied(backbone, **changes)
+        assert isinstance(made, Prompted)
+        made._seed = self._seed
+        return made
+
     @classmethod
     def check(cls, task: TaskData, cfg: FormulationConfig) -> None:
         assert isinstance(cfg, PromptedConfig)

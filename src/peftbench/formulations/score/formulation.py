@@ -40,7 +40,7 @@ class ScoreFormulation(Calibrated, TextFormulation):
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
-        self.cfg = with_options(cfg, ScoreConfig)
+        self.options = self.cfg = with_options(cfg, ScoreConfig)
         words = [word for label in task.labels for word in self.candidates[label]]
         self.owners = [n for n, label in enumerate(task.labels) for _ in self.candidates[label]]
         """Of each candidate the label's place."""

@@ -78,7 +78,7 @@ def prior_rows(context: Context, formulation: Calibrated) -> list[Row]:
     draw = context.draw
     if formulation.cfg.calibration == "contextual":
         like = next(iter((*draw.train, *draw.unlabeled, *draw.test)))
-        return [_without_content(like, text, number) for number, text in enumerate(CONTENT_FREE)]
+        return [without_content(like, text, number) for number, text in enumerate(CONTENT_FREE)]
     from_train = [row for row in draw.dev if row.id.startswith("train:")]
     rows = [replace(row, target=None) for row in (*draw.train, *from_train, *draw.unlabeled)]
     if not rows:
@@ -93,7 +93,7 @@ def prior_rows(context: Context, formulation: Calibrated) -> list[Row]:
     return [rows[i] for i in order[:limit]]
 
 
-def _without_content(like: Row, text: str, number: int) -> Row:
+def without_content(like: Row, text: str, number: int) -> Row:
     """A row of the shape of `like` whose every text is `text`."""
     parts = None if like.parts is None else dict.fromkeys(like.parts, text)
     pair = None if like.pair is None else text
