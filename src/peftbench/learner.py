@@ -44,6 +44,8 @@ class Learner(nn.Module):
         super().__init__()
         self.config: RunConfig | None = None
         """From what it was built, the formulation by its own name; set by `build_learner`."""
+        self.said = ""
+        """What whoever watches a training is told beside its loss."""
         self.backbone = backbone
         self.tuner = tuner
         self.context = context

@@ -56,6 +56,7 @@ BEHIND = [
     *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
     *((registry.get("inference", n).options, f"method/inference/{n}", "") for n in names("method/inference")),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
+    (registry.get("stage", "reinforcement").options, "method/ppo", "reinforcement"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),
     (registry.get("stage", "logistic_head").options, "method/setfit", "logistic_head"),
     (registry.get("stage", "continued_pretraining").options, "method/pcp", "continued_pretraining"),

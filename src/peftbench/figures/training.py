@@ -1,4 +1,5 @@
-"""Training curves: loss, and below it the score on dev where there is one; a line a run."""
+"""Training curves: loss, below it the score on dev where there is one, and what rounds of reinforcement were like; a
+line a run."""
 
 from __future__ import annotations
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_CURVES = 48
+CURVES = (
+    ("loss", "step", "training loss"),
+    ("dev", "dev_step", "score on dev"),
+    ("reward", "round_step", "mean reward"),
+    ("kl", "round_step", "KL an answer, nats"),
+    ("invalid", "round_step", "share of invalid answers"),
+)
+"""Name in the record, that of its steps, and words; each that some run has gets a panel."""
 
 
 def data(standings: Standings, store: Store) -> Data:
@@ -27,7 +36,7 @@ def data(standings: Standings, store: Store) -> Data:
     for label, run_id in chosen:
         record = store.load(run_id)
         if record is not None and record.curves.get("step"):
-            curves = {name: record.curves.get(name, []) for name in ("step", "loss", "dev_step", "dev")}
+            curves = {name: record.curves.get(name, []) for values, steps, _ in CURVES for name in (steps, values)}
             seeds = {"seed": record.seed, "data_seed": record.data_seed}
             runs.append({"run_id": run_id, "method": label, **seeds, **curves})
     if not runs:
@@ -36,17 +45,16 @@ def data(standings: Standings, store: Store) -> Data:
 
 
 def draw(data: Data) -> Figure:
-    """A panel for the loss, and one for the score on dev."""
+    """A panel for each curve, the loss first."""
     runs, names = data["runs"], _run_names(data["runs"])
-    kinds = [("loss", "step", "training loss")]
-    if any(run["dev"] for run in runs):
-        kinds.append(("dev", "dev_step", "score on dev"))
+    kinds = [curve for curve in CURVES if any(run.get(curve[0]) for run in runs)]
     figure, boxes = lines.grid(data, len(kinds), 1, 5.0, names, len(runs))
     for (values, steps, words), box in zip(kinds, boxes, strict=True):
         axes = style.add_axes(figure, *box)
         ends = []
         for run, name in zip(runs, names, strict=True):
-            points = [(s, v) for s, v in zip(run[steps], run[values], strict=True) if v is not None]
+            pairs = zip(run.get(steps, ()), run.get(values, ()), strict=True)
+            points = [(s, v) for s, v in pairs if v is not None]
             if points:
                 marked = [len(points) - 1] if values == "loss" else None
                 look = style.line(data["looks"][run["method"]])
@@ -69,4 +77,4 @@ def _run_names(runs: Sequence[Data]) -> list[str]:
     ]
 
 
-PLOT = Plot("training loss and score on dev by step, a line a run", data, draw, in_report=False)
+PLOT = Plot("training loss, score on dev, rewards by step, a line a run", data, draw, in_report=False)

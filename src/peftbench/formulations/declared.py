@@ -36,6 +36,8 @@ class Declared:
         class_scores: whether a row has a score for each class that can be trained on: its implementation has
             `logits(model, batch)`, (batch, classes) or one output a row in regression, and `loss_of(logits, batch)`,
             the sum over the batch of the loss that `loss` takes from them.
+        writes: whether, with these options, its answers are text that is generated, so that they can be drawn and
+            trained on token by token (its implementation is a `GenerateFormulation`).
         stands_for: `(family, shots, problem)` -> the name of the formulation that is meant, of a name that leaves it
             open.
         settle: completes the options when the config is composed, above all by hashes of the files that they name;
@@ -53,6 +55,7 @@ class Declared:
     problems: frozenset[str] = PROBLEMS
     can_answer_untrained: bool = False
     class_scores: bool = False
+    writes: Callable[[Any], bool] = lambda options: False
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
     trained_by: tuple[str, ...] = ()

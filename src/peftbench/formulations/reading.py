@@ -48,6 +48,11 @@ class LabelReader:
         self.several += len({*found}) > 1
         return found[0] if found else None
 
+    def only(self, text: str) -> str | None:
+        """The label that it names and no other beside it, or None."""
+        named = {self.words[normalise(match[0])] for match in self._named.finditer(text)}
+        return self.whole.get(normalise(text)) or (named.pop() if len(named) == 1 else None)
+
     def remarks(self) -> list[str]:
         """What a reader of the result must know."""
         return [f"{self.several} {SEVERAL}; the first counts"] if self.several else []

@@ -190,12 +190,13 @@ def train_on(
     on_log: Callable[[dict[str, float]], None] | None = None,
     unlabeled: Container[str] = (),
     course: Course | None = None,
+    repeats: int = 1,
 ) -> StageReport:
     """Measure a step of `learner` on `items` and train it; `report` is filled with what was done.
 
     Args:
         cfg: whose trainer, learning rates and seed count; None takes the run's.
-        select, evaluate, on_log, course: see `peftbench.training.loop.train`.
+        select, evaluate, on_log, course, repeats: see `peftbench.training.loop.train`.
         unlabeled: ids of the items whose rows have no label; how often they are trained on is counted.
     """
     cfg = cfg or context.cfg
@@ -222,6 +223,7 @@ def train_on(
             on_log=on_log,
             attempt=context.attempt,
             course=course,
+            repeats=repeats,
         )
         learner.after_training()
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds

@@ -13,7 +13,10 @@ from peftbench.statistics.samples import Cell, Sample, comparable, differences
 LEVEL = 0.95
 SIGNED = ("mcc", "pearson", "spearman", "bwt", "fwt")
 """Metrics that go from -100 to 100."""
-BOUNDS = {**dict.fromkeys(SIGNED, (-100.0, 100.0)), "knowledge": (-100.0, math.inf)}
+BOUNDS = {
+    **dict.fromkeys((*SIGNED, "reward"), (-100.0, 100.0)),
+    **{"knowledge": (-100.0, math.inf), "kl": (0.0, math.inf)},
+}
 """Least and greatest value, in percent, of a metric that does not go from 0 to 100."""
 
 

@@ -138,8 +138,9 @@ def load_cell(store: Store, records: Sequence[Record], metric: str | None = None
     if not done:
         raise UsageError("None of the runs is finished, so there is nothing to compute.")
     metric = metric or done[0].metric
-    if not kind(done[0].data.get("problem") or "classification").by_item:
-        return cell_of_scores(done, metric)
+    known = kind(done[0].data.get("problem") or "classification")
+    if not known.by_item or (metric not in known.metrics and all(metric in r.scores for r in done)):
+        return cell_of_scores(done, metric)  # of drawn answers, of a part of a mixture
     unique = {(_draw_name(r), r.seed): r for r in reversed(done)}
     kept = list(reversed(unique.values()))
     columns = [_test_columns(store, r) for r in kept]

@@ -18,13 +18,14 @@ MEGA_BATCHES = 4
 not meet in the same batches on every pass."""
 
 
-def total_steps(cfg: TrainerConfig, items: int) -> int:
-    """Optimiser steps of a training over `items` items: `steps` if given, else `epochs` passes."""
+def total_steps(cfg: TrainerConfig, items: int, repeats: int = 1) -> int:
+    """Optimiser steps of a training over `items` items: `steps` if given, else `epochs` passes of `repeats` steps on
+    each batch."""
     if cfg.steps is not None:
         return cfg.steps
     if cfg.epochs is None:
         raise UsageError("trainer.steps and trainer.epochs are both null; give one, for example `trainer.steps=160`.")
-    return max(1, math.ceil(cfg.epochs * math.ceil(items / cfg.batch_size)))
+    return max(1, math.ceil(cfg.epochs * math.ceil(items / cfg.batch_size))) * repeats
 
 
 def plan_batches(

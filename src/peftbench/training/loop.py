@@ -93,6 +93,7 @@ def train(
     attempt: Attempt | None = None,
     constant: Container[str] = (),
     course: optim.Course | None = None,
+    repeats: int = 1,
 ) -> TrainResult:
     """Train `learner`, which lies on `dist.device`, on `items`.
 
@@ -107,6 +108,7 @@ def train(
         constant: groups whose rate stays at its peak.
         course: whose optimiser and schedule go on here; None begins both anew. Its optimiser
             has rates and weight decay, which must be `lr`, `constant` and `weight_decay`.
+        repeats: steps in a row on one batch; `cfg.steps` counts all of them, `cfg.epochs` the batches.
 
     Raises:
         UsageError: learning rates do not fit; `folder` holds checkpoints of another training, or cannot be written.
@@ -114,7 +116,7 @@ def train(
     """
     attempt = attempt or Attempt(clock)
     with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
-        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, constant, course)
+        engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, constant, course, repeats)
         training = _Training(
             engine,
             clock,
@@ -186,7 +188,7 @@ class _Training:
             self.log({"step": step, "loss": loss, **engine.rates(step)})
         self.unread.clear()
         engine.norms.read(progress.norms)
-        shown.step(progress.step, progress.losses[-1])
+        shown.step(progress.step, progress.losses[-1], getattr(engine.learner, "said", ""))
         self.attempt.progress.show(step=progress.step, steps=engine.steps, loss=progress.losses[-1])
         return told
 
@@ -216,15 +218,18 @@ class _Engine:
         dist: Dist,
         constant: Container[str] = (),
         course: optim.Course | None = None,
+        repeats: int = 1,
     ) -> None:
         if unweighted := [item.id for item in items if item.weight <= 0]:
             raise ValueError(f"nothing can be learned from items without weight: {unweighted[:3]}")
         self.learner, self.items, self.cfg, self.seed, self.dist = learner, items, cfg, seed, dist
         self.lr, self.constant, self.weight_decay = dict(lr), constant, weight_decay
-        self.steps = batching.total_steps(cfg, len(items))
+        self.repeats, self.steps = repeats, batching.total_steps(cfg, len(items), repeats)
         shares = [item.share for item in items]
         self.shares = shares if any(share != 1 for share in shares) else None
-        self.plan = batching.plan_batches([i.length for i in items], cfg.batch_size, self.steps, seed, self.shares)
+        batches = math.ceil(self.steps / repeats)
+        planned = batching.plan_batches([i.length for i in items], cfg.batch_size, batches, seed, self.shares)
+        self.plan = [batch for batch in planned for _ in range(repeats)][: self.steps]
         self.eval_every = cfg.eval_every or math.ceil(self.steps / EVALUATIONS)
         self.read_every = GPU_READ_EVERY if dist.device.type == "cuda" else 1
         self.course = course or optim.Course(
@@ -291,6 +296,8 @@ class _Engine:
         }
         if self.shares is not None:
             facts["shares"] = self.shares
+        if self.repeats != 1:
+            facts["repeats"] = self.repeats
         if self.course.steps != self.steps:
             facts["course"] = [self.course.done, self.course.steps]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -24,8 +24,8 @@ class Silent:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         return None
 
-    def step(self, step: int, loss: float) -> None:
-        """`step` optimiser steps are done; the last one's mean loss was `loss`."""
+    def step(self, step: int, loss: float, said: str = "") -> None:
+        """`step` optimiser steps are done; the last one's mean loss was `loss`, and `said` is what else to tell."""
 
     def dev(self, step: int, score: float) -> None:
         """An evaluation on dev gave `score`."""
@@ -45,12 +45,12 @@ class Bar(Silent):
             TextColumn("train"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]} · dev {task.fields[dev]}"),
+            TextColumn("loss {task.fields[loss]} · dev {task.fields[dev]}{task.fields[said]}"),
             TimeRemainingColumn(),
             console=console,
             refresh_per_second=4,
         )
-        self._task = self._bar.add_task("train", total=steps, completed=start, loss="-", dev="-")
+        self._task = self._bar.add_task("train", total=steps, completed=start, loss="-", dev="-", said="")
 
     def __enter__(self) -> Bar:
         self._bar.start()
@@ -61,8 +61,8 @@ class Bar(Silent):
         self._bar.stop()
         Bar.live = False
 
-    def step(self, step: int, loss: float) -> None:
-        self._bar.update(self._task, completed=step, loss=f"{loss:.3f}")
+    def step(self, step: int, loss: float, said: str = "") -> None:
+        self._bar.update(self._task, completed=step, loss=f"{loss:.3f}", said=f" · {said}" if said else "")
 
     def dev(self, step: int, score: float) -> None:
         self._bar.update(self._task, dev=f"{score:.3f}")
@@ -76,10 +76,11 @@ class Lines(Silent):
         self._first = self._done = start
         self._began = time.monotonic()
 
-    def step(self, step: int, loss: float) -> None:
+    def step(self, step: int, loss: float, said: str = "") -> None:
         if step * LINES // self._steps > self._done * LINES // self._steps:
             left = (time.monotonic() - self._began) / (step - self._first) * (self._steps - step)
-            print(f"step {step}/{self._steps}  loss {loss:.4f}  {left:.0f} s left", file=sys.stderr, flush=True)
+            told = f"  {said}" if said else ""
+            print(f"step {step}/{self._steps}  loss {loss:.4f}{told}  {left:.0f} s left", file=sys.stderr, flush=True)
         self._done = step
 
     def dev(self, step: int, score: float) -> None:

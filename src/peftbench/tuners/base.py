@@ -60,6 +60,8 @@ class TunerDeclaration:
             UsageError.
         replaces_words: whether, with these options, the words of a text are not looked up in the network's word
             embeddings, so that a trick cannot change them there.
+        stays_on: whether, with these options, `Tuner.disabled` has no context in which the network is the bare one;
+            none that trains weights has.
     """
 
     build: Callable[[Any], Tuner] | str
@@ -69,6 +71,7 @@ class TunerDeclaration:
     trains_weights: bool = False
     settle: Callable[[Any], None] | None = None
     replaces_words: Callable[[Any], bool] = lambda options: False
+    stays_on: Callable[[Any], bool] = lambda options: False
 
     def __call__(self, cfg: Any) -> Tuner:
         """The tuner with these options."""
@@ -78,6 +81,10 @@ class TunerDeclaration:
         """What builds it, imported."""
         build: Callable[[Any], Tuner] = imported(self.build)
         return build
+
+    def switches_off(self, options: Any) -> bool:
+        """Whether the network can be had as it is without the tuner; see `Tuner.disabled`."""
+        return not (self.trains_weights or self.stays_on(options))
 
     def needed_modules(self) -> list[str]:
         """What it imports sooner or later."""

@@ -215,6 +215,10 @@ function curves(found) {
   const positive = norms.map((n) => [n, line("norm_step", n).filter(([, v]) => v > 0)]).filter(([, points]) => points.length);
   return [line("step", "loss").length ? curve("training loss", {loss: line("step", "loss")}) : null,
     line("dev_step", "dev").length ? curve("score on dev", {dev: line("dev_step", "dev")}) : null,
+    ...[["reward", "mean reward"], ["kl", "KL an answer, nats"]].map(([name, title]) =>
+      line("round_step", name).length ? curve(title, {[name]: line("round_step", name)}) : null),
+    line("round_step", "invalid").length ? curve("shares of drawn answers",
+      {invalid: line("round_step", "invalid"), right: line("round_step", "right")}) : null,
     positive.length ? curve("norms", Object.fromEntries(positive), true) : null].filter(Boolean);
 }
 

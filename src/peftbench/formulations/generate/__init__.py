@@ -41,6 +41,7 @@ FORMULATION = Declared(
     results_version=2,  # the longest field gives way; answers are read through the tokenizer
     problems=PROBLEMS | {"tuples", "mixture", "answers", "text"},
     can_answer_untrained=True,
+    writes=lambda options: True,
     settle=settle,
     draws="text",
 )

@@ -20,10 +20,11 @@ from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom, OnlyTuples, guided_tokenizer
 from peftbench.formulations.reading import normalise, read_table
+from peftbench.formulations.scoring import network_of
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
 from peftbench.formulations.trie import Trie
-from peftbench.models.base import Backbone
+from peftbench.models.base import Backbone, accepts
 from peftbench.tasks.base import Row, TaskData, text_fields
 from peftbench.tasks.problems import kinds
 from peftbench.tasks.tuple_formats import grammar_of
@@ -183,9 +184,10 @@ class TextFormulation(Formulation):
             "labels": labels,
         }
 
-    def answer_logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answer_logits(self, model: nn.Module, batch: Batch, prompts: bool = True) -> tuple[Tensor, Tensor]:
         """(batch, positions, vocabulary) logits under teacher forcing, and the (batch, positions) ids that they are to
-        predict, -100 at ignored places."""
+        predict, -100 at ignored places. Without `prompts` a causal network's output layer leaves their places out, if
+        it can: equal up to rounding, and cheaper by the vocabulary."""
         inputs = {"input_ids": batch["lm_input_ids"], "attention_mask": batch["lm_attention_mask"]}
         labels = batch["labels"]
         if self.encoder_decoder:
@@ -196,7 +198,11 @@ class TextFormulation(Formulation):
         else:
             if self.pass_answer_starts:
                 inputs["answer_starts"] = (labels != IGNORE).int().argmax(1, keepdim=True)
-            logits = model(**inputs).logits[:, self.virtual_tokens :]
+            if not prompts and accepts(network_of(model), "logits_to_keep"):
+                kept = 1 + int((labels != IGNORE).sum(1).max())  # answers stand at the right end
+                logits, labels = model(**inputs, logits_to_keep=kept).logits, labels[:, -kept:]
+            else:
+                logits = model(**inputs).logits[:, self.virtual_tokens :]
             logits, labels = logits[:, :-1], labels[:, 1:]
         return logits, labels
 
@@ -281,9 +287,9 @@ class GenerateFormulation(TextFormulation):
         ids = self.generated(model, {**batch, "ids": names})
         return list(self.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
-    def generated(self, model: nn.Module, batch: Batch) -> Tensor:
+    def generated(self, model: nn.Module, batch: Batch, how: GenerateConfig | None = None) -> Tensor:
         """(batch, new) ids of what is written behind each prompt, padded on the right; draws follow from the batch's
-        ids."""
+        ids. `how`: chosen in another way than the formulation's own."""
         ids = model.generate(  # type: ignore[operator]
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -292,7 +298,7 @@ class GenerateFormulation(TextFormulation):
             num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.eos,
-            logits_processor=self._processors(batch),
+            logits_processor=self._processors(batch, how or self.how),
         )
         return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, batch["input_ids"])
 
@@ -316,17 +322,17 @@ class GenerateFormulation(TextFormulation):
             "target_length_ratio": target / full,
         }
 
-    def _processors(self, batch: Batch) -> LogitsProcessorList:
+    def _processors(self, batch: Batch, how: GenerateConfig) -> LogitsProcessorList:
         """Of the logits, before the likeliest token is taken."""
         found = LogitsProcessorList(self.more_processors(batch))
-        if self.how.constrain == "tuples":
+        if how.constrain == "tuples":
             found.append(OnlyTuples(self.guided, [*map(self._grammar, batch["texts"], batch["domains"])], self.eos))
-        if self.how.constrain == "labels":
+        if how.constrain == "labels":
             found.append(OnlyFrom(Trie(list(self.label_ids.values())), self.eos))
-        if self.how.sample and self.how.top_p < 1:
-            found.append(TopPLogitsWarper(self.how.top_p))
-        if self.how.sample:
-            found.append(Draw(batch["ids"], self.how.sample_seed, self.how.temperature))
+        if how.sample and how.top_p < 1:
+            found.append(TopPLogitsWarper(how.top_p))
+        if how.sample:
+            found.append(Draw(batch["ids"], how.sample_seed, how.temperature))
         return found
 
     def _grammar(self, text: str, domain: str | None) -> str:
@@ -337,6 +343,10 @@ class GenerateFormulation(TextFormulation):
         if (parse := task.kind.parse) is not None:
             return parse(text, task, self.options.answers)
         return self.label_of.get(text.strip()) or self.label_of.get(normalise(text))
+
+    def read_strictly(self, text: str, task: TaskData) -> Any:
+        """The same where nothing else could be meant: a text that names several labels says none."""
+        return self.read(text, task)
 
 
 def new_tokens(generated: Tensor, prompt: Tensor) -> Tensor:

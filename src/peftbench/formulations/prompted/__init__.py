@@ -74,6 +74,7 @@ FORMULATION = Declared(
     uses=("task.label_words",),
     problems=PROBLEMS | {"tuples", "answers", "text"},
     can_answer_untrained=True,
+    writes=lambda options: options.by == "generate",
     settle=settle,
     draws=draws,
 )

@@ -128,6 +128,9 @@ class PromptedGenerate(Prompted, GenerateFormulation):
     def read(self, text: str, task: TaskData) -> Any:
         return super().read(text, task) if self._reader is None else self._reader(text)
 
+    def read_strictly(self, text: str, task: TaskData) -> Any:
+        return super().read(text, task) if self._reader is None else self._reader.only(text)
+
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         found = super().predict(model, batch)
         if self._reader is not None:

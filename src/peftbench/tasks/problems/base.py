@@ -45,6 +45,14 @@ class Sourced(NamedTuple):
     position: int
 
 
+class Rewards(NamedTuple):
+    """What an answer that names a label is worth in reinforcement, and one that names none, or several."""
+
+    right: float
+    wrong: float
+    invalid: float
+
+
 Metric = Callable[[Answers], float]
 """A fraction; 100 times as much is shown."""
 
@@ -170,6 +178,8 @@ class Problem:
         is_right: (target, prediction) -> whether a reader should count the answer as right.
         styles: what `method.formulation.answers` may be, the usual one first.
         room: tokens that a written answer may take, where it is no label.
+        reward: (target, prediction, task, table) -> what an answer is worth in reinforcement (the stage
+            `reinforcement`), None as the prediction being an invalid one; None of the kind if it has no such number.
         pool: what several sampled answers to one row say together, of each what `parse` made of it (None: invalid);
             None of the kind if that is no question.
         by_label: (target, prediction) -> label -> (right, answered, true) of one row, for precision, recall and F1 by
@@ -195,6 +205,7 @@ class Problem:
     is_right: Callable[[Any, Any], bool] = lambda target, prediction: target == prediction
     styles: tuple[str, ...] = ("words",)
     room: int = 8
+    reward: Callable[[Any, Any, TaskData, Rewards], float] | None = None
     pool: Callable[[Sequence[Any]], Any] | None = None
     by_label: Callable[[Any, Any], Mapping[str, tuple[int, int, int]]] | None = None
     show: Callable[[Any], str] = str

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.tasks.problems.base import Answers, Problem
+from peftbench.tasks.problems.base import Answers, Problem, Rewards
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row, TaskData
@@ -92,6 +92,11 @@ def write(target: Any, data: TaskData, style: str) -> str:
     return data.label_words.get(str(target), str(target))
 
 
+def reward(target: Any, prediction: Any, data: TaskData, table: Rewards) -> float:
+    """By the table."""
+    return table.invalid if prediction is None else table.right if prediction == target else table.wrong
+
+
 def pool(parsed: Sequence[Any]) -> str | None:
     """The label of most samples (self-consistency; Wang et al., ICLR 2023), of several the one that was drawn first.
     Invalid samples have no vote."""
@@ -116,5 +121,6 @@ PROBLEM = Problem(
     labels_of=lambda target: (str(target),),
     write=write,
     styles=("words", "digits"),
+    reward=reward,
     pool=pool,
 )

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.tasks.problems.base import Answers, Problem
+from peftbench.tasks.problems.base import Answers, Problem, Rewards
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row, TaskData
@@ -75,6 +75,14 @@ def parse(text: str, data: TaskData, style: str) -> float | None:
     return float(match[1]) if match and low <= float(match[1]) <= high else None
 
 
+def reward(target: Any, prediction: Any, data: TaskData, table: Rewards) -> float:
+    """Half the score range less the distance, and less all of the range's half for no score: of STS-B's 0 to 5, as
+    RL4GLUE has it, 2.5 - |x - y| and -2.5. The table is about labels."""
+    assert data.score_range is not None
+    half = (data.score_range[1] - data.score_range[0]) / 2
+    return -half if prediction is None else half - abs(float(prediction) - float(target))
+
+
 PROBLEM = Problem(
     "regression",
     metrics={
@@ -88,4 +96,5 @@ PROBLEM = Problem(
     write=write,
     parse=parse,
     styles=("words", "digits"),
+    reward=reward,
 )

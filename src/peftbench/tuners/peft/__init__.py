@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,19 @@ class PeftTypeOptions(TunerConfig):
     layers: str = layer_range()
 
 
+MOVES_WEIGHTS = {"pissa", "olora", "corda", "lora_ga"}
+"""LoRA initialisations that move a part of the frozen matrix into the adapter: with the adapter switched off, the rest
+of the matrix is left and not the base model."""
+
+
+def moves_weights(options: Mapping[str, Any]) -> bool:
+    """Whether peft's options ask for such an initialisation."""
+    return str(options.get("init_lora_weights")).split("_niter")[0] in MOVES_WEIGHTS
+
+
 TUNER = TunerDeclaration(
     "peftbench.tuners.peft.tuner:PeftTypeTuner",
     options=PeftTypeOptions,
     replaces_words=lambda options: options.type == "TRAINABLE_TOKENS",
+    stays_on=lambda options: moves_weights(options.options),
 )

@@ -32,7 +32,7 @@ from peftbench.models.anatomy.names import own
 from peftbench.models.base import Backbone
 from peftbench.tuners.base import TunerContext
 from peftbench.tuners.layerwise import in_layers
-from peftbench.tuners.peft import PeftTypeOptions
+from peftbench.tuners.peft import PeftTypeOptions, moves_weights
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
 
@@ -53,10 +53,6 @@ SIZE = {"FOURIERFT": "n_frequency", **dict.fromkeys(("DELORA", "HIRA", "LOHA", "
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, KeyError)
 """What peft raises for a type that it cannot put into a network."""
-
-MOVES_WEIGHTS = {"pissa", "olora", "corda", "lora_ga"}
-"""LoRA initialisations that move a part of the frozen matrix into the adapter: with the adapter switched off, the rest
-of the matrix is left and not the base model."""
 
 Formula = Callable[[Any, int, int], float]
 BY_MATRIX: dict[str, Formula] = {
@@ -97,7 +93,7 @@ class PeftTypeTuner(PeftTuner):
         random = first.get("init_weights") is False or first.get("init_lora_weights") is False
         self.budget_knob = f"options.{SIZE[self.kind]}" if self.kind in SIZE else None
         self.identity_at_start = "base" if self.kind in STARTS_AT_BASE and not random else None
-        self.restores_base = str(first.get("init_lora_weights")).split("_niter")[0] not in MOVES_WEIGHTS
+        self.restores_base = not moves_weights(first)
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         config = self.peft_config(backbone, context)

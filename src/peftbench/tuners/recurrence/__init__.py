@@ -19,5 +19,8 @@ class RecurrenceOptions(TunerConfig):
 
 
 TUNER = TunerDeclaration(
-    "peftbench.tuners.recurrence.tuner:RecurrenceTuner", options=RecurrenceOptions, replaces_words=lambda options: True
+    "peftbench.tuners.recurrence.tuner:RecurrenceTuner",
+    options=RecurrenceOptions,
+    replaces_words=lambda options: True,
+    stays_on=lambda options: True,
 )
