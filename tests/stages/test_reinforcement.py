@@ -273,7 +273,7 @@ def test_rewards_rise(tmp_path: Path, method: str) -> None:
         (["method=ppo", "task=jfleg"], "no reward for text targets.*classification, regression"),
         (["method=ppo", "model=tiny-bert"], "does not fit a encoder backbone"),
         (["method=ppo", "method.reinforcement.algorithm=reinforce"], "algorithm=reinforce: not a valid choice"),
-        (["method=ppo", "+method.reinforcement.reward_maybe=1"], "reward_maybe: no such key"),
+        (["method=ppo", "+method.reinforcement.reward_maybe=1"], "reward_maybe"),
         (["method=ppo", "method.reinforcement.reward_right=good"], "reward_right=good: must be a number"),
     ],
 )
