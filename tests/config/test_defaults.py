@@ -53,6 +53,7 @@ BEHIND = [
     (EditSpansConfig, "method/formulation/edit_spans", ""),
     (PossibilitiesConfig, "method/formulation/possibilities", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
+    (registry.get("stage", "prompt_search").options, "method/promptflow", "prompt_search"),
     *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
     *((registry.get("inference", n).options, f"method/inference/{n}", "") for n in names("method/inference")),
     (registry.get("stage", "replay").options, "method/replay", "replay"),

@@ -48,6 +48,7 @@ def test_every_built_in_stage_is_found_without_torch() -> None:
         "continued_pretraining",
         "contrastive",
         "logistic_head",
+        "prompt_search",
         "reinforcement",
         "remote",
         "language_adapters",

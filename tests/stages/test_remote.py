@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from local_server import Server, serving
 
 import peftbench
 from peftbench.errors import UsageError
@@ -19,83 +18,12 @@ from peftbench.models.remote import HttpModel, RemoteError
 KEY = "sk-secret-of-the-test"
 
 
-class Server(ThreadingHTTPServer):
-    """Answers `reply` to every prompt, after going through `script`: a word for each request, the last one for good."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[str] = []
-        self.seen: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.reply = "Category: Sports."
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_: Any) -> None:
-        """A client that went away is no news."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append({"path": self.path, **json.loads(body)})
-        self.server.keys.append(self.headers.get("Authorization"))
-        how = self.server.script.pop(0) if self.server.script else "well"
-        getattr(self, how, self.status)(how)
-
-    def well(self, _: str) -> None:
-        usage = {"prompt_tokens": 11, "completion_tokens": 3}
-        self.send(200, json.dumps({"choices": [{"message": {"content": self.server.reply}}], "usage": usage}))
-
-    def slow(self, how: str) -> None:
-        time.sleep(0.6)
-        self.well(how)
-
-    def wrong(self, _: str) -> None:
-        self.send(200, '{"choices": []}')
-
-    def garbage(self, _: str) -> None:
-        self.send(200, "<html>busy</html>")
-
-    def cut(self, _: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "5000")
-        self.end_headers()
-        self.wfile.write(b'{"choices": ')
-        self.connection.close()
-
-    def elsewhere(self, _: str) -> None:
-        self.send(302, "", {"Location": "http://127.0.0.1:9/"})
-
-    def status(self, how: str) -> None:
-        self.send(int(how), "{}", {"Retry-After": "0"})
-
-    def send(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(text)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture
 def server(monkeypatch, tmp_path) -> Iterator[Server]:
     monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PEFTBENCH_API_KEY", KEY)
-    made = Server()
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.shutdown()
-    made.server_close()
+    with serving() as made:
+        yield made
 
 
 def model(server: Server, **changes: Any) -> HttpModel:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from peftbench.errors import UsageError
@@ -14,6 +16,8 @@ from peftbench.records.store import Store
 from peftbench.tasks.problems import Problem, kinds
 
 MOST_ERRORS = 100
+CANDIDATES = "candidates.jsonl"
+"""What the stage `prompt_search` leaves in a run's folder."""
 NO_LABEL = "(no label)"
 
 Data = dict[str, Any]
@@ -43,7 +47,27 @@ def detail(store: Store, record: Record) -> Data:
         "confusion": (counted := confusion(items, record.data.get("labels") or ())),
         "classes": by_class(counted) if counted else by_label(items, kind),
         **errors(items, kind, _prompts(store, record)),
+        "candidates": candidates(store.folder(record.run_id) / CANDIDATES),
     }
+
+
+def candidates(path: Path) -> list[list[Any]]:
+    """The prompts that a search tried: number, parent, part, operator, batch before and after, dev, p of the difference
+    on dev, kept, why it was not asked, the whole prompt. Empty without a search."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_candidate(line) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _candidate(line: Data) -> list[Any]:
+    before, after = line["batch"] or (None, None)
+    parts = [f"[{name}] {text}" for name, text in line["sections"].items()]
+    shown = [f"[examples] {', '.join(line['examples'])}"] if line["examples"] else []
+    facts = [line["number"], line["parent"], line["section"], line["operator"], _short(before), _short(after)]
+    ends = [_short(line["dev"]), _short(line["dev_p"]), "kept" if line["kept"] else line["reason"]]
+    return [*facts, *ends, "\n".join(parts + shown)]
 
 
 def stage_rows(stages: Sequence[Data]) -> list[list[Any]]:

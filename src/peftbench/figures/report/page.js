@@ -280,6 +280,7 @@ function runView(id) {
       part("Scores", facts(more.scores)), part("Draw", drawn(more.draw))),
     more.stages.length ? part("Stages", simpleTable(["stage", "seconds", "steps", "tokens", "teachers", "unlabelled passes", "train peak MiB"],
       more.stages.map(([name, seconds, ...rest]) => [name, number(seconds, 1), ...rest]), [1, 2, 3, 4, 5, 6])) : null,
+    (more.candidates || []).length ? part(`Prompts that were tried (${number(more.candidates.length, 0)})`, triedPrompts(more.candidates)) : null,
     part("Curves", el("div", {class: "columns"}, curves(more.curves))),
     more.classes.length ? part("By class", simpleTable(["class", "test items", "precision", "recall", "F1"],
       more.classes.map(([name, n, ...shares]) => [name, n, ...shares.map((v) => v === null ? "" : number(v, 1))]), [1, 2, 3, 4])) : null,
@@ -304,6 +305,12 @@ function wrongAnswers(more) {
   const note = more.errors.length < more.wrong ? el("p", {class: "quiet"}, `the ${more.errors.length} surest`) : null;
   return [note, simpleTable(shown.map((column) => heads[column]),
     more.errors.map((e) => shown.map((column) => column === 5 && e[5] !== null ? folded(e[5]) : e[column])), [3])];
+}
+
+function triedPrompts(tried) {
+  return simpleTable(["prompt", "from", "part", "operator", "batch before", "after", "dev", "p", "", "text"],
+    tried.map((line) => line.map((v, i) => i === 9 ? folded(v) : i > 3 && i < 8 && v !== null ? number(v, i === 7 ? 3 : 1) : v)),
+    [0, 1, 4, 5, 6, 7]);
 }
 
 function folded(text) {

@@ -1,6 +1,6 @@
 """Prompts as files: an instruction, and a form in which demonstrations and the asked row are written. Free of torch.
 
-A set is packaged (`plain`, `one_word`, `masakhanews`, `afrobench`) or a YAML file of the user's:
+A set is packaged (`plain`, `minimal`, `by_hand`, `one_word`, `masakhanews`, `afrobench`) or a YAML file of the user's:
 
     source: where it comes from
     words: {business: Business, ...}         # what stands for a label; optional

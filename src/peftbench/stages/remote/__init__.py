@@ -15,8 +15,8 @@ from peftbench.stages.base import Stage
 
 @packaged("method/remote", "remote")
 @dataclass
-class RemoteOptions:
-    """`method.remote`."""
+class ServerOptions:
+    """How a server is asked."""
 
     url: str | None = MISSING
     model: str | None = MISSING
@@ -26,6 +26,13 @@ class RemoteOptions:
     timeout: float = number(gt=0)
     retries: int = number(ge=0)
     wait: float = number(ge=0)
+
+
+@packaged("method/remote", "remote")
+@dataclass
+class RemoteOptions(ServerOptions):
+    """`method.remote`."""
+
     parallel: int = number(ge=1)
 
 

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from peftbench.errors import UsageError
 from peftbench.formulations import check_style
@@ -22,6 +21,7 @@ from peftbench.formulations.reading import LabelReader
 from peftbench.models.remote import Completion, HttpModel, RemoteModel
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.remote import RemoteOptions
+from peftbench.stages.remote.server import check_server, http_model
 from peftbench.tasks.base import Row, TaskData
 
 BYTES = 3
@@ -31,24 +31,13 @@ BYTES = 3
 def ask(context: Context, incoming: Predictor | None) -> RemotePredictor:
     """Nothing is asked before there are rows to answer."""
     context.reports.append(StageReport("remote"))
-    return RemotePredictor(context, [http_model(context, sample) for sample in range(posed(context).samples)])
+    return RemotePredictor(context, models(context))
 
 
 def check(context: Context) -> None:
     """Raises UsageError if there is no server to ask, or nothing that it could answer."""
     cfg, formulation = options(context), context.cfg.method.formulation
-    for key in ("url", "model"):
-        if not getattr(cfg, key):
-            raise UsageError(
-                f"method.remote.{key}: is not set. A remote model is off until a command names one: "
-                "method.remote.url=http://HOST/v1 method.remote.model=NAME. Prompts with texts of the task go there."
-            )
-    parts = urlsplit(str(cfg.url))
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-        raise UsageError(
-            "method.remote.url: has to be http://HOST... or https://HOST..., without user, password and query: it "
-            f"stands in the record. The key comes from the environment variable {cfg.key_variable}."
-        )
+    check_server(cfg, "method.remote")
     if not isinstance(formulation, PromptedConfig):
         raise UsageError("method.stages=[remote]: asks written prompts. Use method/formulation=prompted.")
     kind = context.data.kind
@@ -72,12 +61,9 @@ def options(context: Context) -> RemoteOptions:
     return found
 
 
-def http_model(context: Context, sample: int = 0) -> HttpModel:
-    """The server that the config names; each sample has a seed of its own, from the run's on."""
-    cfg = options(context)
-    seed = context.cfg.seed + sample
-    body = {"model": cfg.model, "temperature": cfg.temperature, "max_tokens": cfg.max_tokens, "seed": seed}
-    return HttpModel(str(cfg.url), body, cfg.key_variable, cfg.timeout, cfg.retries, cfg.wait)
+def models(context: Context) -> list[HttpModel]:
+    """The server for each sample that an answer is made of; each has a seed of its own, from the run's on."""
+    return [http_model(options(context), context.cfg.seed + sample) for sample in range(posed(context).samples)]
 
 
 def posed(context: Context) -> PromptedConfig:
