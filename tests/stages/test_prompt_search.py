@@ -204,7 +204,11 @@ def test_promptor_names_every_label_once_and_its_words_are_read_back(server, tmp
         )
 
     monkeypatch.setattr(server, "reply", reply)
-    chosen = {"method": "promptor", "+method.prompt_search.definitions.sports": "of games and matches"}
+    chosen = {
+        "method": "promptor",
+        "method.prompt_search.examples": 1,
+        "+method.prompt_search.definitions.sports": "of games and matches",
+    }
     runs = [run(server, tmp_path / name, monkeypatch, **chosen) for name in ("a", "b")]
     (line,), (again,) = (lines_of(tmp_path / name) for name in ("a", "b"))
     assert line == again
@@ -216,7 +220,7 @@ def test_promptor_names_every_label_once_and_its_words_are_read_back(server, tmp
     assert [*line["sections"]] == ["role", "task", "constraints", "labels", "format", "failure"]
     assert all(LabelReader(words)(word) == label for label, word in words.items())
     assert any("left out the definition of `health`" in note for note in runs[0].record.notes)
-    assert len(line["examples"]) == 4
+    assert len(line["examples"]) == 1
 
 
 def test_the_best_of_listed_prompts_is_chosen_on_dev(server, tmp_path, monkeypatch) -> None:

@@ -35,7 +35,6 @@ class Flow:
         first = search.note(self.present, kept=True)
         self.place = first.number
         first.dev = search.on_dev(self.present)
-        self.dev = first.dev
         self.helped: list[str] = []
 
     def go(self) -> None:
@@ -64,7 +63,7 @@ class Flow:
         if trial.kept:
             self.helped = [*self.helped, f"[{edit.section}] {operator}: {_said(new, edit)}"][-self.cfg.remembered :]
             self.helped = self.helped if self.cfg.remembered else []
-            self.present, self.place, self.dev = new, trial.number, trial.dev
+            self.present, self.place = new, trial.number
         return trial.kept
 
     def batch(self, random: np.random.RandomState) -> list[Row]:

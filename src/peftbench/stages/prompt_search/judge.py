@@ -189,7 +189,7 @@ def with_prompt(learner: Learner, prompts: PromptSet, shown: Sequence[Row], seed
     """The same model asked by another prompt, with these rows in front, in an order that follows from the seed."""
     old = learner.formulation
     assert isinstance(old, Prompted)
-    changes = {"prompts": prompts.written_out(), "prompts_sha256": None, "prompt_number": 0}
+    changes: dict[str, Any] = {"prompts": prompts.written_out(), "prompts_sha256": None, "prompt_number": 0}
     changes |= {"k": "full" if shown else 0, "select": "random"}
     options: PromptedConfig = replace(old.options, **changes)
     with torch.random.fork_rng():

@@ -35,7 +35,7 @@ def gepa(search: Search) -> None:
         adapter=adapter,  # type: ignore[arg-type]
         reflection_lm=lambda prompt: search.write(str(prompt)),
         reflection_minibatch_size=min(cfg.batch, len(search.train)),
-        stop_callbacks=Steps(cfg.steps),
+        stop_callbacks=[Steps(cfg.steps)],
         logger=Quiet(),
         track_best_outputs=False,
         seed=search.context.cfg.seed,
@@ -48,7 +48,7 @@ class Steps:
     def __init__(self, steps: int) -> None:
         self.left = steps + 1  # asked before the first step, too
 
-    def __call__(self, state: Any) -> bool:
+    def __call__(self, gepa_state: Any) -> bool:
         self.left -= 1
         return self.left < 0
 
