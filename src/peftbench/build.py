@@ -44,6 +44,10 @@ def new_learner(record: Record, context: Context, cfg: RunConfig | None = None) 
         )
     device = context.processes().device
     choose_attention(learner, context.cfg.trainer.attention, context.precision, device)
+    if context.cfg.trainer.reuse_frozen:
+        from peftbench.training.frozen_blocks import FrozenBlocks
+
+        learner.frozen = FrozenBlocks(learner.backbone, context.precision)
     return learner.to(device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
     from peftbench.tasks.base import Row
+    from peftbench.training.frozen_blocks import FrozenBlocks
 
 HEAD = "head"
 """Name of the parameter group of the formulation's own parameters, and of its file."""
@@ -59,12 +61,18 @@ class Learner(nn.Module):
         if tuner.domain_tokens and not formulation.writes_domains:
             raise UsageError("method.tuner has experts by domain, which method/formulation=embed alone tells apart.")
         formulation.shots = context.shots
+        self.frozen: FrozenBlocks | None = None
+        """Where the states behind its untouched blocks are kept, if they are; set by `build.new_learner`."""
+
+    def reusing(self) -> AbstractContextManager[None]:
+        """Within it, states behind untouched blocks are read where they are known."""
+        return self.frozen.used() if self.frozen else nullcontext()
 
     def with_formulation(self, formulation: Formulation) -> Learner:
         """The same tuned model, not a copy, posed another way: what one learner trains, the other has."""
-        return Learner(self.backbone, self.tuner, formulation, self.context, self.model).to(
-            next(self.model.parameters()).device
-        )
+        learner = Learner(self.backbone, self.tuner, formulation, self.context, self.model)
+        learner.frozen = self.frozen
+        return learner.to(next(self.model.parameters()).device)
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         """Tokenised items of `rows`, in order."""

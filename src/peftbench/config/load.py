@@ -200,6 +200,11 @@ def check_top(run: schema.RunConfig) -> None:
         raise UsageError(f"rerun={run.rerun}: must be true or false.")
     if run.evaluate not in ("test", "dev"):
         raise UsageError(f"evaluate={run.evaluate}: must be test or dev.")
+    if run.trainer.reuse_frozen and run.trainer.dropout != 0:
+        raise UsageError(
+            "trainer.reuse_frozen=true: with dropout a text has other states in every step. Set trainer.dropout=0, or "
+            "reuse_frozen=false."
+        )
     if run.search.name != "none":
         read_space(run)
         if run.search.trials is None and run.search.seconds is None:

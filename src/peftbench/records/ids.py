@@ -34,6 +34,8 @@ EXCLUDED = (
     "trainer.checkpoint_every",
     # the number of threads changes how long a run takes (the record says how many), not what is computed
     "trainer.threads",
+    # what is read equals what would be made, bit for bit; the record says that it was read
+    "trainer.reuse_frozen",
     # words for readers
     "model.description",
     "model.licence",

@@ -61,12 +61,19 @@ HIDDEN = (
 warnings its diagnosis has, and whether a part of it would give other numbers today."""
 
 
+MEASURED = (
+    "train_seconds", "eval_seconds", "total_seconds", "train_cpu_seconds", "tokens_per_second", "train_peak_mib",
+    "eval_peak_mib",
+)  # fmt: skip
+"""What is not said of a run that read a part of its work (`trainer.reuse_frozen`): it is no measure of the method."""
+
+
 def row(record: Record) -> Row:
     """The leaderboard's row of one run, the hidden columns included."""
     env = record.environment
     versions = env.get("versions") or {}
     parameters = record.parameters
-    return {
+    found = {
         **record.scores,
         **{name: getattr(record, name) for name in _BEFORE_SCORES if hasattr(record, name)},
         "trainable_params": parameters.get("module", 0) + parameters.get("head", 0) if parameters else None,
@@ -93,6 +100,7 @@ def row(record: Record) -> Row:
         "warnings": len(record.diagnosis.get("warnings") or ()),
         **_cost(record),
     }
+    return {**found, **dict.fromkeys(MEASURED)} if record.compute.get("frozen_rows_read") else found
 
 
 def _cost(record: Record) -> Row:

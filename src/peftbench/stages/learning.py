@@ -78,7 +78,9 @@ class LearnerPredictor(Predictor):
         return self.learner.counts()
 
     def remarks(self) -> list[str]:
-        return [*self.learner.tuner.notes, *self.learner.formulation.notes]
+        frozen = self.learner.frozen
+        own = [f"trainer.reuse_frozen: {frozen.off}"] if frozen and frozen.off else []
+        return [*self.learner.tuner.notes, *self.learner.formulation.notes, *own]
 
     def tokenisation(self) -> dict[str, Any]:
         formulation, draw = self.learner.formulation, self.context.draw
@@ -90,6 +92,9 @@ class LearnerPredictor(Predictor):
                 emptied[split] = [sum(item.cut is Cut.EMPTIED for item in items), len(items)]
         counts = {"cut": cut, "emptied": emptied}
         return {"max_length": formulation.max_length, **counts, "label_tokens": formulation.label_tokens()}
+
+    def costs(self) -> Mapping[str, float]:
+        return self.learner.frozen.facts() if self.learner.frozen else {}
 
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
         return self.learner.formulation.answer_facts(rows, predictions)
