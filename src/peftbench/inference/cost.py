@@ -42,7 +42,7 @@ def counted(model: nn.Module, into: Counter[str]) -> Iterator[None]:
 
 def _inputs(args: tuple[Any, ...], given: dict[str, Any]) -> list[Tensor]:
     """(batch, n) ids or (batch, n, d) vectors that a pass reads; of an encoder-decoder the decoder's stand first."""
-    names = ("decoder_input_ids", "input_ids", "inputs_embeds")
+    names = ["decoder_input_ids", "input_ids", "inputs_embeds"]
     if given.get("encoder_outputs") is not None:  # the encoder has read its ids before
         names = names[:1]
     return [given[name] for name in names if given.get(name) is not None] + [a for a in args if isinstance(a, Tensor)]

@@ -43,7 +43,7 @@ class InferencePredictor(Predictor):
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         with counted(self.inner.learner.model, self.cost):
-            found = self.inference.answer(rows, self.inner.ask)
+            found = self.inference.answer(rows, self.inner.ask_learner)
         self.cost["rows"] += len(rows)
         return found
 
@@ -53,7 +53,7 @@ class InferencePredictor(Predictor):
         every = [Counter(own) for own in context.processes().gather(dict(self.cost))]
         told = [Counter(own) for own in context.processes().gather(dict(self.inference.sums))]
         with context.clock("probe"):
-            ways = {"plain": self.inner.predict, "own": lambda rows: self.inference.answer(rows, self.inner.ask)}
+            ways = {"plain": self.inner.predict, "own": lambda rows: self.inference.answer(rows, self.inner.ask_learner)}
             each = compared(self.inner.learner.model, context.draw.test, ways) if context.draw.test else {}
         record.inference |= {
             "name": self.name,

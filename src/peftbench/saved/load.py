@@ -104,9 +104,9 @@ class SavedLearner:
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         """One prediction a row, in order, drawn as the run has drawn its own."""
-        return self.ask(rows) if self.inference is None else self.inference.answer(rows, self.ask)
+        return self.ask_learner(rows) if self.inference is None else self.inference.answer(rows, self.ask_learner)
 
-    def ask(
+    def ask_learner(
         self,
         rows: Sequence[Row],
         predict: Callable[[Batch], list[Prediction]] | None = None,

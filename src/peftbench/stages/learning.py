@@ -53,9 +53,9 @@ class LearnerPredictor(Predictor):
         return self._encoded[key]
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
-        return self.ask(rows)
+        return self.ask_learner(rows)
 
-    def ask(
+    def ask_learner(
         self,
         rows: Sequence[Row],
         predict: Callable[[Batch], list[Prediction]] | None = None,

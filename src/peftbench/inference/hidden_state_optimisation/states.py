@@ -83,17 +83,16 @@ class LeafLayer(DynamicLayer):
 
     def __init__(self, keys: Tensor, values: Tensor, past: int) -> None:
         super().__init__()
-        self.keys, self.values, self.past, self.is_initialized = keys, values, past, True
-        self.dtype, self.device = keys.dtype, keys.device
+        self.leaves, self.past, self.is_initialized = (keys, values), past, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.keys.to(key_states.dtype), self.values.to(value_states.dtype)
+        return self.leaves[0].to(key_states.dtype), self.leaves[1].to(value_states.dtype)
 
     def get_seq_length(self) -> int:
         return self.past
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.keys.shape[-2], 0
+        return self.leaves[0].shape[-2], 0
 
 
 @contextmanager
@@ -104,7 +103,7 @@ def reading(network: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
     def inject(module: nn.Module, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         before = given.get("past_key_values")
         past = before.get_seq_length() if before is not None else 0
-        layers = [LeafLayer(k, v, past) for k, v in zip(tensors[::2], tensors[1::2], strict=True)]
+        layers: list[Any] = [LeafLayer(k, v, past) for k, v in zip(tensors[::2], tensors[1::2], strict=True)]
         return args, {**given, "past_key_values": Cache(layers=layers), "use_cache": True}
 
     hook = network.register_forward_pre_hook(inject, with_kwargs=True)

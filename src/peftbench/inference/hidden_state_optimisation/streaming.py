@@ -67,7 +67,7 @@ def stream(network: PreTrainedModel, ids: Tensor, segment: int, window: int, rat
             logits = network(
                 input_ids=ids[None, start : start + len(wanted)],
                 position_ids=places,
-                past_key_values=Cache(layers=layers),
+                past_key_values=Cache(layers=[*layers]),
                 use_cache=True,
             ).logits
             scores = -F.cross_entropy(logits[0].float(), wanted, reduction="none")
