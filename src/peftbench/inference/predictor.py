@@ -43,9 +43,12 @@ class InferencePredictor(Predictor):
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
         with counted(self.inner.learner.model, self.cost):
-            found = self.inference.answer(rows, self.inner.ask_learner)
+            found = self._drawn(rows)
         self.cost["rows"] += len(rows)
         return found
+
+    def _drawn(self, rows: Sequence[Row]) -> list[Prediction]:
+        return self.inference.answer(rows, self.inner.ask_learner)
 
     def finish(self, record: Record) -> None:
         """`record.inference`: what its answers cost beside plain ones, and what there is to tell of them."""
@@ -53,7 +56,7 @@ class InferencePredictor(Predictor):
         every = [Counter(own) for own in context.processes().gather(dict(self.cost))]
         told = [Counter(own) for own in context.processes().gather(dict(self.inference.sums))]
         with context.clock("probe"):
-            ways = {"plain": self.inner.predict, "own": lambda rows: self.inference.answer(rows, self.inner.ask_learner)}
+            ways = {"plain": self.inner.predict, "own": self._drawn}
             each = compared(self.inner.learner.model, context.draw.test, ways) if context.draw.test else {}
         record.inference |= {
             "name": self.name,
