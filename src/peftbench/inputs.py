@@ -10,13 +10,15 @@ from dataclasses import asdict, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from peftbench.config import compose
+from peftbench.config.components import RECIPE
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
+from peftbench.formulations.declared import declaration
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
 from peftbench.records.ids import Spelled, run_id, versions
 from peftbench.records.store import Store
-from peftbench.stages import stages_of
+from peftbench.stages import get_stage, stages_of
 from peftbench.tasks import TaskData, data_dir, load_task
 from peftbench.tasks.base import Row
 from peftbench.tasks.protocols import Draw, draw
@@ -111,6 +113,7 @@ class InputCache:
             cfg.method.needs_model,
             cfg.method.init_from,
             cfg.out_dir,
+            repr(cfg.recipe),
         )
         if reads_more(cfg):
             key = (*key, id(cfg.method), *self.data_key(cfg))
@@ -156,21 +159,26 @@ def contents(cfg: RunConfig) -> dict[str, str]:
     Raises:
         UsageError: one of them cannot be found.
     """
+    found = {} if cfg.recipe is None else get_stage(RECIPE).contents_of(cfg, data_dir(cfg))
     if not cfg.method.needs_model:
-        return {}
-    found = {"model": content_id(cfg.model)}
+        return found
+    found |= {"model": content_id(cfg.model)}
     if cfg.method.init_from is not None:
         found["init_from"] = adapter_content(Store(cfg.out_dir), cfg.method.init_from)
     if (encoder := cfg.method.formulation.second_model()) is not None:
         found["demonstrations"] = content_id(compose([f"model={encoder}"]).model)
+    if (told := declaration(cfg.method.formulation.name).contents) is not None:
+        found |= told(cfg)
     for stage in stages_of(cfg.method.stages):
         found |= stage.contents_of(cfg, data_dir(cfg))
     return found
 
 
 def reads_more(cfg: RunConfig) -> bool:
-    """Whether a stage reads something besides the draw and the backbone."""
-    return any(stage.contents is not None for stage in stages_of(cfg.method.stages))
+    """Whether a stage or the formulation reads something besides the draw and the backbone."""
+    return declaration(cfg.method.formulation.name).contents is not None or any(
+        stage.contents is not None for stage in stages_of(cfg.method.stages)
+    )
 
 
 def adapter_content(store: Store, run: str) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.config.components import SEQUENCE
+from peftbench.config.components import RECIPE, SEQUENCE
 from peftbench.config.registry import title
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from peftbench.stages.base import Context, Predictor
     from peftbench.tasks.base import Row
     from peftbench.tasks.protocols import Draw
+    from peftbench.tasks.robustness import Asked
 
 TRIALS = "trials"
 """Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
@@ -75,7 +76,8 @@ def run(
             trained = parent(session.context, record)
         predictor = drawn_by(session.context, trained)
         answers = evaluate(session.context, predictor, record)
-        keep(session, predictor, answers)
+        reworded = ask_in_every_way(session.context, predictor, record) if answers else ()
+        keep(session, predictor, answers, reworded)
     return (record if session.main else None), True
 
 
@@ -100,9 +102,12 @@ def check(context: Context, record: Record) -> None:
 
 
 def train(context: Context) -> Predictor:
-    """The method's stages, in order, as far as none diverges. Those that train build their learners themselves
-    (`Context.new_learner`). On a sequence of tasks the stage `sequence` has them done for each."""
+    """A recipe's stage, then the method's, in order, as far as none diverges. Those that train build their learners
+    themselves (`Context.new_learner`). On a sequence of tasks the stage `sequence` has them done for each."""
     predictor: Predictor | None = None
+    if context.cfg.recipe is not None:
+        with context.in_stage(-1, RECIPE):
+            predictor = get_stage(RECIPE)(context, None)
     for number, name in enumerate([SEQUENCE] if context.data.tasks else context.cfg.method.stages):
         with context.in_stage(number, title(name)):
             predictor = get_stage(name)(context, predictor)
@@ -151,12 +156,23 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
     return answered
 
 
+def ask_in_every_way(context: Context, predictor: Predictor, record: Record) -> Sequence[Asked]:
+    """The test set in each wording, where the formulation has several; what came of it goes into the record."""
+    from peftbench.tasks.robustness import summary, wording_facts
+
+    with context.clock("eval"), context.meter.phase("eval"):
+        found = predictor.in_every_way(context.draw.test)
+    record.wordings = wording_facts(context.data, context.draw.test, found)
+    record.scores.update(summary(record.wordings))
+    return found
+
+
 def tests_of(drawn: Draw) -> dict[str, Sequence[Row]]:
     """The test set under "", further ones under "_<name>"."""
     return {"": drawn.test, **{f"_{name}": rows for name, rows in drawn.extra_tests.items()}}
 
 
-def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) -> None:
+def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction], reworded: Sequence[Asked] = ()) -> None:
     """Files first, the record last: once it is there, the run is done and all of it is on disk."""
     from peftbench.records.diagnosis import diagnose
     from peftbench.records.predictions import write_predictions, write_prompts
@@ -175,6 +191,10 @@ def keep(session: Session, predictor: Predictor, answers: Sequence[Prediction]) 
         rows = {row.id: row for tests in tests_of(context.draw).values() for row in tests}
         asked_of, sourced = [rows[p.id] for p in answers], context.data.kind.sourced
         record.predictions = write_predictions(folder, asked_of, answers, sourced=sourced)
+        for number, (facts, asked_so) in enumerate(zip(record.wordings, reworded, strict=True)):
+            facts["predictions"] = write_predictions(
+                folder, context.draw.test, asked_so.predictions, f"wording-{number}.jsonl"
+            )
         asked = predictor.prompts()
         if kept := write_prompts(folder, {p.id: asked[p.id] for p in answers if p.id in asked}):
             record.predictions["prompts"] = kept

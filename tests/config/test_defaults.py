@@ -19,6 +19,7 @@ from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.possibilities import PossibilitiesConfig
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.score import ScoreConfig
+from peftbench.formulations.wordings import WordingsConfig
 from peftbench.stages.classical import ClassicalOptions
 from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.mam import MamOptions
@@ -30,6 +31,7 @@ NEUTRAL: dict[type, set[str]] = {
     EmbedConfig: {"pooling"},
     **dict.fromkeys((ScoreConfig, GenerateConfig, PromptedConfig, EditSpansConfig, PossibilitiesConfig), WORDS),
     ClozeConfig: {"dense", "pooling", "answers"},
+    WordingsConfig: {"answers", "prompt"},
     ClassicalOptions: {"vocabulary", "max_terms"},
 }
 """Keys that came later, whose default in the class says what a config or record without them means. (Of tuners:
@@ -52,10 +54,12 @@ BEHIND = [
     (PromptedConfig, "method/formulation/prompted", ""),
     (EditSpansConfig, "method/formulation/edit_spans", ""),
     (PossibilitiesConfig, "method/formulation/possibilities", ""),
+    (WordingsConfig, "method/formulation/wordings", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),
     (registry.get("stage", "prompt_search").options, "method/promptflow", "prompt_search"),
     *((registry.get("trick", n).options, f"method/trick/{n}", n) for n in sorted(registry.built_in("trick"))),
     *((registry.get("inference", n).options, f"method/inference/{n}", "") for n in names("method/inference")),
+    *((registry.get("recipe", n).options, f"recipe/{n}", "") for n in sorted(registry.built_in("recipe"))),
     (registry.get("stage", "replay").options, "method/replay", "replay"),
     (registry.get("stage", "reinforcement").options, "method/ppo", "reinforcement"),
     (registry.get("stage", "contrastive").options, "method/setfit", "contrastive"),

@@ -52,6 +52,7 @@ def test_every_built_in_stage_is_found_without_torch() -> None:
         "reinforcement",
         "remote",
         "language_adapters",
+        "recipe",
         "replay",
         "sequence",
         "task_adapter",

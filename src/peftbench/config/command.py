@@ -41,6 +41,8 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
     named = [(group, _choice(group, config.get(group) or {})) for group in GROUPS if group not in _HOW]
     choices = [f"{group}={name}" for group, name in named if group in always or name != _default_names()[group]]
     choices += _parts_of_the_method(choices, config.get("method") or {})
+    if (recipe := (config.get("recipe") or {}).get("name")) in names("recipe"):
+        choices.append(f"+recipe={recipe}")
     raw = _flat(_plain_tree(choices))
     wanted = {key: value for key, value in _flat(config).items() if not _is_left_out(key, keep)}
     needed = {key: wanted[key] for key, value in raw.items() if is_open(key, value) and key in wanted}

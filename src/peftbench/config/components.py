@@ -23,6 +23,8 @@ INPUT = (
 """What decides the forward pass of a backbone, whatever is done with it."""
 TRAINING = ("trainer", "method.lr", "method.constant_lr", "method.weight_decay", "protocol.select")
 """What decides a training by `peftbench.stages.learning`."""
+RECIPE = "recipe"
+"""The stage that makes data for those of the method, where a recipe is chosen."""
 SEQUENCE = "sequence"
 """The stage that has a method's own stage done for one task after the other, where the task is made of several."""
 
@@ -32,7 +34,7 @@ class Component:
     """One part of a run.
 
     Attributes:
-        kind: "backbone", "tuner", "formulation", "stage", "trick", "inference", "loop", "protocol", "adapter" or
+        kind: "backbone", "tuner", "formulation", "stage", "recipe", "trick", "inference", "loop", "protocol", "adapter" or
             "metric".
         name: as the config has it.
         uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
@@ -73,6 +75,7 @@ class Choices(NamedTuple):
     shots: int | str
     inference: str = ""
     tasks: tuple[TaskChoices, ...] = ()
+    recipe: str | None = None
 
 
 def choices(cfg: Any) -> Choices:
@@ -96,6 +99,7 @@ def choices(cfg: Any) -> Choices:
         shots=shots if isinstance(shots, int) else str(shots),
         inference=str(_at(cfg, "method", "inference", "name") or ""),
         tasks=tuple(map(_of_task, (_at(subset, "tasks") or {}).values())),
+        recipe=_at(cfg, "recipe", "name"),
     )
 
 
@@ -148,14 +152,17 @@ def _components(chosen: Choices) -> Iterator[Component]:
     if any("trainer" in stage.uses for stage in stages):
         yield _versioned(Component("loop", "loop", TRAINING))
     yield from stages
+    if chosen.recipe is not None:
+        yield _recipe(chosen.recipe)
     yield from map(_trick, chosen.tricks)
     if chosen.inference:
         yield _inference(chosen.inference)
 
 
 def stages_run(chosen: Choices) -> tuple[str, ...]:
-    """The stages of the method; on a sequence of tasks also the one that has them done for each task."""
-    return (*chosen.stages, *([SEQUENCE] if chosen.tasks else []))
+    """The stages of the method; on a sequence of tasks also the one that has them done for each task, and before all
+    the one that makes the data of a recipe."""
+    return (*([RECIPE] if chosen.recipe is not None else []), *chosen.stages, *([SEQUENCE] if chosen.tasks else []))
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:
@@ -214,6 +221,12 @@ def _inference(name: str) -> Component:
     """The component that an inference declares itself to be."""
     declared, origin = registry.get("inference", name), registry.address("inference", name).origin
     return Component("inference", name, ("method.inference", *declared.uses), declared.results_version, origin)
+
+
+def _recipe(name: str) -> Component:
+    """The component that a recipe declares itself to be."""
+    recipe, origin = registry.get("recipe", name), registry.address("recipe", name).origin
+    return Component("recipe", name, ("recipe",), recipe.results_version, origin)
 
 
 def stage_component(name: str) -> Component:

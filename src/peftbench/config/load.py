@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.config import registry, schema
 from peftbench.config.catalogue import names
-from peftbench.config.components import components
+from peftbench.config.components import choices, components, stages_run
 from peftbench.config.doors import check_override, shortened
 from peftbench.config.hydra_source import CONFIG_MODULE, ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
@@ -148,7 +148,9 @@ def from_plain(
     `section` makes each group's part; whoever makes many configs may remember those that do not change.
     """
     parts = {group: section(group, mapping(plain.get(group), group)) for group in GROUPS}
-    top = {k: v for k, v in plain.items() if k not in GROUPS}
+    if plain.get("recipe"):
+        parts["recipe"] = section("recipe", mapping(plain["recipe"], "recipe"))
+    top = {k: v for k, v in plain.items() if k not in (*GROUPS, "recipe")}
     for key in top:
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
             raise UsageError(f"{key}: no such key. {did_you_mean(key, field_names(schema.RunConfig))}")
@@ -157,7 +159,7 @@ def from_plain(
     check_top(run)
     if (fits_task := adapter_of(run.task.adapter).fits) is not None:
         fits_task(run)
-    for name in run.method.stages:
+    for name in stages_run(choices(run)):
         if (fits := registry.get("stage", name).fits) is not None:
             fits(run)
     if run.method.inference is not None:
@@ -234,6 +236,11 @@ def explain(error: Exception, overrides: Sequence[str]) -> UsageError:
         if key is not None:
             if _TRICK.match(key) and not any(o.startswith("+") and _TRICK.match(o, 1) for o in overrides):
                 return _trick_without_plus(key)
+            if key.partition(".")[0] == "recipe" and not any(o.startswith("+recipe=") for o in overrides):
+                return UsageError(
+                    f"{shortened(key)}: no recipe is chosen yet. Add one with a plus, `+recipe=augmentation`. "
+                    f"There are: {', '.join(names('recipe'))}."
+                )
             if OPEN.match(key):
                 return UsageError(f"{key}: is not there yet. Add it with a plus: `+{key}=...`.")
             return UsageError(

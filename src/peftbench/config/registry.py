@@ -55,6 +55,7 @@ KINDS = {
     "stage": Kind("peftbench.stages", "peftbench.stages.base:Stage", "STAGE", "method.stages"),
     "trick": Kind("peftbench.stages.tricks", "peftbench.stages.tricks.base:Trick", "TRICK", "method.trick"),
     "inference": Kind("peftbench.inference", "peftbench.inference.base:Declared", "INFERENCE", "method.inference.name"),
+    "recipe": Kind("peftbench.stages.recipe", "peftbench.stages.recipe.base:Recipe", "RECIPE", "recipe.name"),
     "plot": Kind("peftbench.figures", "peftbench.figures.plot:Plot", "PLOT", "plot"),
     "tuner": Kind(
         "peftbench.tuners",

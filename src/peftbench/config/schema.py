@@ -259,6 +259,8 @@ class TaskConfig:
     hub: dict[str, Any] = field(default_factory=dict)
     label_words: dict[str, str] = field(default_factory=dict)
     cloze: dict[str, Any] = field(default_factory=dict)
+    templates: dict[str, Any] = field(default_factory=dict)
+    """Subset, or `all`, -> instruction templates (`peftbench.formulations.wordings`)."""
     fields: list[str] = field(default_factory=lambda: ["text", "pair"])
     subsets: dict[str, Any] = field(default_factory=dict)
     lowercase: str | None = one_of(None, "plain", "turkish", default=None)
@@ -267,6 +269,10 @@ class TaskConfig:
     def place(self) -> str:
         """The subset as records name it."""
         return self.subset
+
+    def templates_of(self, subset: str) -> list[dict[str, Any]]:
+        """The templates of a subset, then those of all."""
+        return [*(self.templates.get(subset) or ()), *(self.templates.get("all") or ())]
 
 
 def transfer_name(source: str, target: str) -> str:
@@ -358,6 +364,20 @@ class SearchConfig:
     space: dict[str, Any] | None = field(default_factory=dict)
 
 
+@dataclass
+class RecipeConfig:
+    """Base of the options of data recipes (`conf/recipe/*.yaml`), which stand beside their code."""
+
+    name: str = MISSING
+    arm: str = one_of("made", "texts", "repeats")
+    tokens: int | None = number(ge=1)
+    texts: int | None = number(ge=1)
+
+    def models(self) -> list[str]:
+        """The models, besides the backbone, whose weights decide what is made."""
+        return []
+
+
 NOT_TYPED = ("evaluate", "tuning", "plugins")
 """Fields of a run's config that are no keys of `config.yaml`."""
 
@@ -378,6 +398,8 @@ class RunConfig:
     trainer: TrainerConfig
     tracking: TrackingConfig
     search: SearchConfig = field(default_factory=SearchConfig)
+    recipe: RecipeConfig | None = None
+    """What is made of the data before the method's stages (`+recipe=NAME`)."""
     shots: int | str = 10
     seed: int = 1
     data_seed: int | None = None

@@ -52,6 +52,8 @@ def dataclass_of(sort: str) -> type | None:
         return registry.get("inference", choice).options if choice in registry.built_in("inference") else None
     if path == "method.formulation":
         return formulation_options(choice) if choice in registry.names("formulation") else schema.FormulationConfig
+    if path == "recipe":
+        return registry.get("recipe", choice).options if choice in registry.built_in("recipe") else schema.RecipeConfig
     if path in GROUPS:
         return GROUPS[path]
     stages = (registry.get("stage", name) for name in registry.built_in("stage"))
@@ -66,6 +68,9 @@ def build_section(group: str, plain: dict[str, Any]) -> Any:
         return build_task(plain)
     if group == "model":
         plain = with_family(plain)
+    if group == "recipe":
+        name = str(plain.get("name"))
+        return build(registry.get("recipe", name).options, {**plain, "name": name}, "recipe")
     return build(GROUPS[group], plain, group)
 
 

@@ -246,10 +246,12 @@ CLOZE = mapping(
         source=text,
     )
 )
+TEMPLATES = mapping(listed(section(name=word, instruction=text, example=word, separator=text, words=mapping(word))))
 _TASK: dict[str, Check] = {
     "hub": HUB,
     "label_words": mapping(word),
     "cloze": CLOZE,
+    "templates": TEMPLATES,
     "fields": distinct(word),
     "metrics": listed(text),
     "subsets": mapping(lambda value, where: _need_mapping(value or {}, where)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -53,10 +53,23 @@ class Encoded:
     share: float = 1.0
 
 
-__all__ = ["Batch", "Encoded", "Formulation", "Prediction"]
+__all__ = ["Batch", "Encoded", "Formulation", "Prediction", "Way"]
 
 Batch = dict[str, Any]
 """Tensors by name, plus `ids` (list of row ids, in batch order)."""
+
+
+class Way(NamedTuple):
+    """One of several ways in which a formulation can ask the same rows.
+
+    Attributes:
+        observed: whether it belongs to those that may be trained on.
+        form: asks in this way alone.
+    """
+
+    name: str
+    observed: bool
+    form: Formulation
 
 
 class Formulation(nn.Module, ABC):
@@ -159,6 +172,10 @@ class Formulation(nn.Module, ABC):
     def answers(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> list[Prediction]:
         """One prediction a row, from those of the items that `encode` made of the rows, in their order."""
         return list(predictions)
+
+    def ways(self) -> Sequence[Way]:
+        """The ways in which test rows are asked besides; empty for a formulation that has one."""
+        return ()
 
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Numbers about its answers to the labelled test `rows` besides scores, for the record's `compute`."""

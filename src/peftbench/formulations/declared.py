@@ -13,6 +13,7 @@ from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
     from peftbench.formulations.base import Formulation
 
 PROBLEMS = frozenset({"classification", "regression"})
@@ -42,6 +43,8 @@ class Declared:
             open.
         settle: completes the options when the config is composed, above all by hashes of the files that they name;
             raises UsageError.
+        contents: `contents(config)`, what it reads besides the backbone and its own options: part -> hash of the
+            content, for the run's name; see `Stage.contents`.
         trained_by: the stages whose optimiser steps it knows; empty: those that train on the items of its rows.
         draws: how it answers, "score" (the likeliest label) or "text" (what the model writes), or `(options, problem)`
             -> that; "" if it has a head. What an inference (`peftbench.inference`) draws from.
@@ -58,6 +61,7 @@ class Declared:
     writes: Callable[[Any], bool] = lambda options: False
     stands_for: Callable[[str, int | str, str], str] | None = None
     settle: Callable[[Any], None] | None = None
+    contents: Callable[[RunConfig], dict[str, str]] | None = None
     trained_by: tuple[str, ...] = ()
     draws: Callable[[Any, str], str] | str = ""
 

@@ -79,7 +79,7 @@ class Estimator:
             "task": cfg.task.name,
             "subset": cfg.task.place,
             "shots": cfg.shots,
-            "one_training": len(stages) == 1 and stages[0].one_training and not cfg.method.trick,
+            "one_training": len(stages) == 1 and stages[0].one_training and not (cfg.method.trick or cfg.recipe),
             "trains": cfg.labelled != 0 and any(stage.trains for stage in stages),
             "planned_steps": trainer.steps,
             **{name: getattr(trainer, name) for name in ("epochs", "batch_size", "micro_batch", "max_length")},

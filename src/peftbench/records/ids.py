@@ -48,6 +48,7 @@ EXCLUDED = (
     "method.paper",
     "task.path",  # a data set of the user's own is named by the hash of its rows, wherever its files lie
     "task.splits",
+    "task.templates",  # a formulation that asks in their words names them by content
     "task.description",
     "task.homepage",
     "task.licence",
@@ -72,7 +73,7 @@ SEEDS = ("seed", "data_seed", "protocol.data_seed")
 """Keys that differ between repetitions of one experiment."""
 
 
-SECTIONS = ("model", "task", "protocol", "trainer", "search", "method")
+SECTIONS = ("model", "task", "protocol", "trainer", "search", "method", "recipe")
 """Of these sections names are made, and of the scalars beside them."""
 
 Basis = Mapping[str, Any]
@@ -264,6 +265,8 @@ def _section_class(path: str, section: Mapping[str, Any]) -> str:
         return f"{path} {section.get('name')}"
     if path == "task":
         return f"task {section.get('adapter')}"
+    if path == "recipe":
+        return f"recipe {section.get('name')}"
     return path
 
 

@@ -15,7 +15,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
-OPTIONAL = ("tuning", "stages", "identity", "sequence", "inference", "former_ids")
+OPTIONAL = ("tuning", "stages", "identity", "sequence", "inference", "wordings", "former_ids")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -90,6 +90,9 @@ class Record:
     """How the answers were drawn, where not plainly, and what that cost (`peftbench.inference.cost`): `name`; `parent`,
     the run that has trained the learner, if it was another; `rows`, `calls`, `tokens`, `seconds` over the test sets;
     `each`, the same and FLOPs for a row, `plain` and `own`; `facts` by name."""
+    wordings: Annotated[list[dict[str, Any]], list[schema.WordingFacts]] = field(default_factory=list)
+    """Of a test set that was asked in several wordings: of each its name, whether it was observed, score, divergence
+    from the reference, which stands first, and predictions. Empty for one wording."""
     former_ids: list[str] = field(default_factory=list)
     """What the run was called before (`peftbench migrate`)."""
     schema: int = SCHEMA_VERSION

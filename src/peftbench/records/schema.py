@@ -160,6 +160,16 @@ class InferenceFacts(TypedDict, total=False):
     facts: Numbers
 
 
+class WordingFacts(TypedDict, total=False):
+    """One of `Record.wordings`."""
+
+    name: str
+    observed: bool
+    score: float
+    kl: float | None
+    predictions: PredictionFacts
+
+
 class TuningFacts(TypedDict, total=False):
     """`Record.tuning`."""
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peftbench.records.record import Record
     from peftbench.tasks.base import Row, TaskData
     from peftbench.tasks.protocols import Draw
+    from peftbench.tasks.robustness import Asked
     from peftbench.training.distributed import Dist
 
 
@@ -122,6 +123,11 @@ class Predictor(ABC):
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:
         """Numbers about its answers to the labelled test `rows` besides scores, for the record's `compute`."""
         return {}
+
+    def in_every_way(self, rows: Sequence[Row]) -> Sequence[Asked]:
+        """The answers to rows in each of several wordings, the one that `predict` has first; empty where there is one
+        way to ask."""
+        return ()
 
     def prompts(self) -> Mapping[str, str]:
         """Row id -> the prompt that it was answered from, where prompts are to be kept."""

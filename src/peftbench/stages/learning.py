@@ -20,6 +20,7 @@ from peftbench.records import manifest
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
+from peftbench.tasks.robustness import Asked
 from peftbench.training.batching import plan_batches
 from peftbench.training.checkpoint import disk_errors
 from peftbench.training.loop import train
@@ -73,6 +74,10 @@ class LearnerPredictor(Predictor):
             predict=predict,
         )
         return learner.formulation.answers(rows, found)
+
+    def in_every_way(self, rows: Sequence[Row]) -> list[Asked]:
+        ways = [(way, self.learner.with_formulation(way.form)) for way in self.learner.formulation.ways()]
+        return [Asked(way.name, way.observed, self.ask_learner(rows, learner=posed)) for way, posed in ways]
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()

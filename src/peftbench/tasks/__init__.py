@@ -36,6 +36,8 @@ def load_task(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
     if source := getattr(cfg, "source_lang", None):
         plain: Any = {"lang": source, "subset": source, "source_lang": None}
         data = transferred(load(replace(cfg, **plain), data_dir), data)
+    if templates := cfg.templates_of(cfg.subset):
+        data = replace(data, templates=tuple(templates))
     return lowered(data, cfg.lowercase) if cfg.lowercase else data
 
 

@@ -134,6 +134,7 @@ class TaskData:
         cloze: the pattern sets of the task by name, the default one first.
         terms: label name -> (term, score) pairs, the label's own name first: what knowledgeable and weighted
             verbalizers take for its words. Empty for a task without such lists.
+        templates: instruction templates of the task's YAML, in their order (`peftbench.formulations.wordings`).
         domains: the domains of the rows, in a fixed order; empty where they have none.
         test_is_dev: whether `test` holds the official dev rows, because the labels of the official test are hidden.
         held_out: how `protocol.heldout=halve_dev` makes dev and test of this data set: `halve` the official dev, take
@@ -175,6 +176,7 @@ class TaskData:
     lowercase: str | None = None
     cloze: Mapping[str, PatternSet] = field(default_factory=dict)
     terms: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    templates: tuple[Mapping[str, Any], ...] = ()
     domains: tuple[str, ...] = ()
     instruction: str = ""
     tuple_form: TupleForm = field(default_factory=TupleForm)
@@ -230,7 +232,7 @@ def bare_task(data: TaskData) -> TaskData:
     """The task without its rows, patterns and terms: what a formulation reads of it that needs none of these."""
     none: dict[str, Any] = {"train": (), "dev": (), "test": (), "unlabeled": (), "extra_tests": {}, "knowledge": ()}
     tasks = {name: bare_task(task) for name, task in data.tasks.items()}
-    return replace(data, **none, cloze={}, terms={}, notes=(), tasks=tasks)
+    return replace(data, **none, cloze={}, terms={}, templates=(), notes=(), tasks=tasks)
 
 
 def text_fields(row: Row, task: TaskData) -> dict[str, str]:

@@ -34,7 +34,7 @@ from peftbench.tasks.base import Row, TaskData, text_fields
 KEY = "method.formulation.prompts"
 ANSWER, FIELDS = "answer", "fields"
 ABOUT_TASK = ("labels", "language")
-_PLACE = re.compile(r"\{(\w+)\}")
+PLACE = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _set(name: str, where: str, plain: Mapping[str, Any]) -> PromptSet:
     listed = plain.get("prompts")
     if not isinstance(listed, list) or not listed:
         raise UsageError(f"{where}: `prompts` has to be a list with an entry `example: ...` for each prompt.")
-    found = tuple(_prompt(f"{where}: prompts[{number}]", entry) for number, entry in enumerate(listed))
+    found = tuple(read_prompt(f"{where}: prompts[{number}]", entry) for number, entry in enumerate(listed))
     for key in ("words", "languages"):
         given = plain.get(key)
         if given is not None and not (isinstance(given, dict) and all(isinstance(v, str) for v in given.values())):
@@ -113,7 +113,8 @@ def _set(name: str, where: str, plain: Mapping[str, Any]) -> PromptSet:
     return PromptSet(name, found, plain.get("words"), plain.get("languages"), str(plain.get("source", "")))
 
 
-def _prompt(where: str, entry: Any) -> Prompt:
+def read_prompt(where: str, entry: Any) -> Prompt:
+    """A prompt from its entry; raises UsageError, beginning with `where`."""
     known = tuple(Prompt.__dataclass_fields__)
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         raise UsageError(f"{where}: has to be a mapping of {', '.join(known)} to texts.")
@@ -121,7 +122,7 @@ def _prompt(where: str, entry: Any) -> Prompt:
         if key not in known:
             raise UsageError(f"{where}.{key}: no such key. {did_you_mean(str(key), known)}")
     example = entry.get("example", "")
-    places = _PLACE.findall(example)
+    places = PLACE.findall(example)
     if not example.endswith(f"{{{ANSWER}}}") or places.count(ANSWER) != 1:
         raise UsageError(f"{where}.example: has to end with {{{ANSWER}}}, and have it once. It is `{example}`.")
     if len(places) < 2:
@@ -147,7 +148,7 @@ class Writer:
                 f"prompts, 0 to {len(chosen.prompts) - 1}."
             )
         self.chosen, self.prompt, self.task = chosen, chosen.prompts[number], task
-        self.places = [name for name in _PLACE.findall(self.prompt.example) if name != ANSWER]
+        self.places = [name for name in PLACE.findall(self.prompt.example) if name != ANSWER]
         self.words = {label: self._word(label) for label in task.labels}
         unfit = "{labels}" in self.prompt.instruction and not task.labels
         self.instruction = "" if unfit else self._fill(self.prompt.instruction, self._about_task(), "instruction")
@@ -179,7 +180,7 @@ class Writer:
                 )
             return values[name]
 
-        return _PLACE.sub(value, form)
+        return PLACE.sub(value, form)
 
     def fields_of(self, row: Row) -> dict[str, str]:
         """The texts of a row that the prompt has places for, by name, in the order of the places.
