@@ -182,7 +182,7 @@ def test_a_results_version_renames_its_users_and_no_other(fresh):
 DECIDE_NOTHING = {*ids.EXCLUDED, "plugins"}
 CHOICES = (
     "method.needs_model", "search.name", "method.stages", "method.tuner.name", "method.formulation.name",
-    "method.inference",
+    "method.inference", "recipe",
 )  # fmt: skip
 """Keys that choose other components altogether."""
 UNUSED = {

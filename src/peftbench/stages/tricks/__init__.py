@@ -18,6 +18,7 @@ from peftbench.stages.tricks.base import Trick
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
+    from peftbench.formulations.declared import Declared
     from peftbench.stages.base import Context
 
 Chosen = list[tuple[Trick, TrickConfig]]
@@ -42,7 +43,6 @@ def fits(run: RunConfig) -> None:
     if run.labelled == 0:
         raise UsageError(f"method.trick.{tricks[0][1].name}: shots=0 trains nothing. Give shots of 1 and more.")
     problem = choices(run).problem
-    posed = declared_for(run.method.formulation, run.model.family, run.labelled, problem)
     for trick, options in tricks:
         key = f"method.trick.{options.name}"
         if trick.problems and problem not in trick.problems:
@@ -50,12 +50,17 @@ def fits(run: RunConfig) -> None:
                 f"{key}: is made for {' and '.join(sorted(trick.problems))}, and task={run.task.name} has {problem} "
                 f"targets. Take the trick out, or choose another task."
             )
-        if trick.needs_scores(options) and not posed.class_scores:
+        if trick.needs_scores(options) and not _posed(run, problem).class_scores:
             raise UsageError(
                 f"{key}: works on a row's class scores, and method/formulation={run.method.formulation.name} has none "
                 "here. Use method/formulation=head, or method/formulation=cloze with a masked LM."
             )
         trick.fits(options, run)
+
+
+def _posed(run: RunConfig, problem: str) -> Declared:
+    """The formulation that is meant."""
+    return declared_for(run.method.formulation, run.model.family, run.labelled, problem)
 
 
 def check_run(context: Context) -> None:
