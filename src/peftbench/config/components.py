@@ -34,8 +34,8 @@ class Component:
     """One part of a run.
 
     Attributes:
-        kind: "backbone", "tuner", "formulation", "stage", "recipe", "trick", "inference", "loop", "protocol", "adapter" or
-            "metric".
+        kind: "backbone", "tuner", "formulation", "stage", "recipe", "trick", "inference", "loop", "protocol", "adapter"
+            or "metric".
         name: as the config has it.
         uses: dotted keys and sections of the config that decide what it does, its own options among them. What every
             run depends on (the data, the draw, the seeds) is not said again.
