@@ -126,7 +126,13 @@ def in_one_line(error: Exception) -> str:
 
 
 def demo_command(args: list[str]) -> int:
-    """`peftbench demo`: the packaged data set and backbone."""
+    """`peftbench demo`: the packaged data set and backbone; `peftbench demo conjugate`: the linear regression by which
+    conjugate prompting (docs/inference.md) is explained, in NumPy."""
+    if args == ["conjugate"]:
+        from peftbench.inference.conjugate.regression import report
+
+        print(report())
+        return DONE
     return run_command([*DEMO, *args])
 
 

@@ -41,6 +41,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
         {"samples": 2, "evidence": "knowledge", "evidence_tokens": 4},
         SCORE,
     ),
+    "conjugate labels": ("conjugate", {"transform": "none"}, {"transform": "leetspeak"}, ICL),
+    "conjugate words": ("conjugate", {"transform": "none"}, {"transform": "pig_latin"}, TEXT),
     "ngram_bias of text": ("ngram_bias", {"weight": 0.0}, {"weight": 50.0}, TEXT),
 }
 """Inference, options at which it is plain, options at which it is not, and a learner."""
@@ -102,11 +104,24 @@ REFUSED_HIDDEN = [
 ]
 
 
-@pytest.mark.parametrize(("overrides", "words"), [
+OTHER = ["method=icl", "model=tiny-llama", "method/inference=conjugate"]
+REFUSED_FORMS = [
+    (["method.inference.transform=rescale"], "is for numbers"),
+    (["task=stsb", "method.inference.transform=pig_latin"], "is for numbers"),
+    (["task=stsb", "method.k=0", "method.inference.transform=rescale"], "none are shown"),
+    (["method.inference.transform=parallel"], "no such file"),
+    (["method.inference.transform=leet"], "not a valid choice"),
+    (["method.inference.transform=leetspeak", "method.inference.prompts=plan"], "no such set"),
+]
+EVERY_REFUSAL = [
     *(([*overrides, "method/inference=ngram_bias"], words) for overrides, words in REFUSED),
     *(([*VOTE, *overrides], words) for overrides, words in REFUSED_VOTES),
     *(([*HIDDEN, *overrides], words) for overrides, words in REFUSED_HIDDEN),
-])  # fmt: skip
+    *(([*OTHER, *overrides], words) for overrides, words in REFUSED_FORMS),
+]
+
+
+@pytest.mark.parametrize(("overrides", "words"), EVERY_REFUSAL)
 def test_what_cannot_be_drawn_from_is_refused_when_it_is_composed(overrides: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         compose(overrides)

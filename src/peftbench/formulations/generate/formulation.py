@@ -75,9 +75,10 @@ class TextFormulation(Formulation):
         self.answer_length = max((len(ids) for ids in self.label_ids.values()), default=room)
         """Tokens that generation may take: the longest label, so that a longer text is seen to be none."""
 
-    def varied(self, backbone: Backbone, **changes: Any) -> TextFormulation:
-        """The same formulation with other options; what it has measured or trained is not taken over."""
-        return type(self)(backbone, self.task, self.max_length, replace(self.options, **changes))
+    def varied(self, backbone: Backbone, task: TaskData | None = None, **changes: Any) -> TextFormulation:
+        """The same formulation with other options, or of another form of the task; what it has measured or trained is
+        not taken over."""
+        return type(self)(backbone, task or self.task, self.max_length, replace(self.options, **changes))
 
     def prefix_for(self, task: TaskData) -> str:
         """What stands in front of a row of the task: the backbone's prefix, then the instruction."""

@@ -39,9 +39,9 @@ class Prompted(TextFormulation):
         super().__init__(backbone, task, max_length, cfg)
         self._seed = torch.initial_seed()  # that of the run, which is set before a formulation is made
 
-    def varied(self, backbone: Backbone, **changes: Any) -> TextFormulation:
+    def varied(self, backbone: Backbone, task: TaskData | None = None, **changes: Any) -> TextFormulation:
         """With the same demonstrations, also where chance chooses them."""
-        made = super().varied(backbone, **changes)
+        made = super().varied(backbone, task, **changes)
         assert isinstance(made, Prompted)
         made._seed = self._seed
         return made

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 
 from peftbench.formulations import formulation_class
-from peftbench.formulations.base import Batch, Prediction
+from peftbench.formulations.base import Prediction
 from peftbench.formulations.bi_encoder import sentence_vectors
-from peftbench.formulations.calibrated import Calibrated
 from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.inference.base import Ask, Inference
+from peftbench.inference.variants import variant
 from peftbench.inference.vote import ANSWERS, NONE, WORDNET
 from peftbench.inference.vote.pooling import Pooled, Same, rank, vote
 from peftbench.learner import Learner
-from peftbench.stages.calibration.prior import CONTENT_FREE, without_content
 from peftbench.tasks.base import Row, bare_task
 from peftbench.tasks.wordnet import matcher
 
@@ -74,23 +73,8 @@ class Vote(Inference):
             if self.sampled:
                 cfg = self.cfg
                 changes |= {"sample": True, "temperature": cfg.temperature, "top_p": cfg.top_p, "sample_seed": cfg.seed}
-            made = self.learner.with_formulation(self.formulation.varied(self.learner.backbone, **changes)).eval()
-            self._variants[prompt] = made
-            if isinstance(made.formulation, Calibrated) and made.formulation.cfg.calibration != NONE:
-                self._calibrate(made, made.formulation, like, ask)
+            self._variants[prompt] = variant(self.learner, ask, like, **changes)
         return self._variants[prompt]
-
-    @staticmethod
-    def _calibrate(learner: Learner, formulation: Any, like: Row, ask: Ask) -> None:
-        """Measure the contextual prior of another prompt, as the stage `calibration` does that of the method's own."""
-
-        def shares(batch: Batch) -> list[Prediction]:
-            found = formulation.word_scores(learner.model, batch).tolist()
-            return [Prediction(i, None, dict(enumerate(own))) for i, own in zip(batch["ids"], found, strict=True)]  # type: ignore[arg-type]
-
-        rows = [without_content(like, text, number) for number, text in enumerate(CONTENT_FREE)]
-        measured = [list(p.scores.values()) for p in ask(rows, shares, learner)]
-        formulation.calibrate(learner.model, torch.tensor(measured))
 
     def evident(self, rows: Sequence[Row], ask: Ask, number: int) -> list[Row]:
         """The rows with the `number`-th evidence in front of their texts."""

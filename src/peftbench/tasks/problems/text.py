@@ -76,6 +76,7 @@ PROBLEM = Problem(
         "sari": _metric("sari"),
         "bleu": _metric("bleu"),
         "exact_match": SumMetric(lambda t, p: (p in t.references, 1), ratio),
+        "starts_with": SumMetric(lambda t, p: (p is not None and p.startswith(tuple(t.references)), 1), ratio),
     },
     usual=("bleu", "exact_match"),
     answers=as_sourced,
