@@ -229,7 +229,8 @@ class Policy(AroundLearner):
 
     def texts(self, answers: Sequence[Tensor]) -> list[str]:
         """Answers as they are read."""
-        return list(self.learner.formulation.tokenizer.batch_decode(list(answers), skip_special_tokens=True))
+        ids = [answer.tolist() for answer in answers]
+        return list(self.learner.formulation.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
     def _new_round(self, step: int, items: Sequence[Encoded]) -> Round:
         """Draw, book what came of it, and weigh the KL anew for the next round."""

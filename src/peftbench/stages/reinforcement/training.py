@@ -151,7 +151,8 @@ class Reinforced(LearnerPredictor):
 
     def drawn(self, rows: Sequence[Row]) -> tuple[dict[str, str], float]:
         """Row id -> the text of an answer that is drawn to it, and the mean KL to the reference."""
-        texts, kl, items = {}, 0.0, asked(self, rows)
+        texts: dict[str, str] = {}
+        kl, items = 0.0, asked(self, rows)
         for places in evaluation_batches([item.length for item in items], self.context.cfg.trainer.eval_batch_tokens):
             batch = [items[place] for place in places]
             found = self.policy.answer(batch, "test", samples=1)
