@@ -98,7 +98,7 @@ def test_plain_prompts_name_the_fields_and_the_labels():
 
 
 def test_masakhanews_prompts_are_there_with_all_their_labels():
-    assert packaged_sets() == ["afrobench", "masakhanews", "plain", "protoqa", "verbatim"]
+    assert {"afrobench", "masakhanews", "plain", "protoqa", "verbatim"} <= {*packaged_sets()}
     assert len(prompt_set("afrobench").prompts) == 5
     for name, number in (("masakhanews", 0), *(("afrobench", n) for n in range(5))):
         made = writer(name, number, languages=("hau",))
