@@ -43,6 +43,18 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     ),
     "conjugate labels": ("conjugate", {"transform": "none"}, {"transform": "leetspeak"}, ICL),
     "conjugate words": ("conjugate", {"transform": "none"}, {"transform": "pig_latin"}, TEXT),
+    "conditional beams": (
+        "conditional_beam_search",
+        {"beams": 1, "weight": 0.0},
+        {"beams": 3, "weight": 0.0, "candidates": 6},
+        TEXT,
+    ),
+    "beams of a length": (
+        "conditional_beam_search",
+        {"beams": 1, "weight": 0.0},
+        {"attribute": "length", "length": 2},
+        TEXT,
+    ),
     "ngram_bias of text": ("ngram_bias", {"weight": 0.0}, {"weight": 50.0}, TEXT),
 }
 """Inference, options at which it is plain, options at which it is not, and a learner."""
@@ -113,7 +125,16 @@ REFUSED_FORMS = [
     (["method.inference.transform=leet"], "not a valid choice"),
     (["method.inference.transform=leetspeak", "method.inference.prompts=plan"], "no such set"),
 ]
+BEAMS = ["method=lora", "model=tiny-llama", "method/inference=conditional_beam_search"]
+REFUSED_BEAMS = [
+    (["method/formulation=score"], "has nothing to draw from where answers are by score"),
+    (["method.formulation.constrain=labels", "method/formulation=generate"], "chooses the tokens"),
+    (["method.inference.attribute=length"], "a number of tokens belongs"),
+    (["method.inference.length=3"], "a number of tokens belongs"),
+    (["method=zero_shot", "method.formulation.by=generate", "shots=0"], "shots=0 draws none"),
+]
 EVERY_REFUSAL = [
+    *(([*BEAMS, *overrides], words) for overrides, words in REFUSED_BEAMS),
     *(([*overrides, "method/inference=ngram_bias"], words) for overrides, words in REFUSED),
     *(([*VOTE, *overrides], words) for overrides, words in REFUSED_VOTES),
     *(([*HIDDEN, *overrides], words) for overrides, words in REFUSED_HIDDEN),

@@ -67,7 +67,7 @@ def log_likelihoods(
     network, found = network_of(model), []
     packed = decoder_start is None and can_pack(network, prompts["input_ids"].shape[1] + trie.height)
     for part in _parts(prompts, trie, packed, most=None if change is None else CHANGED):
-        read = _read_prompts(model, network, part, decoder_start)
+        read = read_prompts(model, network, part, decoder_start)
         if read is None:
             return None
         if change is not None:
@@ -112,7 +112,7 @@ def _parts(
         yield {name: tensor[:, columns] for name, tensor in part.items()}
 
 
-def _read_prompts(
+def read_prompts(
     model: nn.Module, network: PreTrainedModel, prompts: Mapping[str, Tensor], decoder_start: int | None
 ) -> Read | None:
     """One pass over the prompts; an encoder-decoder's decoder reads its first token."""
