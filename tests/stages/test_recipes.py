@@ -17,7 +17,7 @@ from peftbench.stages.recipe.instruction_data.templates import Document, Templat
 from peftbench.stages.recipe.kitchen import for_tokens
 from peftbench.stages.recipe.pairs import PairsFormulation
 from peftbench.stages.recipe.screening import COPY, EMPTY, EQUAL, OVERLAP, REPEATED, pair_of, screened, text_of
-from peftbench.stages.recipe.subtasks.pairs import subtasks
+from peftbench.stages.recipe.subtasks.files import definitions, subtasks
 from peftbench.stages.recipe.subtasks.rules import RULES
 from peftbench.tasks.base import Row
 
@@ -105,6 +105,40 @@ def test_templates_and_subtasks_of_a_file_are_checked(tmp_path):
     file.write_text("subtasks: [{name: a, rule: orde, instructions: [x]}]")
     with pytest.raises(UsageError, match=r"subtasks\[0\]\.rule=orde: .*Did you mean `order`"):
         subtasks(str(file))
+
+
+RECIPE = """
+from dataclasses import dataclass
+from peftbench.config.schema import RecipeConfig, number
+from peftbench.stages.recipe.base import Made, Recipe
+
+@dataclass
+class Options(RecipeConfig):
+    marks: int = number(1, ge=1)
+
+RECIPE = Recipe(Options, lambda context, options: Made([]), "rows")
+"""
+
+
+def test_a_recipe_may_be_a_file_and_files_are_looked_at_first(tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(RECIPE)
+    own = [f"+recipe.name={mine}", "+recipe.arm=made", "method=lora"]
+    cfg = compose([*own, "+recipe.marks=3"])
+    assert cfg.recipe.marks == 3
+    assert list(cfg.plugins) == [f"recipe {mine}"]
+    with pytest.raises(UsageError, match=r"recipe\.marks=0: must be at least 1"):
+        compose([*own, "+recipe.marks=0"])
+    told = tmp_path / "told.jsonl"
+    told.write_text('{"definition": "Say  it."}\n{"definition": "Say it."}\n')
+    assert definitions(told) == ["Say it."]
+    pairs = ["model=tiny-llama", "method=lora", "+recipe=subtasks"]
+    assert compose([*pairs, f"recipe.descriptions={told}"]).recipe.descriptions == str(told)
+    told.write_text("{}\n")
+    with pytest.raises(UsageError, match=r"told\.jsonl:1: not a line of JSON with a `definition`"):
+        compose([*pairs, f"recipe.descriptions={told}"])
+    with pytest.raises(UsageError, match=r"recipe\.subtasks=nowhere: no such file"):
+        compose([*pairs, "recipe.subtasks=nowhere"])
 
 
 def test_subtasks_ask_what_the_text_answers():

@@ -335,7 +335,8 @@ def _all_keys(error: Exception, overrides: Iterable[str], bad: str) -> list[str]
         return sorted({"hydra", *(f.name for f in dataclasses.fields(schema.RunConfig))} - set(schema.NOT_TYPED))
     cfg = _half_composed(error)
     if cfg is None:
-        rest = [o for o in overrides if not f"{bad}.".startswith(o.lstrip("+~").split("=")[0] + ".")]
+        keys = {o: o.lstrip("+~").split("=")[0] for o in overrides}
+        rest = [o for o, key in keys.items() if "." not in key or not f"{bad}.".startswith(f"{key}.")]
         try:
             cfg = compose_raw(rest)
         except UsageError:

@@ -364,6 +364,7 @@ class SearchConfig:
     space: dict[str, Any] | None = field(default_factory=dict)
 
 
+@packaged("recipe/augmentation")
 @dataclass
 class RecipeConfig:
     """Base of the options of data recipes (`conf/recipe/*.yaml`), which stand beside their code."""

@@ -38,6 +38,11 @@ def fits(run: RunConfig) -> None:
         raise UsageError("method.stages: `recipe` is no stage to be listed; a recipe is chosen by `+recipe=NAME`.")
     options, recipe = run.recipe, recipe_of(run)
     key, arm = f"recipe={options.name}", f"recipe.arm={options.arm}"
+    for part, path in recipe.files(options).items():
+        if not Path(path).is_file():
+            raise UsageError(f"recipe.{part}={path}: no such file.")
+    if recipe.check is not None:
+        registry.imported(recipe.check)(options)
     if choices(run).tasks or choices(run).problem == "mixture":
         raise UsageError(f"{key}: is made for one task at a time, and task={run.task.name} has several.")
     if not run.method.needs_model:

@@ -32,6 +32,8 @@ class Recipe:
         makes: `rows`, labelled like the task's train rows, which join them; or `pairs` of an instruction and an answer,
             on which a language model is trained before the method's stages.
         files: `(options) -> {part: path}`, the files of the user's that it reads.
+        check: `(options) -> None`, asked when a config is composed, or where it is; raises UsageError if a file does
+            not hold what it should.
         results_version: raised when the same keys would give other numbers; renames the runs that have the recipe.
     """
 
@@ -39,6 +41,7 @@ class Recipe:
     make: Callable[[Context, Any], Made] | str
     makes: Literal["rows", "pairs"]
     files: Callable[[Any], dict[str, str]] = lambda _options: {}
+    check: Callable[[Any], None] | str | None = None
     results_version: int = 1
 
 

@@ -33,4 +33,10 @@ def files(options: InstructionOptions) -> dict[str, str]:
     return {} if options.templates == PACKAGED else {"templates": options.templates}
 
 
-RECIPE = Recipe(InstructionOptions, "peftbench.stages.recipe.instruction_data.pairs:made", "pairs", files)
+RECIPE = Recipe(
+    InstructionOptions,
+    "peftbench.stages.recipe.instruction_data.pairs:made",
+    "pairs",
+    files,
+    "peftbench.stages.recipe.instruction_data.templates:check",
+)

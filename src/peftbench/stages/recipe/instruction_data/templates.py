@@ -19,7 +19,7 @@ import yaml
 
 from peftbench.config.user_files import read_yaml
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.stages.recipe.instruction_data import PACKAGED
+from peftbench.stages.recipe.instruction_data import PACKAGED, InstructionOptions
 from peftbench.tasks.stop_words import STOP_WORDS
 
 KEY = "recipe.templates"
@@ -58,6 +58,11 @@ def templates(name: str) -> list[Template]:
     if not isinstance(listed, list) or not listed:
         raise UsageError(f"{KEY}={name}: `templates` has to be a list of entries with {', '.join(_KEYS)}.")
     return [_template(name, number, entry) for number, entry in enumerate(listed)]
+
+
+def check(options: InstructionOptions) -> None:
+    """Raises UsageError if the templates are none."""
+    templates(options.templates)
 
 
 _KEYS = ("ask", "blank", "answer", "about")

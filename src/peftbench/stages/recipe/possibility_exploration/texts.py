@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ANSWERS = 4
 """Texts of a class that a step takes together, the paper's number of answers."""
+PROMPT = 128
+"""Room for a prompt: the label and the question."""
 ASK = "Write a text with this label."
 ASK_NUMBERED = (
     "Think about all the texts that could have this label and then write the one that corresponds to possibility "
@@ -109,7 +111,7 @@ def author(context: Context, options: PossibilityOptions, task: TaskData) -> Lea
         ]
     )  # fmt: skip
     formulation = replace(cfg.method.formulation, ask=ASK, ask_numbered=ASK_NUMBERED)  # type: ignore[call-arg]
-    length = context.cfg.trainer.max_length + options.written_tokens
+    length = PROMPT + options.written_tokens
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(context.cfg.seed)
         backbone = load_backbone(cfg.model, "lm", dropout=0.0)

@@ -33,4 +33,10 @@ def files(options: SubtaskOptions) -> dict[str, str]:
     return {part: path for part, path in own.items() if path is not None and path != PACKAGED}
 
 
-RECIPE = Recipe(SubtaskOptions, "peftbench.stages.recipe.subtasks.pairs:made", "pairs", files)
+RECIPE = Recipe(
+    SubtaskOptions,
+    "peftbench.stages.recipe.subtasks.pairs:made",
+    "pairs",
+    files,
+    "peftbench.stages.recipe.subtasks.files:check",
+)

@@ -6,23 +6,16 @@ from the text by rules. The sampling in proportion to a power of a sub-task's si
 
 from __future__ import annotations
 
-import json
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 
-from peftbench.config.user_files import read_text, read_yaml
-from peftbench.errors import UsageError, did_you_mean
 from peftbench.stages.recipe.base import Made
 from peftbench.stages.recipe.instruction_data.templates import Document, rarities
 from peftbench.stages.recipe.kitchen import documents
-from peftbench.stages.recipe.subtasks import PACKAGED
+from peftbench.stages.recipe.subtasks.files import Subtask, definitions, subtasks
 from peftbench.stages.recipe.subtasks.rules import RULES
 from peftbench.tasks.base import Row
 from peftbench.tasks.unlabelled import document
@@ -30,17 +23,6 @@ from peftbench.tasks.unlabelled import document
 if TYPE_CHECKING:
     from peftbench.stages.base import Context
     from peftbench.stages.recipe.subtasks import SubtaskOptions
-
-KEYS = ("name", "rule", "instructions")
-
-
-@dataclass(frozen=True)
-class Subtask:
-    """A small task and the wordings of its instruction."""
-
-    name: str
-    rule: str
-    instructions: tuple[str, ...]
 
 
 def made(context: Context, options: SubtaskOptions) -> Made:
@@ -68,45 +50,13 @@ def made(context: Context, options: SubtaskOptions) -> Made:
     return Made(pairs, origin, {"documents": float(len(texts)), **facts})
 
 
-def subtasks(name: str) -> list[Subtask]:
-    """The packaged ones, or those of a file.
-
-    Raises:
-        UsageError: an entry is none; the message names it.
-    """
-    where = f"recipe.subtasks={name}"
-    if name == PACKAGED:
-        plain = yaml.safe_load(files(__package__).joinpath("subtasks.yaml").read_text(encoding="utf-8"))
-    else:
-        plain = read_yaml(Path(name))
-    listed = plain.get("subtasks")
-    if not isinstance(listed, list) or not listed:
-        raise UsageError(f"{where}: `subtasks` has to be a list of entries with {', '.join(KEYS)}.")
-    return [_subtask(f"{where}: subtasks[{number}]", entry) for number, entry in enumerate(listed)]
-
-
-def _subtask(where: str, entry: Any) -> Subtask:
-    if not isinstance(entry, Mapping) or set(entry) != set(KEYS):
-        raise UsageError(f"{where}: has to have {', '.join(KEYS)}, and nothing else.")
-    if entry["rule"] not in RULES:
-        raise UsageError(f"{where}.rule={entry['rule']}: no such rule. {did_you_mean(str(entry['rule']), RULES)}")
-    told = entry["instructions"]
-    if not isinstance(told, list) or not told or not all(isinstance(text, str) and text.strip() for text in told):
-        raise UsageError(f"{where}.instructions: has to be a list of texts.")
-    return Subtask(str(entry["name"]), entry["rule"], tuple(told))
-
-
 def described(known: list[Subtask], options: SubtaskOptions) -> list[Subtask]:
-    """Each sub-task with the `wordings` nearest of the task descriptions as further wordings.
-
-    Raises:
-        UsageError: the file has a line without a `definition`.
-    """
+    """Each sub-task with the `wordings` nearest of the task descriptions as further wordings."""
     if options.descriptions is None or not options.wordings:
         return known
     from peftbench.formulations.bi_encoder import sentence_vectors
 
-    told = _definitions(Path(options.descriptions))
+    told = definitions(Path(options.descriptions))
     vectors = sentence_vectors(options.encoder)
     of_told, of_known = vectors(told), vectors([one.instructions[0] for one in known])
     found = []
@@ -114,17 +64,3 @@ def described(known: list[Subtask], options: SubtaskOptions) -> list[Subtask]:
         more = [told[place] for place in np.argsort(-near, kind="stable")[: options.wordings]]
         found.append(Subtask(one.name, one.rule, (*one.instructions, *more)))
     return found
-
-
-def _definitions(path: Path) -> list[str]:
-    found: dict[str, None] = {}
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            found[" ".join(str(json.loads(line)["definition"]).split())] = None
-        except (ValueError, KeyError, TypeError):
-            raise UsageError(f"{path}:{number}: not a line of JSON with a `definition`.") from None
-    if not found:
-        raise UsageError(f"{path}: has no task description.")
-    return list(found)
