@@ -68,8 +68,8 @@ class WordingsFormulation(Formulation):
         """Templates written out."""
         found, task = super().portable(cfg)
         assert isinstance(found, WordingsConfig)
-        own = {"templates_sha256": None, "part": None, "order_seed": None}
-        return replace(found, templates=written_out(self.wordings), **own), task
+        told = written_out(self.wordings)
+        return replace(found, templates=told, templates_sha256=None, part=None, order_seed=None), task
 
     def form(self, number: int) -> PromptedScore:
         """How a row is asked in that wording, with what the learner has said."""

@@ -52,7 +52,7 @@ def made(context: Context, options: PossibilityOptions) -> Made:
     own = LearnerPredictor(learner, replace(context, cfg=cfg))
     train_on(own.context, learner, items, context.stage_folder("author"), report)
     found: list[Row] = []
-    per_prompt = learner.formulation.cfg.responses  # type: ignore[union-attr]
+    per_prompt = responses(options)
     for label in context.data.labels:
         asked = [Row(f"{label}/{n}", _word(context, label), None) for n in range(-(-options.per_class // per_prompt))]
         if any(row.domain == label for row in task.train):

@@ -60,7 +60,7 @@ def _said_by_bare(context: Context, items: Sequence[Encoded], form: str) -> list
     )
     assert context.new_learner is not None
     learner = context.new_learner(context, replace(context.cfg, method=method)).eval()
-    wordings, found = learner.formulation, {}
+    wordings, found = learner.formulation, dict[int, Tensor]()
     assert isinstance(wordings, WordingsFormulation)
     device, trainer = context.processes().device, context.cfg.trainer
     for places in evaluation_batches([item.length for item in items], trainer.eval_batch_tokens):
