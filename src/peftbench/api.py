@@ -36,11 +36,13 @@ class RunFailed(Exception):
 
 
 class Run:
-    """A finished run: its record and, once it is asked, the model that it trained."""
+    """A finished run: its record and, once it is asked, the model that it trained; of a run that has learned several
+    tasks, as it answers `task`."""
 
-    def __init__(self, record: Record, out_dir: str | Path = "results") -> None:
+    def __init__(self, record: Record, out_dir: str | Path = "results", task: str | None = None) -> None:
         self.record = record
         self.out_dir = Path(out_dir)
+        self.task = task
 
     def __repr__(self) -> str:
         score = "none" if self.score is None else f"{self.record.metric} {self.score:.1f}"
@@ -74,10 +76,14 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """All that it takes, beside the weights, to answer new rows."""
-        from peftbench.records.manifest import read
+        """All that it takes, beside the weights, to answer new rows.
 
-        return read(self.adapter_path)
+        Raises:
+            UsageError: nothing was saved, or the run has learned several tasks and `task` is none of them.
+        """
+        from peftbench.records.manifest import of_task, read
+
+        return of_task(read(self.adapter_path), self.task)
 
     @cached_property
     def model(self) -> Answerer:
@@ -135,7 +141,7 @@ class Run:
         """Write a folder that plain transformers and peft load; see `peftbench export`."""
         from peftbench.saved.export import export
 
-        return export(Store(self.out_dir), self.record, Path(folder), merge)
+        return export(Store(self.out_dir), self.record, self.manifest, Path(folder), merge)
 
 
 class Runs(Sequence[Run]):
@@ -206,20 +212,23 @@ def sweep(choices: Mapping[str, Any], *overrides: str, verbose: bool = False) ->
     )
 
 
-def load_run(run_id: str, out_dir: str | Path = "results") -> Run:
+def load_run(run_id: str, out_dir: str | Path = "results", task: str | None = None) -> Run:
     """A run that was done before; the beginning of its id is enough.
+
+    Args:
+        task: of a sequence of tasks, the one that it is asked about.
 
     Raises:
         UsageError: there is no such run, or several.
     """
     from peftbench.records.find import find_run
 
-    return Run(find_run(Store(out_dir), run_id), out_dir)
+    return Run(find_run(Store(out_dir), run_id), out_dir, task)
 
 
-def predict(run_id: str, data: Iterable[Any], out_dir: str | Path = "results") -> list[Answer]:
-    """`load_run(run_id, out_dir).predict(data)`."""
-    return load_run(run_id, out_dir).predict(data)
+def predict(run_id: str, data: Iterable[Any], out_dir: str | Path = "results", task: str | None = None) -> list[Answer]:
+    """`load_run(run_id, out_dir, task).predict(data)`."""
+    return load_run(run_id, out_dir, task).predict(data)
 
 
 def register() -> None:

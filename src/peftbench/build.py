@@ -11,9 +11,13 @@ from peftbench.config import registry
 from peftbench.errors import UsageError
 from peftbench.formulations import formulation_class
 from peftbench.formulations.declared import declaration
+from peftbench.init_from import Source, source_of
 from peftbench.stages import stages_of
+from peftbench.tuners.base import WHOLE_BACKBONE
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from peftbench.config.schema import MethodConfig, ModelConfig, RunConfig
     from peftbench.formulations.base import Formulation
     from peftbench.learner import Learner
@@ -52,13 +56,20 @@ def new_learner(record: Record, context: Context, cfg: RunConfig | None = None) 
 
 
 def build_learner(
-    cfg: RunConfig, data: TaskData, clock: PhaseClock, shots: Sequence[Row] = (), restoring: bool = False
+    cfg: RunConfig,
+    data: TaskData,
+    clock: PhaseClock,
+    shots: Sequence[Row] = (),
+    restoring: bool = False,
+    weights: Path | None = None,
 ) -> tuple[Learner, dict[str, Any]]:
     """A fresh learner on the CPU, and facts about its backbone for the record.
 
     Args:
         shots: the drawn training rows.
         restoring: whether what it trains will be read from a file (`Learner.load`); `data` needs no rows then.
+        weights: file with all weights of the backbone, in the place of the pre-trained ones; None: those of the run
+            that `method.init_from` leads to, if that has trained them.
 
     Raises:
         UsageError: the backbone cannot be had, or tuner, formulation and backbone do not fit each other.
@@ -74,6 +85,8 @@ def build_learner(
         from peftbench.tuners.base import TunerContext
         from peftbench.tuners.budget import fit_budget
 
+    source = source_of(cfg) if cfg.method.init_from is not None else None
+    weights = source.weights if source is not None else weights
     check_calibration(cfg.method)
     check_trained_by(cfg.method)
     classes = {
@@ -98,6 +111,8 @@ def build_learner(
     with clock("model"):
         check_fit(tuner, cfg.model, purpose, context)
         backbone = load_backbone(cfg.model, purpose, dropout=cfg.trainer.dropout)
+        if weights is not None:
+            start_weights(backbone.model, weights)
     check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
         torch.manual_seed(cfg.seed)
@@ -109,9 +124,10 @@ def build_learner(
         if cfg.method.budget is not None:
             fit_budget(tuner, cfg.method.budget, backbone, context)
         learner = Learner(backbone, tuner, formulation, context)
-        if cfg.method.init_from is not None:
-            warm_start(learner, cfg)
-    name = chosen.title or chosen.__name__.removesuffix("Formulation").lower()
+        if source is not None:
+            warm_start(learner, source)
+        learner.start = weights
+    name = chosen.named()
     posed = replace(cfg.method.formulation, name=name)
     learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
     check_trains(learner, cfg, chosen.__name__)
@@ -177,30 +193,27 @@ def check_trained_by(method: MethodConfig) -> None:
             )
 
 
-def warm_start(learner: Learner, cfg: RunConfig) -> None:
-    """Put what run `method.init_from` has trained into the tuner; the head stays fresh (PVP, SPoT, PPT).
+def start_weights(network: nn.Module, file: Path) -> None:
+    """Put the weights of a run that has trained the whole backbone in the place of the pre-trained ones.
 
     Raises:
-        UsageError: that run is not finished, saved nothing, or trained another backbone.
+        UsageError: they are of another network.
     """
-    from peftbench.records.store import Store
+    from safetensors.torch import load_model
 
-    run, store = str(cfg.method.init_from), Store(Path(cfg.out_dir))
-    record, folder = store.load(run), store.folder(run) / "adapter"
-    if record is None or record.status != "done":
-        state = "no such run" if record is None else f"the run is {record.status}"
+    try:
+        load_model(network, str(file))
+    except (RuntimeError, OSError) as error:
+        words = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"method.init_from={run}: {state} in out_dir={cfg.out_dir}. "
-            "`peftbench leaderboard` lists the finished runs."
-        )
-    if record.model != cfg.model.name:
-        raise UsageError(
-            f"method.init_from={run}: that run trained model={record.model}, not model={cfg.model.name}; what it "
-            "learned means nothing to another backbone."
-        )
-    if not folder.exists():
-        raise UsageError(f"method.init_from={run}: {folder} is absent; run the source task with trainer.save=all.")
-    learner.tuner.warm_start(learner.model, folder)
-    learner.tuner.notes.append(
-        f"started from run {run} ({record.method} on {record.task}/{record.subset}, {record.shots} shots)"
-    )
+            f"{file}: the weights that the run starts from do not fit ({words}). It has to pose its task as the run "
+            "did that trained them: with a head, or as a language model (method/formulation)."
+        ) from None
+
+
+def warm_start(learner: Learner, source: Source) -> None:
+    """Put what another run has trained into the tuner, unless that was the backbone; the head stays fresh (PVP, SPoT,
+    PPT)."""
+    if source.weights != source.folder / WHOLE_BACKBONE:
+        learner.tuner.warm_start(learner.model, source.folder)
+    learner.tuner.notes.append(source.note)

@@ -14,7 +14,7 @@ peftbench {version}: benchmarks of parameter-efficient fine-tuning that people c
   peftbench -m method=lora,dept data_seed=1,2,3   a sweep: every combination
   peftbench plan -m method=lora,dept ...          what that would run, what is done already, what it costs
   peftbench status                                how the newest sweep stands
-  peftbench ls methods                            what there is; also models, tasks, protocols, tables, runs
+  peftbench ls methods                            what there is; also models, tasks, protocols, tables, tricks, runs
   peftbench leaderboard --group                   means and spread of all runs
   peftbench compare lora dept                     is a difference real?
   peftbench table dept-glue                       a paper's table: ours, the paper's number, a verdict
@@ -38,7 +38,7 @@ run:
   peftbench gc [--yes]                   what killed processes left behind
   peftbench migrate [--out-dir DIR]      new ids for the runs of 0.1.0; the old ones find them still
 what there is:
-  peftbench ls [models|methods|tasks|protocols|tables] [NAME] [--json]
+  peftbench ls [models|methods|tasks|protocols|tables|tricks] [NAME] [--json]
   peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work
 results:
   peftbench leaderboard                  the table of all runs under results/

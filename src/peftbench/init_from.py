@@ -1,10 +1,12 @@
-"""Whether the runs that a run starts from (`method.init_from`) were trained on texts of its test set. Free of torch."""
+"""The runs that a run starts from (`method.init_from`): what of them it takes, and whether they were trained on texts
+of its test set. Free of torch."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
@@ -13,6 +15,59 @@ from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.tasks import data_dir, load_task
 from peftbench.tasks.base import Row, text_key
+from peftbench.tuners.base import WHOLE_BACKBONE
+
+
+class Source(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+        folder: with what the run `method.init_from` has trained.
+        weights: all weights of the backbone, where that run or one before it has trained them; they stand in the place
+            of the pre-trained ones, whatever the tuner.
+        note: for the record.
+    """
+
+    folder: Path
+    weights: Path | None
+    note: str
+
+
+def source_of(cfg: RunConfig) -> Source:
+    """What `method.init_from` leads to.
+
+    Raises:
+        UsageError: that run is not finished, saved nothing, or trained another backbone.
+    """
+    run, store = str(cfg.method.init_from), Store(Path(cfg.out_dir))
+    record, folder = store.load(run), store.folder(run) / "adapter"
+    if record is None or record.status != "done":
+        state = "no such run" if record is None else f"the run is {record.status}"
+        raise UsageError(
+            f"method.init_from={run}: {state} in out_dir={cfg.out_dir}. "
+            "`peftbench leaderboard` lists the finished runs."
+        )
+    if record.model != cfg.model.name:
+        raise UsageError(
+            f"method.init_from={run}: that run trained model={record.model}, not model={cfg.model.name}; what it "
+            "learned means nothing to another backbone."
+        )
+    if not folder.exists():
+        raise UsageError(f"method.init_from={run}: {folder} is absent; run the source task with trainer.save=all.")
+    note = f"started from run {run} ({record.method} on {record.task}/{record.subset}, {record.shots} shots)"
+    return Source(folder, _whole_weights(store, run), note)
+
+
+def _whole_weights(store: Store, run: str | None) -> Path | None:
+    """Those of the nearest run, from this one back, that has trained the whole backbone."""
+    seen = set[str]()
+    while run and run not in seen:
+        seen.add(run)
+        if (file := store.folder(run) / "adapter" / WHOLE_BACKBONE).is_file():
+            return file
+        record = store.load(run)
+        run = ((record.config.get("method") or {}) if record else {}).get("init_from")
+    return None
 
 
 def check_sources(cfg: RunConfig, tests: Sequence[Row]) -> list[str]:
@@ -33,7 +88,7 @@ def check_sources(cfg: RunConfig, tests: Sequence[Row]) -> list[str]:
     while run and run not in seen:
         seen.add(run)
         record = store.load(run)
-        if record is None:  # of the first one `build.warm_start` says that it is missing
+        if record is None:  # of the first one `source_of` says that it is missing
             unknown = f"method.init_from: whether rows of run {run} stand in test was not checked: no record"
             return [*notes, unknown] if notes else []
         try:

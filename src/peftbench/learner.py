@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +48,9 @@ class Learner(nn.Module):
         """From what it was built, the formulation by its own name; set by `build_learner`."""
         self.said = ""
         """What whoever watches a training is told beside its loss."""
+        self.start: Path | None = None
+        """File of another run with the weights that stand in the place of the pre-trained ones; set by
+        `build_learner`."""
         self.backbone = backbone
         self.tuner = tuner
         self.context = context
@@ -158,23 +161,33 @@ class Learner(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the tuner's own files and the head (`head.safetensors`)."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
         self.tuner.save(self.model, folder)
+        self.save_head(folder)
+
+    def save_head(self, folder: Path) -> None:
+        """Write `head.safetensors`, what the formulation has trained and keeps, if there is anything."""
+        from safetensors.torch import save_file
+
         head = self.formulation.own_parameters(self.model)
         own = {name: p.detach().cpu().contiguous() for name, p in head.items()} | self.formulation.kept_state()
         if own:
             save_file(own, folder / "head.safetensors")
 
-    def load(self, folder: Path) -> None:
-        """Read back what `save` wrote."""
+    def load(self, folder: Path, names: Mapping[str, str] | None = None) -> None:
+        """Read back what `save` wrote.
+
+        Args:
+            names: of the head, what is called so here -> its name in the file, of which nothing else is read.
+        """
         from safetensors.torch import load_file
 
         self.tuner.load(self.model, folder)
         if (folder / "head.safetensors").exists():
             head = self.formulation.own_parameters(self.model)
             saved = load_file(folder / "head.safetensors")
+            if names is not None:
+                saved = {own: saved[name] for own, name in names.items()}
             with torch.no_grad():
                 for name in head.keys() & saved.keys():
                     head[name].copy_(saved.pop(name))

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peftbench.config.components import RECIPE, SEQUENCE
+from peftbench.config.components import RECIPE, stage_of_tasks
 from peftbench.config.registry import title
 from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
@@ -103,12 +103,12 @@ def check(context: Context, record: Record) -> None:
 
 def train(context: Context) -> Predictor:
     """A recipe's stage, then the method's, in order, as far as none diverges. Those that train build their learners
-    themselves (`Context.new_learner`). On a sequence of tasks the stage `sequence` has them done for each."""
+    themselves (`Context.new_learner`). On a sequence of tasks one stage has them done for each."""
     predictor: Predictor | None = None
     if context.cfg.recipe is not None:
         with context.in_stage(-1, RECIPE):
             predictor = get_stage(RECIPE)(context, None)
-    for number, name in enumerate([SEQUENCE] if context.data.tasks else context.cfg.method.stages):
+    for number, name in enumerate([stage_of_tasks()] if context.data.tasks else context.cfg.method.stages):
         with context.in_stage(number, title(name)):
             predictor = get_stage(name)(context, predictor)
         if context.reports[-1].status == "diverged":

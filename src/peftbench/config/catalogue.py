@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -20,12 +21,14 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import OptionParser
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-GROUPS = ("model", "method", "task", "protocol", "table")
+GROUPS = ("model", "method", "task", "protocol", "table", "trick")
+FOLDERS = {"trick": "method/trick"}
+"""Where a group's files lie, if not in a folder of its name."""
 
 
 def names(group: str, own: bool = True) -> list[str]:
     """Choices of a config group, with the user's own or without; a choice in a sub-folder is `folder/name`."""
-    return sorted(files_of(group) if own else _yaml_files(files("peftbench.conf") / group))
+    return sorted(files_of(group) if own else _yaml_files(files("peftbench.conf") / FOLDERS.get(group, group)))
 
 
 def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -36,12 +39,16 @@ def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
         "task": ("languages", "licence", "main_metric", "subsets"),
         "protocol": ("unit", "dev", "select"),
         "table": ("paper",),
+        "trick": ("options",),
     }[group]
     rows = []
     for name in only or names(group):
         config = _read(group, name)
         if group == "method":
             config |= measured().get(name, {})
+        if group == "trick":
+            options = next(iter(config.values()))
+            config = {"description": _first_sentence(group, name), "options": [k for k in options if k != "name"]}
         row = {"name": name, "description": config.get("description", "")}
         for fact in facts:
             value = config.get(fact)
@@ -56,17 +63,18 @@ def setting_of(word: str) -> str:
     >>> setting_of("lora")
     'Did you mean `method=lora`?'
     """
-    for group in GROUPS[:-1]:
-        if word in files_of(group):
-            return f"Did you mean `{group}={word}`?"
+    for group in GROUPS:
+        if group != "table" and word in files_of(group):
+            return f"Did you mean `{'+method/' if group == 'trick' else ''}{group}={word}`?"
     return ""
 
 
 def files_of(group: str) -> dict[str, Traversable]:
     """Choice -> YAML file, the user's own among them. Sub-folders that are groups of their own are left out."""
     own = user_folder()
-    found = _yaml_files(own / group) if own is not None and group != "table" else {}
-    return {**found, **_yaml_files(files("peftbench.conf") / group)}
+    folder = FOLDERS.get(group, group)
+    found = _yaml_files(own / folder) if own is not None and group != "table" else {}
+    return {**found, **_yaml_files(files("peftbench.conf") / folder)}
 
 
 def _yaml_files(root: Traversable) -> dict[str, Traversable]:
@@ -114,6 +122,14 @@ def _read(group: str, name: str) -> dict[str, Any]:
     return {**base, **config}
 
 
+def _first_sentence(group: str, name: str) -> str:
+    """Of the words at the top of a choice's file, behind the commands and an empty line of comment."""
+    lines = files_of(group)[name].read_text(encoding="utf-8").splitlines()
+    head = [line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith("#"), lines)]
+    words = " ".join(head[head.index("") + 1 :]) if "" in head else ""
+    return words.partition(". ")[0].rstrip(".")
+
+
 def is_own(file: Traversable) -> bool:
     """Whether a config file is the user's."""
     own = user_folder()
@@ -123,7 +139,7 @@ def is_own(file: Traversable) -> bool:
 def ls(args: list[str]) -> int:
     """Print the choices of one group or of all, or what one of them is; returns the exit code."""
     parser = OptionParser("ls", "What there is, one line each.", out_dir=False)
-    parser.add_argument("group", nargs="?", metavar="models|methods|tasks|protocols|tables")
+    parser.add_argument("group", nargs="?", metavar="|".join(f"{group}s" for group in GROUPS))
     parser.add_argument("name", nargs="?", metavar="NAME", help="all about one of them")
     parser.add_argument("--out-dir", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
@@ -174,7 +190,7 @@ def show_one(group: str, name: str, as_json: bool) -> int:
 def _parts(group: str, name: str) -> dict[str, Traversable]:
     """The files that one choice is made of, with the key that their values stand under."""
     own = files_of(group)[name]
-    found = {f"{group}.KEY=VALUE": own}
+    found = {f"{FOLDERS.get(group, group).replace('/', '.')}.KEY=VALUE": own}
     listed = (yaml.load(own.read_text(encoding="utf-8"), Loader=_LOADER) or {}).get("defaults", [])
     for default in listed if group == "method" else ():
         for part, choice in default.items() if isinstance(default, dict) else ():

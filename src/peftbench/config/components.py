@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 from peftbench.config import registry
@@ -25,8 +26,6 @@ TRAINING = ("trainer", "method.lr", "method.constant_lr", "method.weight_decay",
 """What decides a training by `peftbench.stages.learning`."""
 RECIPE = "recipe"
 """The stage that makes data for those of the method, where a recipe is chosen."""
-SEQUENCE = "sequence"
-"""The stage that has a method's own stage done for one task after the other, where the task is made of several."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +161,14 @@ def _components(chosen: Choices) -> Iterator[Component]:
 def stages_run(chosen: Choices) -> tuple[str, ...]:
     """The stages of the method; on a sequence of tasks also the one that has them done for each task, and before all
     the one that makes the data of a recipe."""
-    return (*([RECIPE] if chosen.recipe is not None else []), *chosen.stages, *([SEQUENCE] if chosen.tasks else []))
+    of_tasks = [stage_of_tasks()] if chosen.tasks else []
+    return (*([RECIPE] if chosen.recipe is not None else []), *chosen.stages, *of_tasks)
+
+
+@cache
+def stage_of_tasks() -> str:
+    """The stage that declares itself to be the one that has a method's own done for each of several tasks."""
+    return next(name for name in sorted(registry.built_in("stage")) if registry.get("stage", name).of_tasks)
 
 
 def _part(kind: str, name: Any, uses: tuple[str, ...]) -> Component:

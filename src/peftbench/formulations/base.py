@@ -107,6 +107,11 @@ class Formulation(nn.Module, ABC):
         loop. Whatever follows from them and an item's id alone is the same on any number of processes."""
 
     @classmethod
+    def named(cls) -> str:
+        """Its name in records."""
+        return cls.title or cls.__name__.removesuffix("Formulation").lower()
+
+    @classmethod
     def check(cls, task: TaskData, cfg: FormulationConfig) -> None:
         """Asked before a backbone is loaded.
 

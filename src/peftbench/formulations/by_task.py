@@ -78,6 +78,14 @@ class ByTask(Formulation):
         for name in self.task.tasks:
             self.part(name).attach(model)
 
+    def saved_names(self, model: nn.Module, task: str) -> dict[str, str]:
+        """What a task is answered with, as its own formulation calls it -> its name among all that is saved."""
+        kept = {id(parameter): name for name, parameter in self.own_parameters(model).items()}
+        part = self.part(task)
+        found = {key: kept[id(parameter)] for key, parameter in part.own_parameters(model).items()}
+        place = SHARED if self.task.shared_head else task
+        return found | {key: f"parts.{place}.{key}" for key in part.kept_state()}
+
     def own_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         found: dict[int, tuple[str, nn.Parameter]] = {}
         for name, part in self.parts.items():

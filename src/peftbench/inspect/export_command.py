@@ -23,8 +23,10 @@ def export_command(argv: Sequence[str]) -> int:
     parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")
     parser.add_argument("folder", metavar="DIR", help="is made; must not hold anything yet")
     parser.add_argument("--merge", action="store_true", help="put the adapter into the backbone's weights")
+    parser.add_argument("--task", metavar="NAME", help="of a sequence of tasks, the one that is exported")
     options = parser.parse(argv)
     existing_store(options.out_dir)
-    folder = load_run(options.run_id, options.out_dir).export(options.folder, merge=options.merge)
+    run = load_run(options.run_id, options.out_dir, options.task)
+    folder = run.export(options.folder, merge=options.merge)
     print(f"{folder}: README.md says what it is; try `python {folder / 'inference.py'}`")
     return 0

@@ -27,7 +27,7 @@ def predict_command(argv: Sequence[str]) -> int:
 
     options = _parser().parse(argv)
     existing_store(options.out_dir)
-    run = load_run(options.run_id, options.out_dir)
+    run = load_run(options.run_id, options.out_dir, options.task)
     manifest = run.manifest  # says so if there is nothing to load
     check_output(options.output)
     pair = options.pair_column or ("pair" if manifest["pairs"] else None)
@@ -70,5 +70,6 @@ def _parser() -> OptionParser:
     parser.add_argument("--file", required=True, metavar="FILE", help="new rows; - reads lines from the standard input")
     parser.add_argument("--text-column", default="text", metavar="NAME", help="default: text")
     parser.add_argument("--pair-column", metavar="NAME", help="the second text of a pair task; default: pair")
+    parser.add_argument("--task", metavar="NAME", help="of a sequence of tasks, the one that is asked")
     parser.add_argument("--output", metavar="FILE", help="ends in .csv or .jsonl; default: CSV on the standard output")
     return parser

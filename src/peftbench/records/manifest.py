@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from peftbench.config.schema import (
+    FormulationConfig,
     MethodConfig,
     ModelConfig,
     ProtocolConfig,
@@ -21,11 +22,13 @@ from peftbench.config.schema import (
     TrainerConfig,
 )
 from peftbench.config.sections import build_section
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import readable_errors, write_atomic
+from peftbench.models.hashing import content_hash
 from peftbench.records.record import Record, plain
 from peftbench.tasks.base import DataSource, Mixture, PatternSet, Row, TaskData
 from peftbench.tasks.tuple_formats import TupleForm
+from peftbench.tuners.base import WHOLE_BACKBONE
 from peftbench.version import __version__
 
 FILE = "peftbench.json"
@@ -53,6 +56,7 @@ def make(
     pairs: bool,
     backbone: Mapping[str, Any] | None = None,
     shown: Sequence[Row] = (),
+    start: Path | None = None,
 ) -> Manifest:
     """The manifest of what a run has trained.
 
@@ -64,6 +68,7 @@ def make(
         pairs: whether rows have two texts.
         backbone: name, family, purpose, revision, pooling, prefix and hidden size; None for a method without one.
         shown: training rows that stand in every input (demonstrations).
+        start: in the `adapter/` folder of another run, all weights of the backbone, in the place of pre-trained ones.
     """
     method = {name: value for name, value in asdict(cfg.method).items() if name not in NEITHER}
     found = {
@@ -80,12 +85,69 @@ def make(
         "pairs": pairs,
         "shown": [asdict(row) for row in shown],
     }
+    if start is not None:
+        found["start"] = {"run": start.parent.parent.name, "sha256": content_hash([start])}
     return dict(plain(found))
+
+
+def start_of(manifest: Manifest, folder: Path) -> Path | None:
+    """The weights that stand in the place of the backbone's pre-trained ones, unless the run has kept all weights of
+    its own: in the folder of the run that trained them, which lies beside this one's.
+
+    Args:
+        folder: the run's `adapter/`.
+
+    Raises:
+        UsageError: that run is not there, or has trained other weights since.
+    """
+    start = manifest.get("start")
+    if start is None or (folder / WHOLE_BACKBONE).is_file():
+        return None
+    file = folder.parent.parent / start["run"] / "adapter" / WHOLE_BACKBONE
+    if not file.is_file() or content_hash([file]) != start["sha256"]:
+        state = "other than they were" if file.is_file() else "not there"
+        raise UsageError(
+            f"run {manifest['run_id']}: it started from the weights of run {start['run']}, which are {state} "
+            f"({file}). Put them back, or run both again with rerun=true."
+        )
+    return file
+
+
+def part(
+    formulation: FormulationConfig, task: TaskData, *, pairs: bool, head: Mapping[str, str], shown: Sequence[Row]
+) -> Manifest:
+    """What of a manifest is another for each task, where a run has learned several.
+
+    Args:
+        head: of what the task is answered with, its name in a run of that task alone -> its name in this run's file.
+    """
+    options = without_paths(asdict(formulation))
+    own = {"formulation": options, "task": _facts(task), "pairs": pairs, "head": dict(head)}
+    return dict(plain({**own, "shown": [asdict(row) for row in shown]}))
+
+
+def of_task(manifest: Manifest, name: str | None) -> Manifest:
+    """The manifest as if the run had learned that task alone; None for a run that has.
+
+    Raises:
+        UsageError: there are several tasks and none is named, or the run has not learned that one.
+    """
+    run, parts = f"run {manifest['run_id']}", manifest.get("parts")
+    if parts is None:
+        if name is not None:
+            raise UsageError(f"--task {name}: {run} has learned a single task. Leave it out.")
+        return manifest
+    if name not in parts:
+        known = f"Known: {', '.join(parts)}." if name is None else did_you_mean(name, parts)
+        raise UsageError(f"{run} has learned several tasks; --task NAME says which one is asked. {known}")
+    own = dict(parts[name])
+    method = {**manifest["method"], "formulation": own.pop("formulation")}
+    return {**{key: value for key, value in manifest.items() if key != "parts"}, **own, "method": method}
 
 
 def _facts(task: TaskData) -> dict[str, Any]:
     """A task without its rows and their place, as plain data."""
-    found = asdict(replace(task, mixture=None))
+    found = asdict(replace(task, mixture=None, tasks={}))
     found = {name: value for name, value in found.items() if name not in (*NOT_KEPT, "mixture")}
     if task.mixture is not None:
         parts = {name: _facts(part) for name, part in task.mixture.parts.items()}

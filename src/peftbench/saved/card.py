@@ -57,14 +57,16 @@ def _trained(counts: dict[str, int]) -> str:
 
 def how_to_load(folder: Path, record: Record) -> list[str]:
     """What to do with the folder."""
+    tasks = record.sequence.get("tasks")
+    chosen, argument = (f" --task {tasks[0]}", f', task="{tasks[0]}"') if tasks else ("", "")
     lines = [
         "## Use",
         "",
-        f"    peftbench predict {record.run_id} --file new.csv --text-column text",
+        f"    peftbench predict {record.run_id}{chosen} --file new.csv --text-column text",
         "",
-        'or in Python, `peftbench.load_run(run_id).predict(["..."])`. `peftbench.json` names all that it takes:',
-        "labels, pooling, the normalisation in front of the head, prefix, length, template.",
-        f"`peftbench export {record.run_id} DIR` makes a folder for transformers and peft alone.",
+        f'or in Python, `peftbench.load_run(run_id{argument}).predict(["..."])`. `peftbench.json` names',
+        "all that it takes: labels, pooling, the normalisation in front of the head, prefix, length, template.",
+        f"`peftbench export {record.run_id}{chosen} DIR` makes a folder for transformers and peft alone.",
     ]
     if (folder / "adapter_config.json").is_file():
         lines += [

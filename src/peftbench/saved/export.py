@@ -41,17 +41,17 @@ TEXTS = (
 """What the exported code and the run's own model are both asked."""
 
 
-def export(store: Store, record: Record, folder: Path, merge: bool) -> Path:
+def export(store: Store, record: Record, manifest: Manifest, folder: Path, merge: bool) -> Path:
     """Write `folder`, whole or not at all.
 
     Args:
+        manifest: of the run, or of one task of it.
         merge: put an adapter into the backbone's weights.
 
     Raises:
         UsageError: the folder is there already, or plain libraries cannot answer as the run does.
     """
     adapter = adapter_folder(record, store.folder(record.run_id))
-    manifest = manifests.read(adapter)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"export {folder}: is there already. Choose a new folder.")
     if manifest["kind"] != "learner":
@@ -88,6 +88,11 @@ def _fill(home: Path, store: Store, record: Record, adapter: Path, manifest: Man
         _name_labels(merged.config, manifest)
         merged.save_pretrained(home)
     else:
+        if start := manifest.get("start"):
+            raise UsageError(
+                f"run {record.run_id}: it started from the weights of run {start['run']}, not from pre-trained ones "
+                "that a plain adapter belongs to. Add --merge, where the method allows it; `peftbench predict` answers."
+            )
         _check_plain(record, adapter)
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copy(adapter / name, home / name)
@@ -95,8 +100,8 @@ def _fill(home: Path, store: Store, record: Record, adapter: Path, manifest: Man
             load_backbone(cfg.model, learner.backbone.purpose, cfg.trainer.dropout).model.save_pretrained(home / BASE)
     learner.backbone.tokenizer.save_pretrained(home)
     if HEAD in code:
-        shutil.copy(adapter / HEAD, home / HEAD)
-    manifests.write(home, manifest)
+        learner.save_head(home)
+    manifests.write(home, {key: value for key, value in manifest.items() if key != "head"})  # it has its own names here
     write_atomic(home / "inference.py", code.encode())
     card.write_export(home, record, manifest, code, interval=_interval(store, record), merged=whole)
     _compare(record, home, learner.formulation.text_names(manifest["pairs"]), wanted, manifest["pairs"])

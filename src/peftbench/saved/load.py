@@ -133,9 +133,10 @@ def restored(folder: Path, manifest: Manifest, cfg: RunConfig, task: TaskData) -
     from peftbench.training.precision import choose_attention, resolve
 
     dist = Dist(choose_device(cfg.trainer.device, 0))
-    learner, facts = build_learner(cfg, task, PhaseClock(), manifests.shown_rows(manifest), restoring=True)
+    shown, start = manifests.shown_rows(manifest), manifests.start_of(manifest, folder)
+    learner, facts = build_learner(cfg, task, PhaseClock(), shown, restoring=True, weights=start)
     check_content(manifest, facts["revision"])
-    learner.load(folder)
+    learner.load(folder, manifest.get("head"))
     precision = resolve(cfg.trainer.precision, dist.device)
     choose_attention(learner, cfg.trainer.attention, precision, dist.device)
     return learner.to(dist.device).eval(), dist, precision

@@ -51,6 +51,8 @@ class Stage:
         several_processes: whether several processes can do it together.
         trains: whether it makes optimiser steps.
         one_training: whether its cost is that of one training as long as the trainer says.
+        of_tasks: whether it is the one, named by no method, that has a method's own stage done for each of the tasks
+            that the run's task is made of.
         sequential: whether it can go on with the next task of a sequence, from what it has left after the last one.
         calibrates: whether it measures the prior that `method.formulation.calibration` asks for.
         takes_tricks: whether it trains with the method's tricks (`peftbench.stages.tricks`).
@@ -70,6 +72,7 @@ class Stage:
     several_processes: bool = True
     trains: bool = True
     one_training: bool = False
+    of_tasks: bool = False
     sequential: bool = False
     calibrates: bool = False
     takes_tricks: bool = False

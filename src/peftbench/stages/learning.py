@@ -127,6 +127,7 @@ class LearnerPredictor(Predictor):
             pairs=self.context.has_pairs(),
             backbone={name: getattr(backbone, name) for name in names},
             shown=learner.formulation.shown_rows(),
+            start=learner.start,
         )
 
 

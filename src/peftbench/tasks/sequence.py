@@ -21,7 +21,7 @@ from peftbench.config.grammar import hydra_value
 from peftbench.config.load import compose_raw, resolve
 from peftbench.config.schema import RunConfig, TaskConfig, number, one_of
 from peftbench.config.sections import build_task
-from peftbench.config.tasks import adapter, listed, mapping
+from peftbench.config.tasks import adapter, mapping
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.tasks import load_task
 from peftbench.tasks.base import DataSource, Row, TaskData
@@ -55,9 +55,7 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: there are no tasks, there is no such task, one comes twice, or their labels cannot have one head.
     """
-    entries = task.get("of")
-    if not isinstance(entries, (list, tuple)) or not entries:
-        raise UsageError(f"task.of={entries}: give the tasks in their order, as in {EXAMPLE}.")
+    check_entries(entries := task.get("of"), "task.of")
     known = task.get("subset")
     tasks = ((task.get("subsets") or {}).get(known) or {}).get("tasks") if isinstance(known, str) else None
     if tasks is None:
@@ -73,6 +71,13 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
                 raise UsageError(f"task.heads=shared: {name} is a {kind} task, and one head is for classes. Use own.")
     name = "+".join(tasks)
     return {**task, "subset": name, "subsets": {name: {"tasks": tasks}}}
+
+
+def check_entries(value: Any, where: str) -> None:
+    """Raises UsageError unless tasks are listed."""
+    if not isinstance(value, (list, tuple)) or not value:
+        given = "" if value in (None, "???") else f"={value}"
+        raise UsageError(f"{where}{given}: give the tasks in their order, as in {EXAMPLE}.")
 
 
 def section_of(entry: Any) -> tuple[str, dict[str, Any]]:
@@ -135,7 +140,7 @@ def fits(run: RunConfig) -> None:
 
 @adapter(
     config=SequenceConfig,
-    keys={"of": listed(lambda value, where: None, least=1)},
+    keys={"of": check_entries},
     subset={"tasks": mapping(lambda value, where: None)},
     settle=settle,
     fits=fits,

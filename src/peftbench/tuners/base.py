@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from peftbench.models.base import Backbone
     from peftbench.tasks.base import Row
 
+WHOLE_BACKBONE = "backbone.safetensors"
+"""File of a tuner that trains all weights of the backbone, in which any other tuner may go on from them."""
 ParamGroups = dict[str, "list[nn.Parameter]"]
 """Group name -> parameters. The method's `lr` mapping gives each group its own learning rate by this name."""
 

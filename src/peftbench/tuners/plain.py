@@ -10,7 +10,7 @@ from torch import nn
 
 from peftbench.models.anatomy.names import fixed_tables, unfrozen
 from peftbench.models.base import Backbone
-from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
+from peftbench.tuners.base import WHOLE_BACKBONE, ParamGroups, Tuner, TunerContext
 from peftbench.tuners.positions import count_real_positions
 
 
@@ -38,10 +38,10 @@ class FullTuner(Tuner):
     def save(self, model: nn.Module, folder: Path) -> None:
         """`backbone.safetensors`: the whole state; tied tensors once."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(model, str(folder / "backbone.safetensors"))
+        save_model(model, str(folder / WHOLE_BACKBONE))
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        load_model(model, str(folder / "backbone.safetensors"))
+        load_model(model, str(folder / WHOLE_BACKBONE))
 
 
 class FrozenTuner(Tuner):

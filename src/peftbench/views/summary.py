@@ -149,13 +149,13 @@ def _stage(stage: dict[str, Any]) -> str:
     seconds = {name: spent or 0.0 for name, spent in stage["seconds"].items()}
     phases = sorted(((spent, name) for name, spent in seconds.items() if spent >= 0.05), reverse=True)
     counts = {
-        "parts": len(stage.get("parts", ())),
-        "steps": stage["steps"],
-        "teachers": stage.get("teachers", 0),
-        "unlabelled passes": stage.get("unlabeled_passes", 0),
+        ("part", "parts"): len(stage.get("parts", ())),
+        ("step", "steps"): stage["steps"],
+        ("teacher", "teachers"): stage.get("teachers", 0),
+        ("unlabelled pass", "unlabelled passes"): stage.get("unlabeled_passes", 0),
     }
     facts = [f"{sum(seconds.values()):.1f} s", *(f"{name} {spent:.1f}" for spent, name in phases[:3])]
-    facts += [f"{count:,} {name}" for name, count in counts.items() if count]
+    facts += [f"{count:,} {name[count != 1]}" for name, count in counts.items() if count]
     peak = stage.get("memory", {}).get("train_peak_mib")
     facts += [] if peak is None else [f"train peak {peak:,.0f} MiB"]
     return f"{stage['name']}: {', '.join(facts)}" + ("" if stage["status"] == "done" else f", {stage['status']}")

@@ -72,7 +72,7 @@ FORMULATION = Declared(
     frozenset({"seq2seq", "causal"}),
     options=PromptedConfig,
     uses=("task.label_words",),
-    problems=PROBLEMS | {"tuples", "answers", "text"},
+    problems=PROBLEMS | {"tuples", "answers", "text", "code"},
     can_answer_untrained=True,
     writes=lambda options: options.by == "generate",
     settle=settle,

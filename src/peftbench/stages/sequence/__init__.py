@@ -5,4 +5,4 @@ from __future__ import annotations
 
 from peftbench.stages.base import Stage
 
-STAGE = Stage(run="peftbench.stages.sequence.tasks:sequence")
+STAGE = Stage(run="peftbench.stages.sequence.tasks:sequence", of_tasks=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.formulations.by_task import ByTask
+from peftbench.records import manifest as manifests
 from peftbench.stages import get_stage
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor
@@ -109,8 +110,20 @@ class TaskSequence(LearnerPredictor):
             record.sequence["knowledge"] = facts(asked)
             record.scores["knowledge"] = 100 * math.expm1(record.sequence["knowledge"]["change"][-1])
 
-    def manifest(self, record: Record) -> None:
-        """None: a row would have to say which task it is of."""
+    def manifest(self, record: Record) -> dict[str, Any] | None:
+        """With the `parts` of it that are another for each task: `records.manifest.of_task` puts them in place."""
+        found, learner = super().manifest(record), self.learner
+        if found is None or learner.config is None:
+            return None
+        rows = (*self.context.draw.train, *self.context.draw.test)
+        parts = {}
+        for name in self.context.data.tasks:
+            part = self.posed.part(name)
+            options, task = part.portable(replace(learner.config.method.formulation, name=part.named()))
+            pairs = any(row.pair is not None for row in rows if row.domain == name)
+            head = self.posed.saved_names(learner.model, name)
+            parts[name] = manifests.part(options, task, pairs=pairs, head=head, shown=part.shown_rows())
+        return {**found, "parts": parts}
 
     def _scores(self, answers: Answers) -> list[float | None]:
         data, rows = self.context.data, [row for row in self.context.draw.test if row.id in answers.labels]
