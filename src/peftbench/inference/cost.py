@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def _real(ids: Tensor, mask: Tensor | None) -> int:
 
 
 def compared(
-    model: nn.Module, rows: Sequence[Row], ways: dict[str, Callable[[Sequence[Row]], Any]]
+    model: nn.Module, rows: Sequence[Row], ways: Mapping[str, Callable[[Sequence[Row]], Any]]
 ) -> dict[str, dict[str, float]]:
     """What each way of answering costs a row: `calls`, `tokens`, `seconds`, `flops` (matrix products, attention; a
     multiply-add is two), the mean over `PROBED` rows that are spread over `rows`. One pass is timed, another counted,

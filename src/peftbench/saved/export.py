@@ -56,6 +56,11 @@ def export(store: Store, record: Record, manifest: Manifest, folder: Path, merge
         raise UsageError(f"export {folder}: is there already. Choose a new folder.")
     if manifest["kind"] != "learner":
         raise UsageError(f"run {record.run_id}: method={record.method} has no network. `peftbench predict` answers.")
+    if chosen := (manifest["method"].get("inference") or {}).get("name"):
+        raise UsageError(
+            f"run {record.run_id}: its answers are drawn by method/inference={chosen}, which is peftbench's. "
+            "`peftbench predict` answers; export a run with plain answers instead."
+        )
     with readable_errors("write to", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

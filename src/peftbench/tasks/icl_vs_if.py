@@ -36,7 +36,7 @@ def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
 
 def _rows(found: Found, language: str) -> list[Row]:
     """What a prompt also asks for (`instructed`) and its pair of tasks (`kind`) stand in the row's parts."""
-    rows = []
+    rows: list[Row] = []
     for path, line, record in found.records("test", partial(read_jsonl, require=KEYS), KEYS):
         values = {key: text_of(record, key, path, line) for key in KEYS}
         if values["lang"] == language:

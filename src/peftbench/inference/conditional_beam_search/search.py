@@ -73,7 +73,7 @@ class ConditionalBeamSearch(Inference):
         found = []
         for number, id_ in enumerate(batch["ids"]):
             best = self.search(batch["input_ids"][number], batch["attention_mask"][number].bool())
-            text = str(self.formulation.tokenizer.decode(best.ids, skip_special_tokens=True))
+            text = str(self.formulation.tokenizer.decode(list(best.ids), skip_special_tokens=True))
             label = self.formulation.read(text, self.formulation.task.part(batch["domains"][number]))
             found.append(Prediction(id_, label, answer=text))
             self.sums["answers"] += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from peftbench.config.components import choices
 from peftbench.config.schema import InferenceConfig, number, numbers, one_of, packaged
@@ -56,7 +56,8 @@ def fits(cfg: VoteConfig, run: RunConfig) -> None:
 
 
 def _fit_prompts(cfg: VoteConfig, run: RunConfig) -> None:
-    formulation, key = run.method.formulation, f"method.inference.prompts={cfg.prompts}"
+    formulation: Any = run.method.formulation
+    key = f"method.inference.prompts={cfg.prompts}"
     if not hasattr(formulation, "prompt_number"):
         raise UsageError(f"{key}: are numbers of written prompts. Use method/formulation=prompted, or prompts=[].")
     there = len(prompt_set(formulation.prompts).prompts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from peftbench.tasks.problems.base import Answers, Problem, Sourced, SumMetric, ratio
+from peftbench.tasks.problems.base import Answers, Problem, Sourced, SumMetric, UniqueMetric, ratio
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row, TaskData
@@ -69,6 +69,12 @@ def _metric(name: str) -> SumMetric:
     return SumMetric(lambda t, p: function("counts")(t, p), lambda sums: function("value")(sums))
 
 
+def _pairs_of_words(prediction: Any) -> list[Any]:
+    from peftbench.tasks.problems.answers import grams
+
+    return list(grams((prediction,), 2)) if prediction else []
+
+
 PROBLEM = Problem(
     "text",
     metrics={
@@ -76,6 +82,7 @@ PROBLEM = Problem(
         "sari": _metric("sari"),
         "bleu": _metric("bleu"),
         "exact_match": SumMetric(lambda t, p: (p in t.references, 1), ratio),
+        "distinct_2": UniqueMetric(_pairs_of_words),
         "starts_with": SumMetric(lambda t, p: (p is not None and p.startswith(tuple(t.references)), 1), ratio),
     },
     usual=("bleu", "exact_match"),
