@@ -5,8 +5,8 @@
     python scripts/style_measures.py --out-dir style --model smollm2-135m
 
 A line for each run: perplexity of its texts under 1-3-grams of the style's train passages (the model's tokens; the
-same weights and smoothing for all), under the frozen model behind the same openings, pairs of words that differ, words a
-text, and the mean divergence of the biased distribution (nats), where there is one. `held out` is what the author wrote.
+same weights and smoothing for all), under the frozen model behind the same openings, pairs of words that differ, words
+a text, and the mean divergence of the biased distribution (nats), if there is one. `held out`: what the author wrote.
 Perplexity falls with repetition, too: read it beside the other columns.
 """
 

@@ -22,8 +22,8 @@ TEST_SHARE = 10
 
 @adapter(subset={"references": text, "texts": choice("paragraphs", "lines"), "opening": whole, "continuation": whole})
 def load(cfg: TaskConfig, data_dir: Path | None) -> TaskData:
-    """Passages of `opening` + `continuation` words, one behind the other within a paragraph or line; what is left at the
-    end of one and is no longer than an opening is left out.
+    """Passages of `opening` + `continuation` words, one behind the other within a paragraph or line; what is left at
+    the end of one and is no longer than an opening is left out.
 
     Raises:
         UsageError: the file has too few passages.
