@@ -14,7 +14,7 @@ peftbench {version}: benchmarks of parameter-efficient fine-tuning that people c
   peftbench -m method=lora,dept data_seed=1,2,3   a sweep: every combination
   peftbench plan -m method=lora,dept ...          what that would run, what is done already, what it costs
   peftbench status                                how the newest sweep stands
-  peftbench ls methods                            what there is; also models, tasks, protocols, tables, tricks, runs
+  peftbench ls methods                            what there is; also models, tasks, protocols, tricks, inferences, runs
   peftbench leaderboard --group                   means and spread of all runs
   peftbench compare lora dept                     is a difference real?
   peftbench table dept-glue                       a paper's table: ours, the paper's number, a verdict
@@ -38,7 +38,7 @@ run:
   peftbench gc [--yes]                   what killed processes left behind
   peftbench migrate [--out-dir DIR]      new ids for the runs of 0.1.0; the old ones find them still
 what there is:
-  peftbench ls [models|methods|tasks|protocols|tables|tricks] [NAME] [--json]
+  peftbench ls [models|methods|tasks|protocols|tables|tricks|inferences] [NAME] [--json]
   peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work
 results:
   peftbench leaderboard                  the table of all runs under results/
@@ -62,6 +62,7 @@ the four axes (`peftbench ls` says more):
 
 more keys:
   protocol=NAME   {protocols}
+  method/inference=NAME  {inferences}
   search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
   trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
@@ -107,7 +108,7 @@ def long_help(commands: dict[str, str]) -> str:
     def wrap(group: str) -> str:
         return ("\n" + " " * 18).join(textwrap.wrap(", ".join(names(group)), 98))
 
-    groups = {f"{g}s": wrap(g) for g in ("model", "method", "task", "protocol")}
+    groups = {f"{g}s": wrap(g) for g in ("model", "method", "task", "protocol", "inference")}
     more = {
         part: "".join(f"  peftbench {line}\n" for name, line in lines.items() if name in commands)
         for part, lines in MORE.items()

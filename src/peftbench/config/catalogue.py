@@ -21,8 +21,8 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import OptionParser
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-GROUPS = ("model", "method", "task", "protocol", "table", "trick")
-FOLDERS = {"trick": "method/trick"}
+GROUPS = ("model", "method", "task", "protocol", "table", "trick", "inference")
+FOLDERS = {"trick": "method/trick", "inference": "method/inference"}
 """Where a group's files lie, if not in a folder of its name."""
 
 
@@ -40,14 +40,15 @@ def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
         "protocol": ("unit", "dev", "select"),
         "table": ("paper",),
         "trick": ("options",),
+        "inference": ("options",),
     }[group]
     rows = []
     for name in only or names(group):
         config = _read(group, name)
         if group == "method":
             config |= measured().get(name, {})
-        if group == "trick":
-            options = next(iter(config.values()))
+        if group in FOLDERS:
+            options = next(iter(config.values())) if group == "trick" else config
             config = {"description": _first_sentence(group, name), "options": [k for k in options if k != "name"]}
         row = {"name": name, "description": config.get("description", "")}
         for fact in facts:
@@ -65,7 +66,7 @@ def setting_of(word: str) -> str:
     """
     for group in GROUPS:
         if group != "table" and word in files_of(group):
-            return f"Did you mean `{'+method/' if group == 'trick' else ''}{group}={word}`?"
+            return f"Did you mean `{'+' if group == 'trick' else ''}{FOLDERS.get(group, group)}={word}`?"
     return ""
 
 
