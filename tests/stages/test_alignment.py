@@ -1,6 +1,7 @@
 """Soft-prompt alignment: its loss in numpy, its teacher, and what of it stands in a record."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from made_up_configs import compose
 from tiny_answers import disturbed, learner, task, texts
 
 import peftbench
+from peftbench.config.command import overrides_of
 from peftbench.errors import UsageError
 from peftbench.formulations.wordings.formulation import TEACHER
 from peftbench.stages.tricks import check_run
@@ -139,6 +141,12 @@ def test_without_weight_there_is_no_trick_and_without_wordings_none_is_possible(
     check_run(context)
     with pytest.raises(UsageError, match=r"makes the loss, and so does method\.trick\.adversarial"):
         compose([*METHOD, "method/trick=[alignment,freelb]"])
+
+
+@pytest.mark.parametrize("more", [[], ["method.trick.alignment.weight=0"], ["method/trick=[alignment,ema]"]])
+def test_the_command_of_a_run_is_told_from_its_config(more):
+    cfg = compose([*METHOD, *more])
+    assert compose(overrides_of(asdict(cfg))) == cfg
 
 
 def test_mean_spread_and_worst_of_both_kinds():

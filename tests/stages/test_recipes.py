@@ -1,6 +1,7 @@
 """Data recipes: what is made, what of it may be trained on, and arms of equal tokens."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from made_up_configs import compose
 from tiny_answers import learner, texts
 
 import peftbench
+from peftbench.config.command import overrides_of
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded
 from peftbench.formulations.generate.formulation import IGNORE
@@ -67,6 +69,14 @@ def test_a_blank_is_filled_from_the_document_and_the_answer_quoted(blank, answer
     assert found == wanted
     if found:
         assert quoted_share(found[1], DOCUMENT.text) == 1.0
+
+
+def test_names_and_numbers_are_no_function_words():
+    one = Document("0", ["He said that I and Anna's aunt Berta Lind paid 3 and 20% of 400 crowns."], {})
+    names = Template("Of <fi>x</fi>?", "name", "mentions", "news")
+    assert filled(names, one, 0)[0] == "Of Berta Lind?"
+    assert filled(Template("Of <fi>x</fi>?", "number", "mentions", "news"), one, 0)[0] == "Of 20%?"
+    assert filled(names, Document("0", ["He said that I went."], {}), 0) is None
 
 
 def test_the_quoted_share_counts_words_in_runs():
@@ -200,6 +210,8 @@ def test_recipes_are_refused_where_they_can_do_nothing():
         with pytest.raises(UsageError, match=wrong):
             compose(["task=demo_news", *given])
     assert compose(["task=demo_news"]).recipe is None
+    cfg = compose(["task=demo_news", "+recipe=augmentation", "recipe.per_class=3", "method=lora"])
+    assert compose(overrides_of(asdict(cfg))) == cfg
 
 
 RUN = {"model": "tiny-llama", "task": "demo_news", "shots": 2, "trainer.steps": 2, "trainer.max_length": 48,

@@ -19,7 +19,7 @@ from peftbench.config.sections import GROUPS, formulation_options
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
 """Keys that do not belong to what is run but to how and where; they are left out unless asked for."""
 _ADDED = re.compile(
-    r"task\.|method\.lr\.|method\.tuner\.options\.|method\.trick\.|method\.continued_pretraining\.lr\.|search\.space\."
+    r"task\.|method\.lr\.|method\.tuner\.options\.|method\.trick\.|method\.continued_pretraining\.lr\.|search\.space\.|recipe\."
 )
 """Sections to which a command may add keys, `+method.lr.prompt=0.3`."""
 _PARTS = ("tuner", "formulation", "inference")
@@ -65,8 +65,10 @@ def _parts_of_the_method(choices: Sequence[str], method: dict[str, Any]) -> list
         for part, name in parts.items()
         if name in names(f"method/{part}") and name != (own.get(part) or {}).get("name")
     ]
-    if tricks := [label for label in method.get("trick") or {} if label in names("method/trick")]:
-        chosen.append(f"+method/trick=[{','.join(tricks)}]")
+    tricks = [label for label in method.get("trick") or {} if label in names("method/trick")]
+    if {*tricks} != {*(given := own.get("trick") or {})}:
+        listed = f"method/trick=[{','.join(tricks)}]"
+        chosen.append("~method/trick" if not tricks else listed if given else f"+{listed}")
     if not any(choice.startswith("method/formulation") for choice in chosen):
         return chosen
     left = (_plain_tree([*choices, *chosen]).get("method") or {}).get("formulation") or {}

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.resources import files
 from math import log
 from pathlib import Path
@@ -27,7 +26,7 @@ BLANK = re.compile(r"<fi>(.*?)</fi>")
 QUOTE = "{quote}"
 _NAME = re.compile(r"(?<=[a-z,;)] )[A-Z][\w'&-]*(?: [A-Z][\w'&-]*)*")
 """A run of capitalised words that does not begin the sentence."""
-_NUMBER = re.compile(r"(?<![\w.,])[$£€]?\d[\d.,]*\d(?:%| \w+)|(?<![\w.,])[$£€]?\d(?:%| \w+)")
+_NUMBER = re.compile(r"(?<![\w.,])[$£€]?\d(?:[\d.,]*\d)?(?:%| (\w+))")
 _WORD = re.compile(r"[^\W\d_]{4,}")
 OPENING, SENTENCE = 5, 8
 """Words of an opening, and of a sentence that has one."""
@@ -135,9 +134,19 @@ def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return zip(*(words[n:] for n in range(RUN)), strict=False)  # type: ignore[return-value]
 
 
-def _match(pattern: re.Pattern[str], sentence: str, _document: Document) -> str | None:
-    found = pattern.search(sentence)
-    return found[0] if found else None
+def _name(sentence: str, _document: Document) -> str | None:
+    """The longest run, the first of equal ones; a pronoun or another function word alone is none."""
+    runs = [re.sub(r"'s?$", "", run) for run in _NAME.findall(sentence)]
+    names = [run for run in runs if len(run) > 2 and run.lower() not in STOP_WORDS]
+    return max(names, key=lambda run: len(run.split()), default=None)
+
+
+def _number(sentence: str, _document: Document) -> str | None:
+    """The first number with a percent sign or the word behind it, unless that is a function word."""
+    for found in _NUMBER.finditer(sentence):
+        if found[1] is None or found[1].lower() not in STOP_WORDS:
+            return found[0]
+    return None
 
 
 def _topic(sentence: str, document: Document) -> str | None:
@@ -156,8 +165,8 @@ def _sentence(sentence: str, _document: Document) -> str | None:
 
 
 FILL: Mapping[str, Callable[[str, Document], str | None]] = {
-    "name": partial(_match, _NAME),
-    "number": partial(_match, _NUMBER),
+    "name": _name,
+    "number": _number,
     "topic": _topic,
     "opening": _opening,
     "sentence": _sentence,

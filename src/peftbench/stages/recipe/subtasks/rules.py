@@ -34,7 +34,7 @@ def _listed(blank: str, document: Document, random: np.random.RandomState) -> Pa
 
 
 def names(document: Document, random: np.random.RandomState) -> Pair:
-    """The first name of each sentence: a run of capitalised words that does not begin it."""
+    """The longest name of each sentence: a run of capitalised words that does not begin it."""
     return _listed("name", document, random)
 
 
