@@ -203,7 +203,7 @@ def test_a_pass_whose_ratio_ran_away_is_left_out() -> None:
 TINY = (
     "model=tiny-gpt2", "task=demo_news", "tracking.wandb=disabled", "shots=2", "trainer=debug", "trainer.device=cpu",
     "trainer.precision=fp32", "trainer.probe=false", "protocol.dev=none", "trainer.save=all", "protocol.select=last",
-    "trainer.max_length=48", "method.formulation.prompt_number=1",
+    "trainer.max_length=48", "method.formulation.prompt_number=1", "protocol.test_rows=14",
     "method.reinforcement.batch_size=4", "method.reinforcement.steps=6",
 )  # fmt: skip
 
@@ -233,7 +233,7 @@ def test_a_killed_run_goes_on_within_a_round_and_ends_the_same(tmp_path: Path, m
 
 def test_a_record_has_greedy_and_drawn_scores_and_curves(tmp_path: Path) -> None:
     given = ("method.stages=[supervised,reinforcement]", "trainer.steps=30", "method.lr.default=1e-2")
-    record, _ = finish(tmp_path, "method=ppo", *given, "method/tuner=pfeiffer")
+    record, _ = finish(tmp_path, "method=ppo", "model=tiny-t5", *given, "method/tuner=pfeiffer")
     assert {"f1_weighted", "f1_weighted_sampled", "accuracy_sampled", "invalid", "reward", "kl"} <= {*record.scores}
     assert {*CURVES} <= {*record.curves}
     assert record.curves["round_step"] == [0.0, 4.0]
