@@ -127,7 +127,7 @@ def build_learner(
         if source is not None:
             warm_start(learner, source)
         learner.start = weights
-    name = chosen.named()
+    name = chosen.recorded_name()
     posed = replace(cfg.method.formulation, name=name)
     learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
     check_trains(learner, cfg, chosen.__name__)

@@ -107,7 +107,7 @@ class Formulation(nn.Module, ABC):
         loop. Whatever follows from them and an item's id alone is the same on any number of processes."""
 
     @classmethod
-    def named(cls) -> str:
+    def recorded_name(cls) -> str:
         """Its name in records."""
         return cls.title or cls.__name__.removesuffix("Formulation").lower()
 

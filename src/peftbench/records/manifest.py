@@ -103,7 +103,7 @@ def start_of(manifest: Manifest, folder: Path) -> Path | None:
     start = manifest.get("start")
     if start is None or (folder / WHOLE_BACKBONE).is_file():
         return None
-    file = folder.parent.parent / start["run"] / "adapter" / WHOLE_BACKBONE
+    file = Path(folder.parent.parent, start["run"], "adapter", WHOLE_BACKBONE)
     if not file.is_file() or content_hash([file]) != start["sha256"]:
         state = "other than they were" if file.is_file() else "not there"
         raise UsageError(

@@ -55,7 +55,8 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: there are no tasks, there is no such task, one comes twice, or their labels cannot have one head.
     """
-    check_entries(entries := task.get("of"), "task.of")
+    entries = task.get("of") or ()
+    check_entries(entries, "task.of")
     known = task.get("subset")
     tasks = ((task.get("subsets") or {}).get(known) or {}).get("tasks") if isinstance(known, str) else None
     if tasks is None:
@@ -76,7 +77,7 @@ def settle(task: dict[str, Any]) -> dict[str, Any]:
 def check_entries(value: Any, where: str) -> None:
     """Raises UsageError unless tasks are listed."""
     if not isinstance(value, (list, tuple)) or not value:
-        given = "" if value in (None, "???") else f"={value}"
+        given = "" if value in (None, (), "???") else f"={value}"
         raise UsageError(f"{where}{given}: give the tasks in their order, as in {EXAMPLE}.")
 
 

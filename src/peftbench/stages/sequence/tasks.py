@@ -119,7 +119,7 @@ class TaskSequence(LearnerPredictor):
         parts = {}
         for name in self.context.data.tasks:
             part = self.posed.part(name)
-            options, task = part.portable(replace(learner.config.method.formulation, name=part.named()))
+            options, task = part.portable(replace(learner.config.method.formulation, name=part.recorded_name()))
             pairs = any(row.pair is not None for row in rows if row.domain == name)
             head = self.posed.saved_names(learner.model, name)
             parts[name] = manifests.part(options, task, pairs=pairs, head=head, shown=part.shown_rows())
