@@ -9,22 +9,27 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 Context = tuple[int, ...]
+KEPT = 64
+"""Contexts whose distributions, of the size of the vocabulary each, are held at a time."""
 
 
 class Order(NamedTuple):
     """What one order says behind a context that it has seen.
 
     Attributes:
+        context: the tokens that it looks at.
         weight: of the order.
         counts: token -> how often it followed.
         total: their sum.
     """
 
+    context: Context
     weight: float
     counts: Counter[int]
     total: int
@@ -50,6 +55,7 @@ class NgramModel:
                 for n, counts in enumerate(self._counts):
                     if place >= n:
                         counts[tuple(sequence[place - n : place])][token] += 1
+        self._shares = lru_cache(KEPT)(self._log_probabilities)
         self._totals = [{context: own.total() for context, own in counts.items()} for counts in self._counts]
 
     def orders(self, before: Sequence[int]) -> Iterator[Order]:
@@ -57,14 +63,15 @@ class NgramModel:
         for n, (weight, counts) in enumerate(zip(self.weights, self._counts, strict=True)):
             context = tuple(before[len(before) - n :])
             if weight and len(context) == n and context in counts:
-                yield Order(weight, counts[context], self._totals[n][context])
+                yield Order(context, weight, counts[context], self._totals[n][context])
 
-    def log_probabilities(self, order: Order) -> np.ndarray:
-        """(V,) of one order; the exponentials add up to 1."""
-        norm = math.log(order.total + self.smoothing * self.vocabulary)
+    def _log_probabilities(self, context: Context) -> np.ndarray:
+        """(V,) of the order that looks at this context, which it has seen; the exponentials add up to 1."""
+        n, known = len(context), self._counts[len(context)][context]
+        norm = math.log(self._totals[n][context] + self.smoothing * self.vocabulary)
         found = np.full(self.vocabulary, math.log(self.smoothing) - norm)
-        tokens = np.fromiter(order.counts, dtype=np.int64)
-        counts = np.fromiter(order.counts.values(), dtype=np.float64)
+        tokens = np.fromiter(known, dtype=np.int64)
+        counts = np.fromiter(known.values(), dtype=np.float64)
         found[tokens] = np.log(counts + self.smoothing) - norm
         return found
 
@@ -72,7 +79,7 @@ class NgramModel:
         """(V,): the weighted sum of the orders' log-probabilities behind `before`."""
         found = np.zeros(self.vocabulary)
         for order in self.orders(before):
-            found += order.weight * self.log_probabilities(order)
+            found += order.weight * self._shares(order.context)
         return found
 
     def log_likelihood(self, sequence: Sequence[int]) -> float:
