@@ -16,7 +16,7 @@ from peftbench.measure.probe import count_flops
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row
 
-PROBED = 4
+PROBED = 2
 """Rows that are answered once more, plainly and as the method says, to compare what an answer costs."""
 CALLS, TOKENS, SECONDS = "calls", "tokens", "seconds"
 
