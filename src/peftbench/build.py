@@ -113,7 +113,8 @@ def build_learner(
         backbone = load_backbone(cfg.model, purpose, dropout=cfg.trainer.dropout)
         if weights is not None:
             start_weights(backbone.model, weights)
-    check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
+    if not tuner.reads_windows:
+        check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
     with clock("method"):
         torch.manual_seed(cfg.seed)
         formulation: Formulation

@@ -30,7 +30,7 @@ CANNOT = {
     "bitfit": "no bias to train",
     "conv_adapter": "made for encoder and seq2seq networks",
     "iapt": "made for causal and encoder networks|ALiBi",
-    "recurrence": "made for encoder networks",
+    "recurrence": "made for causal and encoder networks|ALiBi|another width",
     **dict.fromkeys(("boft", "c3a", "loha", "oft", "road"), "stored transposed"),
 }
 """Method -> the reason that it may give."""

@@ -8,6 +8,7 @@ from made_up_configs import compose
 from tiny_models import D, make_batch, tiny_backbone
 from torch import Tensor, nn
 
+import peftbench
 from peftbench.errors import UsageError
 from peftbench.learner import HEAD
 from peftbench.tuners import TunerContext, build_tuner
@@ -117,10 +118,11 @@ def test_the_gradient_flows_over_the_horizon(horizon: int, reaches: bool) -> Non
     embeddings = model.model.embeddings.word_embeddings(batch["input_ids"]).detach().requires_grad_()
     seen: list[Tensor] = []
 
-    def window(ids: Tensor, mask: Tensor, inputs: dict) -> Tensor:
+    def window(ids: Tensor, mask: Tensor, inputs: dict) -> tuple[Tensor, Tensor]:
         start = 40 * len(seen)
         seen.append(ids)
-        return model.model(inputs_embeds=embeddings[:, start : start + ids.shape[1]]).last_hidden_state
+        hidden = model.model(inputs_embeds=embeddings[:, start : start + ids.shape[1]]).last_hidden_state
+        return hidden, hidden
 
     model._window = window
     states(model, batch)[:, 80:, ::2].square().sum().backward()
@@ -192,3 +194,127 @@ def test_the_method_file() -> None:
         model = tuner.build(tiny_backbone("bert"), TunerContext(max_length, (), 0))
         assert model.window == window
     assert cfg.method.lr.keys() == tuner.param_groups(model).keys() | {HEAD}
+
+
+# decoders
+
+
+def decoder(kind: str = "llama", trained: bool = True, **changes):
+    tuner = build_tuner(RecurrenceOptions(**{"name": "recurrence", "window": 40, **changes}))
+    model = tuner.build(tiny_backbone(kind), TunerContext(LONG, (), 3)).eval()
+    if trained:
+        with torch.no_grad():
+            for parameter in model.memory.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)) * 0.5)
+    return tuner, model
+
+
+def ids_of(*lengths: int) -> dict[str, Tensor]:
+    """Padded on the left, as causal models are."""
+    width, draw = max(lengths), torch.Generator().manual_seed(1)
+    mask = torch.stack([torch.arange(width) >= width - n for n in lengths]).long()
+    return {"input_ids": torch.randint(4, 60, mask.shape, generator=draw) * mask, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_decoder_reads_one_window_as_it_is_and_longer_texts_than_its_positions(kind: str) -> None:
+    _, model = decoder(kind)
+    batch = ids_of(30, 40)
+    base = tiny_backbone(kind).model(**batch, position_ids=(batch["attention_mask"].cumsum(1) - 1).clamp(min=0)).logits
+    for a, b, m in zip(model(**batch).logits, base, batch["attention_mask"].bool(), strict=True):
+        torch.testing.assert_close(a[m], b[m], atol=1e-5, rtol=0)
+    out = model(**ids_of(300, 90)).logits
+    assert out.shape[:2] == (2, 300)
+    assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("place", [20, 39, 40, 75, 119])
+def test_no_token_of_a_decoder_sees_the_future(kind: str, place: int) -> None:
+    _, model = decoder(kind)
+    batch = ids_of(120)
+    later = {**batch, "input_ids": batch["input_ids"].clone()}
+    later["input_ids"][:, place:] = (later["input_ids"][:, place:] + 5) % 50 + 4
+    first, second = model(**batch).logits, model(**later).logits
+    torch.testing.assert_close(first[:, :place], second[:, :place], atol=1e-6, rtol=0)
+    assert (first[:, place:] - second[:, place:]).abs().max() > 1e-3
+    if place == 39:
+        assert (first[:, 80:] - second[:, 80:]).abs().max() > 1e-5, "what is remembered goes through all windows"
+
+
+def test_padding_and_the_rest_of_the_batch_change_nothing_for_a_decoder() -> None:
+    _, model = decoder()
+    both, alone = ids_of(45, 110), ids_of(45)
+    alone["input_ids"] = both["input_ids"][:1, -45:]
+    torch.testing.assert_close(model(**both).logits[0, -45:], model(**alone).logits[0], atol=1e-5, rtol=0)
+    right = {k: torch.cat([v, torch.zeros(1, 30, dtype=torch.long)], 1) for k, v in alone.items()}
+    torch.testing.assert_close(model(**right).logits[0, :45], model(**alone).logits[0], atol=1e-5, rtol=0)
+
+
+def rotated(x: Tensor, base: float) -> Tensor:
+    """Rotary positions of (heads, n, width), by hand."""
+    n, width = x.shape[-2:]
+    angles = torch.arange(n).float()[:, None] / base ** (torch.arange(0, width, 2).float() / width)
+    angles = torch.cat([angles, angles], -1)
+    turned = torch.cat([-x[..., width // 2 :], x[..., : width // 2]], -1)
+    return x * angles.cos() + turned * angles.sin()
+
+
+def test_the_row_is_one_more_key_and_value_that_all_later_tokens_see() -> None:
+    """Two windows of a LLaMA by hand: block 0 as it is, block 1 with the remembered row's key and value in front."""
+    _, model = decoder(block=1)
+    base = tiny_backbone("llama").model.eval()
+    ids = ids_of(60)["input_ids"]
+    first = base.model(input_ids=ids[:, :40]).last_hidden_state
+    row = model.memory(first.mean(1))
+    seen: list[Tensor] = []
+    handle = base.model.layers[0].register_forward_hook(
+        lambda m, a, o: seen.append(o if isinstance(o, Tensor) else o[0])
+    )
+    base.model(input_ids=ids[:, 40:])
+    handle.remove()
+    block, hidden = base.model.layers[1], seen[0][0]
+    attention, heads = block.self_attn, base.config.num_attention_heads
+    every = block.input_layernorm(torch.cat([row, hidden]))
+
+    def split(x: Tensor) -> Tensor:
+        return x.view(len(x), -1, attention.head_dim).transpose(0, 1)
+
+    theta = 10000.0
+    queries = rotated(split(attention.q_proj(every[1:])), theta)
+    own = split(attention.k_proj(every))
+    keys = torch.cat([own[:, :1], rotated(own[:, 1:], theta)], 1).expand(heads, -1, -1)
+    values = split(attention.v_proj(every)).expand(heads, -1, -1)
+    scores = queries @ keys.transpose(1, 2) / attention.head_dim**0.5
+    mask = torch.ones(20, 21).tril(1).bool()
+    mixed = (scores.masked_fill(~mask, float("-inf")).softmax(-1) @ values).transpose(0, 1).reshape(20, -1)
+    hidden = hidden + attention.o_proj(mixed)
+    hidden = hidden + block.mlp(block.post_attention_layernorm(hidden))
+    by_hand = base.lm_head(base.model.norm(hidden))
+    torch.testing.assert_close(model(input_ids=ids).logits[0, 40:], by_hand, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_writes_the_likeliest_tokens() -> None:
+    _, model = decoder()
+    batch = ids_of(38, 60)
+    out = model.generate(**batch, max_new_tokens=6, pad_token_id=0, eos_token_id=2)
+    for row, m in zip(out, batch["attention_mask"].bool(), strict=True):
+        ids = row[: len(m)][m]
+        for token in row[len(m) :].tolist():
+            assert token == int(model(input_ids=ids[None]).logits[0, -1].argmax())
+            if token == 2:
+                break
+            ids = torch.cat([ids, torch.tensor([token])])
+    with pytest.raises(ValueError, match="likeliest"):
+        model.generate(**batch, max_new_tokens=1, pad_token_id=0, eos_token_id=2, do_sample=True)
+
+
+@pytest.mark.parametrize("formulation", ["score", "generate", "head"])
+def test_a_run_on_texts_longer_than_the_positions(formulation: str, tmp_path) -> None:
+    run = peftbench.run(**{
+        "method": "recurrence", "method/formulation": formulation, "model": "tiny-llama", "task": "demo_news",
+        "shots": 1, "trainer.max_length": 1200, "method.tuner.window": 16, "trainer.steps": 2,
+        "protocol.test_rows": 10, "trainer.progress": False, "out_dir": str(tmp_path),
+    })  # fmt: skip
+    assert run.record.status == "done"
+    assert run.record.parameters["module"] == 3 * (64 * 64 + 64)

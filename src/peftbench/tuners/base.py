@@ -119,6 +119,9 @@ class Tuner(ABC):
     their `position_ids` (virtual positions not counted) and an `attention_mask` over old and new tokens, (batch, n) or
     (batch, 1, new, n), without places for virtual ones. If not, every label is scored in a pass of its own."""
 
+    reads_windows: bool = False
+    """Whether `build`'s result cuts a text up itself: it may have more tokens than the backbone has positions."""
+
     domain_tokens: Mapping[str, int] = MappingProxyType({})
     """Of a tuner with experts by domain: domain -> the token id that tells it a text's domain, in the first place of
     the text's tokens. Set by `build`; the formulation writes it there."""
