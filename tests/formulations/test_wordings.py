@@ -124,6 +124,28 @@ def test_answers_in_another_order_than_the_labels_are_refused():
         collect(options("task"), task())
 
 
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("labels", "fields", "file", "part", "note"),
+    [
+        ("wsbt", 1, "promptsource/ag_news/templates.yaml", None, "7 of 7 taken"),
+        ("np", 1, "promptsource/imdb/templates.yaml", None, "10 of 11 taken (left out: 1 of another task)"),
+        ("en", 2, "promptsource/super_glue/rte/templates.yaml", None, "10 of 10 taken"),
+        ("ecn", 2, "promptsource_templates.jsonl", "super_glue/cb", "15 of 15 taken"),
+        ("np", 1, "flan_v2_patterns.json", "sst2", "8 of 10 taken (left out: 2 inverted)"),
+        ("en", 2, "flan_v1_patterns.json", "rte", "9 of 10 taken (left out: 1 inverted)"),
+    ],
+)
+def test_released_templates_are_read(real_data, labels, fields, file, part, note):
+    """As many as the README of the data counts; the inverted ones of FLAN are those that it names."""
+    path = real_data / "more/instructions" / file
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    rows = [Row("train:0", "a text", labels[0], pair="another" if fields == 2 else None)]
+    cfg = options(path, "method.formulation.observed=1", *([f"method.formulation.part={part}"] if part else []))
+    assert collect(cfg, task(tuple(labels), train=rows, test=rows)).note() == f"templates: {note}"
+
+
 def wordings(*overrides, shots=()):
     data = task(
         templates=tuple({"example": f"{text} {{answer}}"} for text in ("{text}?", "Topic of {text}:", "{text} is"))

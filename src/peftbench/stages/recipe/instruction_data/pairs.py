@@ -58,7 +58,9 @@ def made(context: Context, options: InstructionOptions) -> Made:
                 id_ = f"made:{one.id}/{view}/{number}"
                 pairs.append(Row(id_, instruction, answer, domain=str(number)))
                 origin[id_] = {"document": one.id, "sentence": place, "template": known[number].ask}
+    different = len({(one["document"], one["template"]) for one in origin.values()})
     facts = {"documents": float(len(every)), "filled": float(asked), "not quoted": float(unquoted)}
+    facts["templates a document"] = different / len(every)
     return Made(pairs, origin, facts)
 
 
