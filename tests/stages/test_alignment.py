@@ -125,6 +125,17 @@ def test_the_same_words_without_a_tuner_do_not_differ_and_a_teacher_has_no_gradi
         assert before.abs().sum() > 0
 
 
+@pytest.mark.parametrize("model", ["tiny-t5", "tiny-gpt2"])
+@pytest.mark.parametrize("form", ["labels", "vocabulary"])
+@pytest.mark.parametrize("tuner", ["prompt_tuning", "prefix_tuning"])
+def test_without_the_divergence_it_is_the_plain_loss(model, form, tuner):
+    """Also of encoder-decoders, and of a tuner that fills the cache."""
+    net, items = made(f"method/tuner={tuner}", method=(f"model={model}", "method=soft_prompt_alignment"))
+    batch = net.collate(items)
+    with torch.no_grad():
+        assert float(loss_of(net, batch, options(form=form, weight=0.0))) == pytest.approx(float(net(batch)), rel=1e-4)
+
+
 def test_without_weight_there_is_no_trick_and_without_wordings_none_is_possible():
     assert "alignment" in compose(METHOD).method.trick
     assert compose([*METHOD, "method.trick.alignment.weight=0"]).method.trick == {}
