@@ -76,7 +76,7 @@ def run(
             trained = parent(session.context, record)
         predictor = drawn_by(session.context, trained)
         answers = evaluate(session.context, predictor, record)
-        reworded = ask_in_every_way(session.context, predictor, record) if answers else ()
+        reworded = ask_in_every_way(session.context, predictor, record, answers) if answers else ()
         keep(session, predictor, answers, reworded)
     return (record if session.main else None), True
 
@@ -156,12 +156,14 @@ def evaluate(context: Context, predictor: Predictor, record: Record) -> list[Pre
     return answered
 
 
-def ask_in_every_way(context: Context, predictor: Predictor, record: Record) -> Sequence[Asked]:
+def ask_in_every_way(
+    context: Context, predictor: Predictor, record: Record, answers: Sequence[Prediction]
+) -> Sequence[Asked]:
     """The test set in each wording, where the formulation has several; what came of it goes into the record."""
     from peftbench.tasks.robustness import summary, wording_facts
 
     with context.clock("eval"), context.meter.phase("eval"):
-        found = predictor.in_every_way(context.draw.test)
+        found = predictor.in_every_way(context.draw.test, answers[: len(context.draw.test)])
     record.wordings = wording_facts(context.data, context.draw.test, found)
     record.scores.update(summary(record.wordings))
     return found

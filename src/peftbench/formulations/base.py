@@ -179,7 +179,7 @@ class Formulation(nn.Module, ABC):
         return list(predictions)
 
     def ways(self) -> Sequence[Way]:
-        """The ways in which test rows are asked besides; empty for a formulation that has one."""
+        """The ways in which test rows are asked, that of `predict` first; empty for a formulation that has one."""
         return ()
 
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> Mapping[str, float]:

@@ -127,9 +127,9 @@ class Predictor(ABC):
         """Numbers about its answers to the labelled test `rows` besides scores, for the record's `compute`."""
         return {}
 
-    def in_every_way(self, rows: Sequence[Row]) -> Sequence[Asked]:
-        """The answers to rows in each of several wordings, the one that `predict` has first; empty where there is one
-        way to ask."""
+    def in_every_way(self, rows: Sequence[Row], known: Sequence[Prediction]) -> Sequence[Asked]:
+        """The answers to rows in each of several wordings; empty where there is one way to ask. Those in the first,
+        which `predict` has given, are `known`."""
         return ()
 
     def prompts(self) -> Mapping[str, str]:

@@ -75,9 +75,12 @@ class LearnerPredictor(Predictor):
         )
         return learner.formulation.answers(rows, found)
 
-    def in_every_way(self, rows: Sequence[Row]) -> list[Asked]:
-        ways = [(way, self.learner.with_formulation(way.form)) for way in self.learner.formulation.ways()]
-        return [Asked(way.name, way.observed, self.ask_learner(rows, learner=posed)) for way, posed in ways]
+    def in_every_way(self, rows: Sequence[Row], known: Sequence[Prediction]) -> list[Asked]:
+        found: list[Asked] = []
+        for way in self.learner.formulation.ways():
+            posed = self.learner.with_formulation(way.form)
+            found.append(Asked(way.name, way.observed, self.ask_learner(rows, learner=posed) if found else known))
+        return found
 
     def counts(self) -> dict[str, int]:
         return self.learner.counts()
