@@ -278,7 +278,10 @@ def test_rewards_rise(tmp_path: Path, method: str) -> None:
         (["method=ppo", "method.formulation.sample=true"], "sample=true: .*sample=false"),
         (["method=grpo", "method.reinforcement.samples=1"], "samples=1: grpo compares.*2 and more"),
         (["method=ppo", "task=jfleg"], "no reward for text targets.*classification, regression"),
-        (["method=ppo", "model=tiny-bert"], "does not fit a encoder backbone"),
+        (
+            ["method=ppo", "model=tiny-bert", "method/formulation=auto", "~method.formulation.by"],
+            "formulation=auto: .*generate",
+        ),
         (["method=ppo", "method.reinforcement.algorithm=reinforce"], "algorithm=reinforce: not a valid choice"),
         (["method=ppo", "+method.reinforcement.reward_maybe=1"], "reward_maybe"),
         (["method=ppo", "method.reinforcement.reward_right=good"], "reward_right=good: must be a number"),

@@ -13,7 +13,7 @@ from peftbench.config import registry
 from peftbench.config.components import TRAINING, choices
 from peftbench.config.schema import number, one_of, packaged, rates
 from peftbench.errors import UsageError
-from peftbench.formulations import declared_for
+from peftbench.formulations.declared import declaration
 from peftbench.stages.base import Stage
 from peftbench.tasks.problems import kind, kinds
 
@@ -63,7 +63,9 @@ def fits(run: RunConfig) -> None:
     """
     options, posed = run.method.options(NAME), run.method.formulation
     problem = choices(run).problem
-    declared = declared_for(posed, run.model.family, run.labelled, problem)
+    declared = declaration(posed.name)  # whether it fits the backbone is asked when that is chosen, as of any method
+    if declared.stands_for is not None:
+        declared = declaration(declared.stands_for(run.model.family, run.labelled, problem))
     if not declared.writes(posed):
         raise UsageError(
             f"method/formulation={posed.name}: the stage {NAME} draws answers that are written out, and this scores or "
