@@ -95,3 +95,10 @@ def test_a_folder_says_once_that_its_runs_are_logged_offline(
         (tmp_path / folder / "runs" / run_id / "wandb" / "offline-run-1").mkdir(parents=True)
         told.append("wandb sync" in shown(make_record(run_id), tmp_path / folder))
     assert told == [True, False, True]
+
+
+def test_how_answers_were_drawn_is_told_with_its_cost(tmp_path: Path, make_record: Callable[..., Record]) -> None:
+    each = {"plain": {"flops": 2e9, "calls": 2.0}, "own": {"flops": 9e9, "calls": 4.0}}
+    text = shown(make_record(inference={"name": "vote", "each": each, "facts": {"ties": 0.25}}), tmp_path)
+    words = " ".join(text.split())
+    assert "answers by vote: 4.5 times the FLOPs of a plain answer, 4 sequences read for each; ties 0.25" in words

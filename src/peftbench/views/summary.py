@@ -70,6 +70,8 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
     if invalid:
         yield "invalid", f"{invalid} of {record.predictions['count']} answers could not be read and count as wrong"
     yield "draw", _draw(record)
+    if record.inference:
+        yield "answers", _answers(record.inference)
     if record.tuning:
         yield "tuned", _tuning(record.tuning, record.tuned)
     if record.parameters.get("total"):
@@ -123,6 +125,18 @@ def _tuning(tuning: dict[str, Any], took: str) -> str:
         text += f", as given {tuning['start_dev_score']:.1f}"
     both = ", which also choose the checkpoint" if tuning.get("dev_selects") else ""
     return f"{text}, on {tuning['dev_rows']} dev rows{both}: no estimate of the test score"
+
+
+def _answers(facts: dict[str, Any]) -> str:
+    """How they were drawn, and what one costs beside a plain one."""
+    found = f"by {facts.get('name')}"
+    each = facts.get("each") or {}
+    own, plain = (each.get(way) or {} for way in ("own", "plain"))
+    if own.get("flops") and plain.get("flops"):
+        ratio, calls = own["flops"] / plain["flops"], own.get("calls") or 0
+        found += f": {ratio:.2g} times the FLOPs of a plain answer, {calls:.3g} sequences read for each"
+    told = [f"{name} {value:.3g}" for name, value in (facts.get("facts") or {}).items() if value is not None]
+    return found + (f"; {', '.join(told)}" if told else "")
 
 
 def _parameters(counts: dict[str, int]) -> str:
