@@ -23,7 +23,7 @@ def prompts(own) -> list[Tensor]:
     return [torch.tensor([item.data["prompt"]]) for item in own.net.encode(texts())]
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_without_a_weight_it_is_the_usual_beam_search(beams: int) -> None:
     own = drawn(NAME, {"weight": 0.0, "beams": beams, "candidates": 1}, *LONG)
     for prompt in prompts(own):
@@ -78,7 +78,7 @@ def read_anew(own, prompt: Tensor, beams: int, candidates: int, weight: float, m
     return max([*done, *((score, ids) for ids, _, score in running)], key=lambda one: one[0])[1]
 
 
-@pytest.mark.parametrize("attribute", ["complete", "valid"])
+@pytest.mark.parametrize("attribute", ["complete", pytest.param("valid", marks=pytest.mark.slow)])
 def test_with_a_weight_prefixes_are_scored_as_if_they_were_read_anew(attribute: str) -> None:
     own = drawn(NAME, {"weight": 3.0, "beams": 2, "candidates": 5, "attribute": attribute}, *LONG)
     random = np.random.RandomState(0)

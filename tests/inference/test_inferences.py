@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from asking import drawn
 from made_up_configs import compose
+from tiers import rest_slow
 from tiny_answers import texts
 
 import peftbench
@@ -59,12 +60,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
 }
 """Inference, options at which it is plain, options at which it is not, and a learner."""
 
+FAST = ("ngram_bias of labels", "hidden states", "vote of samples", "conjugate labels", "conditional beams")
+
 
 def test_every_inference_is_among_the_cases() -> None:
     assert {name for name, *_ in CASES.values()} == registry.built_in("inference") - {"plain"}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", rest_slow(CASES, FAST))
 def test_the_neutral_setting_is_plain_to_the_bit_and_has_no_name(case: str) -> None:
     name, neutral, _, overrides = CASES[case]
     own = drawn(name, neutral, *overrides)
@@ -73,7 +76,7 @@ def test_the_neutral_setting_is_plain_to_the_bit_and_has_no_name(case: str) -> N
     assert compose([*overrides, f"method/inference={name}", *given]).method.inference is None
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", rest_slow(CASES, FAST))
 def test_weights_are_left_alone_and_a_row_is_answered_by_itself(case: str) -> None:
     name, _, options, overrides = CASES[case]
     own = drawn(name, options, *overrides)

@@ -98,6 +98,7 @@ def test_each_prompt_of_a_vote_has_a_prior_of_its_own() -> None:
     assert not torch.allclose(*priors)
 
 
+@pytest.mark.slow
 def test_rankings_of_several_prompts_become_one() -> None:
     data = task((), problem="answers", main_metric="max_answer_1", metrics=("max_answer_1",), fields=("question",))
     rows = [row.__class__(row.id, row.text, ((3, ("a dog",)), (1, ("a cat",)))) for row in texts()]
