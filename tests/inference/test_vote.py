@@ -13,7 +13,9 @@ from test_inferences import ICL, SCORE, TEXT
 from tiny_answers import task, texts
 
 from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.prompts import Writer, prompt_set
 from peftbench.inference.vote.pooling import Pooled, rank, vote
+from peftbench.tasks.base import Row
 
 LABELS = ("health", "politics", "sports")
 
@@ -107,3 +109,12 @@ def test_rankings_of_several_prompts_become_one() -> None:
     for found in own.answer(rows):
         assert found.label is None or isinstance(found.label, tuple)
         assert len(json.loads(str(found.answer))) == 4
+
+
+def test_protoqas_prompts_fit_its_rows() -> None:
+    """Rows of train have a question and nothing besides."""
+    data = task((), problem="answers", main_metric="max_answer_1", metrics=("max_answer_1",), fields=("question",))
+    chosen = prompt_set("protoqa")
+    for number in range(len(chosen.prompts)):
+        writer = Writer(chosen, number, data)
+        assert "a pet is" in writer.example(writer.fields_of(Row("train:0", "a pet is", ((1, ("a dog",)),))))
