@@ -4,12 +4,12 @@ Templates are matched to parts of a document by vectors, the blank is filled fro
 it is quoted from there. The paper's templates, its matching model and the model that fills blanks were not at hand: the
 templates are ours, an encoder of sentences matches, and rules fill. A part of a document is seen by the mean of its
 sentences' vectors, weighted by a Gaussian around its middle, added to the mean of all (the paper's pooling as we read
-it).
+it). Whole texts look much alike in their parts, so a template is taken once a document at most (ours).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,7 +36,7 @@ Vectors = Callable[[Sequence[str]], np.ndarray]
 
 
 def made(context: Context, options: InstructionOptions) -> Made:
-    """Pairs of every part of every document, `per_view` each, as far as a template fits."""
+    """Pairs of every part of every document, `per_view` each, of templates that fit and that it has not had."""
     known, vectors = templates(options.templates), sentence_vectors(options.encoder)
     rows = [(row.id, found) for row in documents(context, options) if (found := document(row.whole))]
     rarity = rarities([found for _, found in rows])
@@ -44,10 +44,11 @@ def made(context: Context, options: InstructionOptions) -> Made:
     wanted = vectors([template.about for template in known])
     pairs, origin, asked, unquoted = [], {}, 0, 0
     for one in every:
-        of_sentences = vectors(one.sentences)
+        of_sentences, taken = vectors(one.sentences), set[int]()
         for view, weights in enumerate(views(len(one.sentences), options.views, options.width)):
             near = pooled(of_sentences, weights) @ wanted.T
-            for number in best(known, near, one, weights, options.per_view):
+            for number in best(known, near, one, weights, options.per_view, taken):
+                taken.add(number)
                 asked += 1
                 pair = first_filled(known[number], one, weights)
                 assert pair is not None
@@ -58,9 +59,7 @@ def made(context: Context, options: InstructionOptions) -> Made:
                 id_ = f"made:{one.id}/{view}/{number}"
                 pairs.append(Row(id_, instruction, answer, domain=str(number)))
                 origin[id_] = {"document": one.id, "sentence": place, "template": known[number].ask}
-    different = len({(one["document"], one["template"]) for one in origin.values()})
     facts = {"documents": float(len(every)), "filled": float(asked), "not quoted": float(unquoted)}
-    facts["templates a document"] = different / len(every)
     return Made(pairs, origin, facts)
 
 
@@ -81,13 +80,15 @@ def pooled(of_sentences: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
-def best(known: Sequence[Template], near: np.ndarray, one: Document, weights: np.ndarray, count: int) -> list[int]:
-    """The nearest templates that the document can fill, the nearest first."""
+def best(
+    known: Sequence[Template], near: np.ndarray, one: Document, weights: np.ndarray, count: int, taken: Container[int]
+) -> list[int]:
+    """The nearest templates that the document can fill, the nearest first; without those that are `taken`."""
     found: list[int] = []
     for number in np.argsort(-near, kind="stable").tolist():
         if len(found) == count:
             break
-        if first_filled(known[number], one, weights) is not None:
+        if number not in taken and first_filled(known[number], one, weights) is not None:
             found.append(number)
     return found
 
