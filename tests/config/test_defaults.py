@@ -16,6 +16,7 @@ from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.edit_spans import EditSpansConfig
 from peftbench.formulations.embed import EmbedConfig
 from peftbench.formulations.generate import GenerateConfig
+from peftbench.formulations.mask_predict import MaskPredictConfig
 from peftbench.formulations.possibilities import PossibilitiesConfig
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.score import ScoreConfig
@@ -32,6 +33,7 @@ NEUTRAL: dict[type, set[str]] = {
     **dict.fromkeys((ScoreConfig, GenerateConfig, PromptedConfig, EditSpansConfig, PossibilitiesConfig), WORDS),
     ClozeConfig: {"dense", "pooling", "answers"},
     WordingsConfig: {"answers", "prompt"},
+    MaskPredictConfig: {"answers"},
     ClassicalOptions: {"vocabulary", "max_terms"},
 }
 """Keys that came later, whose default in the class says what a config or record without them means. (Of tuners:
@@ -53,6 +55,7 @@ BEHIND = [
     (GenerateConfig, "method/formulation/generate", ""),
     (PromptedConfig, "method/formulation/prompted", ""),
     (EditSpansConfig, "method/formulation/edit_spans", ""),
+    (MaskPredictConfig, "method/formulation/mask_predict", ""),
     (PossibilitiesConfig, "method/formulation/possibilities", ""),
     (WordingsConfig, "method/formulation/wordings", ""),
     (registry.get("stage", "remote").options, "method/remote", "remote"),

@@ -153,6 +153,7 @@ def test_the_formulations_are_declared_without_torch_and_found_by_name() -> None
         "auto",
         "cloze",
         "edit_spans",
+        "mask_predict",
         "features",
         "generate",
         "head",

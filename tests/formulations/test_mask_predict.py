@@ -76,11 +76,11 @@ def test_the_loss_is_the_mean_over_masked_tokens_and_that_of_the_length() -> Non
             source = torch.tensor([item.data["source"]])
             states = learner.model.base_model(input_ids=source)[0]
             shown = [formulation.mask_id if i in places else t for i, t in enumerate(target)]
-            ids = torch.tensor([formulation.tokenizer.build_inputs_with_special_tokens(shown)])
+            ids = torch.tensor([[*formulation.front, *shown, *formulation.back]])
             logits = formulation.decoder(input_ids=ids, encoder_hidden_states=states).logits[0]
             logits[:, formulation.tokenizer.all_special_ids] = float("-inf")
             scores = logits.log_softmax(-1)
-            by_hand -= sum(float(scores[formulation.first + i, target[i]]) for i in places) / len(places)
+            by_hand -= sum(float(scores[len(formulation.front) + i, target[i]]) for i in places) / len(places)
             by_hand -= float(formulation.length_head(states[:, 0]).log_softmax(-1)[0, len(target) - 1])
     assert total == pytest.approx(by_hand, abs=1e-3)
 

@@ -41,12 +41,12 @@ def decoder_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if not blocks:
         raise unfit
     for block in blocks:
-        getattr(block, CROSS).load_state_dict(block.attention.state_dict())
+        getattr(block, CROSS).load_state_dict(block.get_submodule("attention").state_dict())
     for module in decoder.modules():
         if hasattr(module, "is_causal"):
-            module.is_causal = False
+            module.is_causal = False  # type: ignore[assignment]
     decoder.config.is_decoder = False  # of it the stack would make a causal mask
-    decoder.to(dtype=next(model.parameters()).dtype).requires_grad_(True)
+    decoder.to(next(model.parameters()).dtype).requires_grad_(True)  # type: ignore[call-arg, arg-type]
     return decoder.train(model.training)
 
 

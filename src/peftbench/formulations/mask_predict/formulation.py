@@ -1,5 +1,5 @@
-"""`mask_predict`: from a masked LM to a non-autoregressive encoder-decoder (Yoshida's thesis, arXiv 2408.16241; training
-and decoding are those of conditional masked LMs, Ghazvininejad et al., EMNLP 2019, arXiv 1904.09324).
+"""`mask_predict`: from a masked LM to a non-autoregressive encoder-decoder (Yoshida's thesis, arXiv 2408.16241;
+training and decoding are those of conditional masked LMs, Ghazvininejad et al., EMNLP 2019, arXiv 1904.09324).
 
 In training m ~ U{1..T} of an answer's T tokens are masked, and the decoder, which sees the rest and the encoder's
 states, predicts them. The number T is predicted from the encoder's first state. An answer is written in rounds: all
@@ -52,6 +52,9 @@ class MaskPredictFormulation(Formulation):
         self.cfg, self.prefix = cfg, backbone.prefix
         self.decoder = decoder_of(backbone.model, backbone.name)
         self.mask_id = int(self.tokenizer.mask_token_id)
+        around: list[int] = self.tokenizer(self.tokenizer.mask_token)["input_ids"]
+        place = around.index(self.mask_id)
+        self.front, self.back = around[:place], around[place + 1 :]
         words = {label: self.written(label) for label in task.labels}
         room = max((len(self.target_ids(word)) for word in words.values()), default=task.kind.room)
         self.longest = cfg.answer_tokens or (room if task.labels else min(room, max_length))
@@ -66,11 +69,13 @@ class MaskPredictFormulation(Formulation):
 
     def attach(self, model: nn.Module) -> None:
         if self.virtual_tokens:
-            raise UsageError(
-                "method/formulation=mask_predict: a prompt of vectors is not passed on. Use another tuner."
-            )
+            raise UsageError("method/formulation=mask_predict: reads no prompt of vectors. Use another tuner.")
         for parameter in mlm_head.own_parameters(model).values():
             parameter.requires_grad_(False)  # only the decoder's head is asked
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """Nothing: what of the decoder's state is no parameter is a tied one's second name."""
+        return {}
 
     def written(self, target: Any) -> str:
         """The text that stands for a target."""
@@ -117,18 +122,13 @@ class MaskPredictFormulation(Formulation):
         inputs = self.framed(shown)
         places = torch.zeros_like(inputs["decoder_ids"], dtype=torch.bool)
         for row, own in enumerate(masked):
-            places[row, [self.first + i for i in own]] = True
+            places[row, [len(self.front) + i for i in own]] = True
         wanted = [target[i] for target, own in zip(targets, masked, strict=True) for i in own]
         return {**inputs, "places": places, "targets": torch.tensor(wanted, dtype=torch.long)}
 
-    @property
-    def first(self) -> int:
-        """Column of an answer's first token, behind the special ones in front."""
-        return self.tokenizer.build_inputs_with_special_tokens([self.mask_id]).index(self.mask_id)
-
     def framed(self, answers: Sequence[list[int]]) -> dict[str, Tensor]:
         """Answers between special tokens, padded on the right."""
-        framed = [self.tokenizer.build_inputs_with_special_tokens(list(ids)) for ids in answers]
+        framed = [[*self.front, *ids, *self.back] for ids in answers]
         inputs = pad_inputs(framed, self.tokenizer, "right")
         return {"decoder_ids": inputs["input_ids"], "decoder_mask": inputs["attention_mask"]}
 
@@ -156,7 +156,7 @@ class MaskPredictFormulation(Formulation):
 
     def source_lengths(self, seen: Tensor) -> Tensor:
         """(batch, 1) tokens of the rows, those that stand around them not counted."""
-        return seen.sum(1, keepdim=True) - self.tokenizer.num_special_tokens_to_add()
+        return seen.sum(1, keepdim=True) - len(self.front) - len(self.back)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         states, seen, places = self.source_states(model, batch), batch["attention_mask"], batch["places"]
@@ -198,9 +198,10 @@ class MaskPredictFormulation(Formulation):
         return [row[m].tolist() for row, m in zip(ids, own, strict=True)], (sure.sum(1) / own.sum(1)).tolist()
 
     def least_sure(self, sure: Tensor, own: Tensor, done: int) -> Tensor:
-        """(batch, n): of each answer's T tokens the T (n - t) / n least sure ones, rounded down, behind t rounds of n."""
+        """(batch, n): of each answer's T tokens the T (n - t) / n least sure, rounded down, after t rounds of n."""
         counts = own.sum(1) * (self.cfg.rounds - done) // self.cfg.rounds
-        ranks = sure.masked_fill(~own, float("inf")).argsort(1, stable=True).argsort(1, stable=True)
+        order = torch.argsort(sure.masked_fill(~own, float("inf")), dim=1, stable=True)
+        ranks = torch.argsort(order, dim=1)
         return own & (ranks < counts.unsqueeze(1))
 
     def read(self, text: str) -> Any:
