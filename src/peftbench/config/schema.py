@@ -334,7 +334,7 @@ class TrainerConfig:
     devices: int = number(ge=1)
     threads: int | None = number(ge=1)
     gradient_checkpointing: bool = MISSING
-    reuse_frozen: bool = False
+    reuse_frozen: bool = MISSING
     save: str = one_of("auto", "all", "none")
     probe: bool = MISSING
     progress: bool = MISSING

@@ -84,9 +84,11 @@ class FrozenBlocks:
         """A key for each row of the first block's input; None if something in it is no tensor or plain value."""
         states = args[0] if args else kwargs.get("hidden_states")
         if not isinstance(states, Tensor) or states.device.type != "cpu":
-            return self.end("it is for tensors on a CPU")
+            self.end("it is for tensors on a CPU")
+            return None
         if states.requires_grad:
-            return self.end("what goes into the first block is trained")
+            self.end("what goes into the first block is trained")
+            return None
         shared, by_row = [*self._content, self._weights[1], self.count, [*states.shape]], list[Tensor]()
         for name, value in _flat([*enumerate(args), *sorted(kwargs.items())]):
             if isinstance(value, Tensor):
@@ -97,7 +99,8 @@ class FrozenBlocks:
             elif value is None or isinstance(value, bool | int | float | str):
                 shared += [name, value]
             else:
-                return self.end(f"the first block is given a {type(value).__name__}, which is no tensor")
+                self.end(f"the first block is given a {type(value).__name__}, which is no tensor")
+                return None
         common = hashlib.blake2b(json.dumps(shared).encode(), digest_size=16).hexdigest()
         return [(common, "".join(_digest(rows[i]) for rows in by_row)) for i in range(len(states))]
 
@@ -229,7 +232,7 @@ def _flat(values: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
 
 def _digest(tensor: Tensor) -> str:
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.blake2b(data.numpy(), digest_size=16).hexdigest()
+    return hashlib.blake2b(data.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def _from_numpy(value: Any) -> Tensor:
