@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from omegaconf import MISSING
 
 from peftbench.config.components import INPUT
-from peftbench.config.schema import RunConfig, number, one_of, packaged
+from peftbench.config.schema import ModelConfig, RunConfig, number, one_of, packaged
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.stages.base import Stage
@@ -109,17 +109,21 @@ def _check_writer(run: RunConfig, cfg: PromptSearchOptions) -> None:
         from peftbench.stages.remote.server import check_server
 
         check_server(cfg, SECTION)
-    elif (family := _writer_family(run, cfg.writer)) != "causal":
+        return
+    own = cfg.writer == OWN
+    family = run.model.family if own else compose_model(cfg.writer).family
+    if family != "causal" and not (own and family == "encoder"):  # an encoder is refused when it is loaded, as ever
         raise UsageError(
             f"{SECTION}.writer={cfg.writer}: a {family} model does not write freely. Use a causal one, such as "
             "smollm2-135m, or remote."
         )
 
 
-def _writer_family(run: RunConfig, name: str) -> str:
+def compose_model(name: str) -> ModelConfig:
+    """The section of `model=NAME`."""
     from peftbench.config import compose
 
-    return run.model.family if name == OWN else compose([f"model={name}"]).model.family
+    return compose([f"model={name}"]).model
 
 
 def contents(run: RunConfig, _: object) -> dict[str, str]:
@@ -127,10 +131,9 @@ def contents(run: RunConfig, _: object) -> dict[str, str]:
     cfg = run.method.options("prompt_search")
     if not is_writing(cfg) or cfg.writer in (OWN, REMOTE):
         return {}
-    from peftbench.config import compose
     from peftbench.models.content import content_id
 
-    return {"writer": content_id(compose([f"model={cfg.writer}"]).model)}
+    return {"writer": content_id(compose_model(cfg.writer))}
 
 
 STAGE = Stage(
