@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.config import registry
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, a_or_an
 from peftbench.formulations import formulation_class
 from peftbench.formulations.declared import declaration
 from peftbench.init_from import Source, source_of
@@ -98,7 +98,9 @@ def build_learner(
     if cfg.model.family not in tuner.families:
         fits = ", ".join(sorted(tuner.families))
         why = f": {tuner.why_families}" if tuner.why_families else ""
-        raise UsageError(f"method={cfg.method.name} does not fit a {cfg.model.family} backbone{why}. It fits: {fits}.")
+        raise UsageError(
+            f"method={cfg.method.name} does not fit {a_or_an(cfg.model.family)} backbone{why}. It fits: {fits}."
+        )
     check_format(cfg)
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length

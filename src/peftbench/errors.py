@@ -45,6 +45,15 @@ class Interrupted(KeyboardInterrupt):
         self.code = 128 + number
 
 
+def a_or_an(word: str) -> str:
+    """The word with its article.
+
+    >>> a_or_an("encoder"), a_or_an("causal")
+    ('an encoder', 'a causal')
+    """
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
+
+
 def did_you_mean(name: str, choices: Iterable[str], limit: int = 40) -> str:
     """A sentence that names the nearest valid choice and the valid ones, for the end of an error message.
 

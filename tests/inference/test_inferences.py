@@ -92,7 +92,7 @@ def test_weights_are_left_alone_and_a_row_is_answered_by_itself(case: str) -> No
 
 
 REFUSED = [
-    (["method=lora", "model=tiny-bert"], "does not fit a encoder backbone"),
+    (["method=lora", "model=tiny-bert"], "does not fit an encoder backbone"),
     (["method=lora", "model=tiny-llama", "method/formulation=head"], "Use method/formulation=score"),
     (["method=tfidf_lr"], "has none. Use plain"),
     (["method=lora", "model=tiny-llama", "task=sequence", "task.of=[sst2,rte]"], "is a sequence"),

@@ -58,6 +58,13 @@ def test_a_remembered_composition_is_the_same_config(monkeypatch: pytest.MonkeyP
     assert again == [compose(job) for job in jobs]
 
 
+def test_a_section_that_is_added_brings_nothing_of_an_earlier_command() -> None:
+    composer = many.Composer()
+    composer.compose(["task=file", "task.path=rows.csv", "trainer=debug"])
+    added = ["+recipe.name=augmentation", "method=lora"]
+    assert composer.compose(added) == compose(added)
+
+
 def test_an_edited_config_file_is_composed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "conf" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)

@@ -100,7 +100,7 @@ def test_contextual_calibration_uses_inputs_without_content(tmp_path, monkeypatc
     formulation = fresh.eval().formulation
     assert isinstance(formulation, ClozeFormulation)
     like = predictor.context.draw.train[0]
-    rows = [calibration._without_content(like, text, n) for n, text in enumerate(("N/A", "", "[MASK]"))]
+    rows = [calibration.without_content(like, text, n) for n, text in enumerate(("N/A", "", "[MASK]"))]
     with torch.no_grad():
         scores = formulation.word_scores(fresh.model, fresh.collate(fresh.encode(rows)))
     flat = formulation.verbalizer.words(scores)

@@ -210,14 +210,15 @@ class _Base:
         return self.parts.get(name, self.whole)
 
     def with_values(self, name: str, own: Sequence[Override], overrides: Sequence[str]) -> DictConfig:
-        """A copy of one section with overrides of its keys, set as Hydra would."""
+        """A copy of one section with overrides of its keys, set as Hydra would. Of a section that is not there yet
+        (`+recipe.name=...`) nothing but what is added; the others are there for the words of a refusal alone."""
         part = OmegaConf.masked_copy(self.part(name), [name] if name in self.part(name) else list(self.parts))
         OmegaConf.set_struct(part, True)
         try:
             ConfigLoaderImpl._apply_overrides_to_config(list(own), part)
         except HydraException as error:
             raise explain(error, overrides) from None
-        return part
+        return OmegaConf.masked_copy(part, [name])
 
 
 _ELSEWHERE = re.compile(r"@package|@_|^\s*- *(override +)?/|^\s*-.*\$\{", re.MULTILINE)

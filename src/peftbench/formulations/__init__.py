@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.config import registry
 from peftbench.config.schema import FormulationConfig
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, a_or_an
 from peftbench.formulations.declared import Declared, declaration
 from peftbench.tasks.problems import kind
 
@@ -33,7 +33,8 @@ def declared_for(cfg: FormulationConfig, family: str, shots: int | str, problem:
         raise UsageError(f"method/formulation={name}: needs no backbone and cannot be combined with a tuner.")
     if family not in chosen.families:
         raise UsageError(
-            f"method/formulation={name} does not fit a {family} backbone. These do: {_those_for(family, problem)}."
+            f"method/formulation={name} does not fit {a_or_an(family)} backbone. These do: "
+            f"{_those_for(family, problem)}."
         )
     if shots == 0 and not chosen.can_answer_untrained:
         raise UsageError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from peftbench.config.components import choices
 from peftbench.config.registry import imported
 from peftbench.config.schema import InferenceConfig
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, a_or_an
 from peftbench.formulations.declared import declaration
 from peftbench.formulations.predictions import Prediction
 
@@ -118,7 +118,9 @@ class Declared:
             raise UsageError(f"{name}: is made for a single task, and task={run.task.name} is a sequence. Use plain.")
         if chosen.family not in self.families:
             fits = " or ".join(sorted(self.families))
-            raise UsageError(f"{name} does not fit a {chosen.family} backbone, but a {fits} one: model=smollm2-135m.")
+            raise UsageError(
+                f"{name} does not fit {a_or_an(chosen.family)} backbone, but a {fits} one: model=smollm2-135m."
+            )
         if self.problems and chosen.problem not in self.problems:
             raise UsageError(
                 f"{name} does not fit a task with {chosen.problem} targets. It fits {', '.join(sorted(self.problems))}."

@@ -65,14 +65,15 @@ class LearnerPredictor(Predictor):
         """One prediction a row, in order; see `peftbench.inference.base.Ask`."""
         items = self.encode(rows) if learner is None else learner.encode(rows)
         learner, context = learner or self.learner, self.context
-        found = predict_all(
-            learner,
-            items,
-            cfg=context.cfg.trainer,
-            dist=context.processes(),
-            precision=context.precision,
-            predict=predict,
-        )
+        with learner.reusing():
+            found = predict_all(
+                learner,
+                items,
+                cfg=context.cfg.trainer,
+                dist=context.processes(),
+                precision=context.precision,
+                predict=predict,
+            )
         return learner.formulation.answers(rows, found)
 
     def in_every_way(self, rows: Sequence[Row], known: Sequence[Prediction]) -> list[Asked]:
@@ -221,24 +222,25 @@ def train_on(
     with context.clock("train"), context.meter.phase("train"):
         learner.before_training(gradients(context, learner, items, cfg))
         learner.zero_grad()  # of a tuner that did not look at all of them
-        result = train(
-            learner,
-            items,
-            cfg=cfg.trainer,
-            lr=report.lr,
-            weight_decay=cfg.method.weight_decay,
-            constant=constant_groups(context, learner),
-            seed=cfg.seed,
-            select=select,
-            evaluate=evaluate,
-            clock=context.clock,
-            dist=context.processes(),
-            folder=folder,
-            on_log=on_log,
-            attempt=context.attempt,
-            course=course,
-            repeats=repeats,
-        )
+        with learner.reusing():
+            result = train(
+                learner,
+                items,
+                cfg=cfg.trainer,
+                lr=report.lr,
+                weight_decay=cfg.method.weight_decay,
+                constant=constant_groups(context, learner),
+                seed=cfg.seed,
+                select=select,
+                evaluate=evaluate,
+                clock=context.clock,
+                dist=context.processes(),
+                folder=folder,
+                on_log=on_log,
+                attempt=context.attempt,
+                course=course,
+                repeats=repeats,
+            )
         learner.after_training()
     report.status, report.reason, report.seconds = result.status, result.reason, result.seconds
     report.steps, report.tokens, report.curves = result.steps, result.tokens, result.curves

@@ -115,7 +115,7 @@ def train(
         Interrupted: some process was told to stop, and what was done by then is in a checkpoint.
     """
     attempt = attempt or Attempt(clock)
-    with clock("train"), learner.reusing(), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
+    with clock("train"), _gradient_checkpointing(learner, cfg.gradient_checkpointing):
         engine = _Engine(learner, items, cfg, lr, weight_decay, seed, dist, constant, course, repeats)
         training = _Training(
             engine,

@@ -43,7 +43,7 @@ def predict_all(
     try:
         mine: list[Prediction] = []
         own = batches[dist.rank :: dist.world]
-        with learner.reusing(), evaluation_reporter(cfg.progress and dist.main, len(own)) as shown:
+        with evaluation_reporter(cfg.progress and dist.main, len(own)) as shown:
             for done, positions in enumerate(own, 1):
                 batch = to_device(learner.collate([items[i] for i in positions]), dist.device)
                 # Not inference_mode: a tensor that a module caches under it could never be trained through again.

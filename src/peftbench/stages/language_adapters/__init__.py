@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from peftbench.config.components import INPUT
 from peftbench.config.schema import RunConfig, number, packaged
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, a_or_an
 from peftbench.stages.base import Stage
 
 
@@ -39,8 +39,9 @@ def fits(run: RunConfig) -> None:
         )
     if run.model.family != "encoder":
         raise UsageError(
-            f"method={run.method.name} does not fit a {run.model.family} backbone: language adapters are trained by "
-            "masked LM. Use an encoder with a masked-LM head, such as model=afro-xlmr-base or model=minilm-mlm."
+            f"method={run.method.name} does not fit {a_or_an(run.model.family)} backbone: language adapters are "
+            "trained by masked LM. Use an encoder with a masked-LM head, such as model=afro-xlmr-base or "
+            "model=minilm-mlm."
         )
     if "task_adapter" not in run.method.stages:
         raise UsageError(
