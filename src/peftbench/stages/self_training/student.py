@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,9 @@ class Student(nn.Module):
         if not self.weights:
             return losses.sum()
         return (losses * losses.new_tensor([self.weights[id_] for id_ in batch["ids"]])).sum()
+
+    def reusing(self) -> AbstractContextManager[None]:
+        return self.learner.reusing()
 
     def before_training(self, gradients: Iterable[int]) -> None:
         self.learner.before_training(gradients)
