@@ -95,12 +95,7 @@ def build_learner(
     }
     chosen, purpose = next(iter(classes.values())), one_purpose(classes, data.shared_head)
     tuner = build_tuner(cfg.method.tuner)
-    if cfg.model.family not in tuner.families:
-        fits = ", ".join(sorted(tuner.families))
-        why = f": {tuner.why_families}" if tuner.why_families else ""
-        raise UsageError(
-            f"method={cfg.method.name} does not fit {a_or_an(cfg.model.family)} backbone{why}. It fits: {fits}."
-        )
+    check_family(tuner, cfg)
     check_format(cfg)
     own = getattr(cfg.method.formulation, "max_length", None)
     longest = own or cfg.trainer.max_length
@@ -144,6 +139,16 @@ def check_trains(learner: Learner, cfg: RunConfig, formulation: str) -> None:
         raise UsageError(
             f"method={cfg.method.name}: nothing to train, since the `{formulation}` has no head of its own. "
             "Use method/formulation=head, or a method that trains the backbone."
+        )
+
+
+def check_family(tuner: Tuner, cfg: RunConfig) -> None:
+    """Raises UsageError if the tuner is not made for the backbone's family."""
+    if cfg.model.family not in tuner.families:
+        fits = ", ".join(sorted(tuner.families))
+        why = f": {tuner.why_families}" if tuner.why_families else ""
+        raise UsageError(
+            f"method={cfg.method.name} does not fit {a_or_an(cfg.model.family)} backbone{why}. It fits: {fits}."
         )
 
 

@@ -13,6 +13,7 @@ from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.models import load_backbone
+from peftbench.records.leaderboard import row
 from peftbench.records.record import Record
 from peftbench.runner import run
 from peftbench.training.frozen_blocks import FrozenBlocks, untouched
@@ -60,6 +61,7 @@ def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, method: str) -> None:
         assert record.predictions["sha256"] == plain.predictions["sha256"]
         assert record.compute["frozen_blocks"] == METHODS[method]
     assert "frozen_blocks" not in plain.compute
+    assert all((row(first)[name] is None) == (METHODS[method] > 0) for name in ("train_seconds", "total_seconds"))
     if METHODS[method]:
         assert first.compute["frozen_rows_made"] > 0
         assert second.compute["frozen_rows_read"] > 0
@@ -107,6 +109,13 @@ def test_rows_are_told_by_their_input_their_mask_and_the_weights(backbone) -> No
         next(model.encoder.layer[0].parameters()).add_(0.5)
     assert answer(inputs)[1] == 0  # other weights
     assert "forward" not in vars(model.encoder.layer[0])
+
+
+def test_a_trained_input_of_a_block_that_is_no_state_ends_it(backbone) -> None:
+    states, block = FrozenBlocks(backbone, "fp32", Cache("test")), torch.zeros(2, 3, 4)
+    assert states.keys((block,), {"scale": torch.tensor(2.0), "bias": torch.zeros(1, 3)}) is not None
+    assert states.keys((block,), {"bias": torch.zeros(1, 3, requires_grad=True)}) is None
+    assert "is trained" in states.off
 
 
 def test_states_that_differ_when_made_again_end_it(backbone) -> None:

@@ -100,7 +100,7 @@ def row(record: Record) -> Row:
         "warnings": len(record.diagnosis.get("warnings") or ()),
         **_cost(record),
     }
-    return {**found, **dict.fromkeys(MEASURED)} if record.compute.get("frozen_rows_read") else found
+    return {**found, **dict.fromkeys(MEASURED)} if record.compute.get("frozen_blocks") else found
 
 
 def _cost(record: Record) -> Row:

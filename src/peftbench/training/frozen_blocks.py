@@ -54,7 +54,7 @@ class FrozenBlocks:
         attention = getattr(model.config, "_attn_implementation", None)
         machine = [torch.__version__, cpu_name(), torch.get_num_threads()]
         self._content = [backbone.revision, backbone.purpose, precision, attention, *machine]
-        self._weights: tuple[list[tuple[int, int]], str] = ([], "")
+        self._weights = ""
         self._held: dict[Key, Tensor] = {}
         self._bytes = self._depth = 0
         self.checked = self.wrapped = False
@@ -66,7 +66,7 @@ class FrozenBlocks:
         blocks = [] if self._depth or self.off else untouched(self._backbone)
         if blocks:
             self.count = len(blocks)
-            self._read_weights(blocks)
+            self._weights = _content(blocks)
             passage = _Passage(self, blocks)
         self._depth += 1
         try:
@@ -86,16 +86,16 @@ class FrozenBlocks:
         if not isinstance(states, Tensor) or states.device.type != "cpu":
             self.end("it is for tensors on a CPU")
             return None
-        if states.requires_grad:
-            self.end("what goes into the first block is trained")
-            return None
-        shared, by_row = [*self._content, self._weights[1], self.count, [*states.shape]], list[Tensor]()
+        shared, by_row = [*self._content, self._weights, self.count, [*states.shape]], list[Tensor]()
         for name, value in _flat([*enumerate(args), *sorted(kwargs.items())]):
+            if isinstance(value, Tensor) and value.requires_grad:
+                self.end("what goes into the first block is trained")
+                return None
             if isinstance(value, Tensor):
-                rows = value.detach() if len(value) == len(states) > 1 else None
+                rows = value if value.dim() and len(value) == len(states) > 1 else None
                 shared += [name, str(value.dtype), [*value.shape]]
                 by_row += [rows] if rows is not None else []
-                shared += [_digest(value.detach())] if rows is None else []
+                shared += [_digest(value)] if rows is None else []
             elif value is None or isinstance(value, bool | int | float | str):
                 shared += [name, value]
             else:
@@ -134,14 +134,9 @@ class FrozenBlocks:
             return
         self.end("states that were made again differed: here they depend on a row's place in its batch")
 
-    def _read_weights(self, blocks: Sequence[nn.Module]) -> None:
-        """Hash the blocks' weights, unless they are as they were: an earlier training may have moved them."""
-        tensors = [t for block in blocks for t in (*block.parameters(), *block.buffers())]
-        state = [(t.data_ptr(), t._version) for t in tensors]
-        if state != self._weights[0]:
-            self._weights = (state, hashlib.sha256("".join(map(_digest, tensors)).encode()).hexdigest())
-
     def _hold(self, key: Key, row: Tensor) -> None:
+        if key in self._held:
+            return
         size = row.numel() * row.element_size()
         while self._held and self._bytes + size > LIMIT:
             gone = self._held.pop(next(iter(self._held)))
@@ -196,6 +191,12 @@ class _Passage:
             self.states.keep(self.keys, out)
         else:
             self.states.compare(self.known, out)
+
+
+def _content(blocks: Sequence[nn.Module]) -> str:
+    """Hash of the weights; an earlier training may have moved them since the backbone was loaded."""
+    tensors = [t for block in blocks for t in (*block.parameters(), *block.buffers())]
+    return hashlib.sha256("".join(map(_digest, tensors)).encode()).hexdigest()
 
 
 def untouched(backbone: Backbone) -> list[nn.Module]:
