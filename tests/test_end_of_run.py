@@ -15,7 +15,7 @@ from made_up_configs import compose
 from peftbench import files, runner
 from peftbench.config.schema import RunConfig
 from peftbench.inputs import InputCache
-from peftbench.records import leases
+from peftbench.records import leaderboard, leases
 from peftbench.records.leases import LeaseLost
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -164,6 +164,31 @@ def check_not_trained_again(
     assert record is not None or again.compute["attempts"] == 2  # type: ignore[union-attr]
     sound(folder)
     assert not list(folder.glob("runs/*/stages"))
+
+
+def test_a_known_run_brings_the_leaderboard_up_to_date(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who filed it may have been killed before the table was made."""
+    cfg, table = config(tmp_path, *FLOOR), tmp_path / "leaderboard.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(leaderboard, "refresh", lambda store: None)
+        record, _ = run(cfg)
+    assert record is not None
+    assert not table.exists()
+    again, is_new = run(cfg)
+    assert same(again, record)
+    assert not is_new
+    assert table.read_bytes() == leaderboard.to_csv(leaderboard.rows([record]))
+
+
+def test_a_folder_that_cannot_be_synced_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The renaming is done by then: every reader sees the new file, so it may not be called unwritten."""
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync_folder", lambda folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        files.write_atomic(tmp_path / "file", b"whole")
+    assert (tmp_path / "file").read_bytes() == b"whole"
+    assert "power cut" in caplog.text
 
 
 @pytest.mark.parametrize("moment", ["evaluate", "keep", "write_predictions"])

@@ -161,6 +161,8 @@ def write_atomic(path: Path, content: bytes, durable: bool = True, check: Callab
             return
         write = partial(_write_and_rename, path, content, durable, check)
         persist(write) if durable else write()
+    if durable:
+        _keep_name(path)
 
 
 def _write_and_rename(path: Path, content: bytes, durable: bool, check: Callable[[], None]) -> None:
@@ -174,8 +176,15 @@ def _write_and_rename(path: Path, content: bytes, durable: bool, check: Callable
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_folder(path.parent)
+
+
+def _keep_name(path: Path) -> None:
+    """Make the renaming survive a power cut. Where that fails, readers see the new file all the same, so nobody may
+    be told that it was not written."""
+    try:
+        persist(partial(sync_folder, path.parent))
+    except OSError as error:
+        log.warning("%s is written, but a power cut in the next seconds could still take it back (%s).", path, error)
 
 
 def _write_all(path: Path, content: bytes, durable: bool) -> None:

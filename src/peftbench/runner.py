@@ -17,6 +17,7 @@ from peftbench.inputs import InputCache, without_test_labels
 from peftbench.measure.clock import PhaseClock
 from peftbench.migration import migrate_if_safe
 from peftbench.records.fill import base_record, fill_measures
+from peftbench.records.leaderboard import catch_up
 from peftbench.records.store import Store
 from peftbench.run_devices import run_on_devices
 from peftbench.session import Session
@@ -59,7 +60,11 @@ def run(
         migrate_if_safe(store)
     known = store.load(run_id)
     if known is not None and known.status == "done" and not cfg.rerun:
-        return (known if place is None or place.rank == 0 else None), False
+        if place is not None and place.rank != 0:
+            return None, False
+        if cfg.evaluate == "test":
+            catch_up(store, known.run_id)
+        return known, False
     record = base_record(cfg, data, drawn, run_id, inputs.basis(cfg))
     if cfg.trainer.devices > 1 and place is None and parent is None:
         return run_on_devices(cfg, store, record), True

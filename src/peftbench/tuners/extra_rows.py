@@ -93,6 +93,8 @@ def widened(name: str, value: Any, k: int, n: int) -> Any:
             return square(value, k, n, seen=True)
         case "position_bias" | "relative_pos":
             return square(value, k, n, seen=False)
+        case "position_ids":  # position 0 is no rotation (GPT-J looks its angles up in the block)
+            return F.pad(value, (k, 0)) if value.shape[-1] == n else value
         case "sinusoidal_pos":  # sines, then cosines
             sines, cosines = value.chunk(2, dim=-1)
             return torch.cat([rotation(sines, k, n, 0.0), rotation(cosines, k, n, 1.0)], dim=-1)
