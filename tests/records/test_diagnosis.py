@@ -80,9 +80,12 @@ def test_a_floor_without_a_network_may_answer_one_class(make_record: Callable[..
 
 
 def test_collapse_without_training_names_the_words(make_record: Callable[..., Record]) -> None:
-    (warning,) = warnings_of(make_record(shots=0, draw={}), [(t, "sports") for t, _ in GOOD])
+    """Also where rows were drawn that nothing was trained on (demonstrations, a calibration)."""
+    (warning,) = warnings_of(make_record(parameters={}), [(t, "sports") for t, _ in GOOD])
     assert "task.label_words" in warning
     assert "trainer.steps" not in warning
+    (warning,) = warnings_of(make_record(parameters={}, predictions={"count": 10, "invalid": 9}), GOOD)
+    assert "use a method that trains" in warning
 
 
 def test_cut_inputs_name_a_longer_length(make_record: Callable[..., Record]) -> None:
@@ -110,7 +113,7 @@ def test_a_cloze_has_words_of_its_own(make_record: Callable[..., Record]) -> Non
     (split,) = warnings_of(make_record(config=config), GOOD, {"max_length": 8, "label_tokens": tokens})
     assert "(`a ##f ##ya ##nj ##ema`: 5)" in split
     assert split.endswith("choose shorter ones with method.formulation.words=FILE, label `health`")
-    collapse = warnings_of(make_record(shots=0, config=config, draw={}), [(t, "sports") for t, _ in GOOD])
+    collapse = warnings_of(make_record(config=config, parameters={}), [(t, "sports") for t, _ in GOOD])
     assert "change method.formulation.words" in collapse[0]
 
 

@@ -138,12 +138,17 @@ def _collapse_warnings(record: Record, majority: dict[str, Any] | None) -> Itera
         return
     what = f"{_percent(majority['share'])} of the predictions are `{majority['label']}`"
     what += f", as are {_percent(majority['target_share'])} of the test items: "
-    if record.shots == 0 and not (record.draw.get("rows") or {}).get("train"):
+    if _untrained(record):
         knob = "method.formulation.words" if _is_cloze(record) else "task.label_words"
-        yield f"{what}without training the label words decide; change {knob} or give shots"
+        yield f"{what}without training the label words decide; change {knob} or use a method that trains"
         return
     knobs = dict.fromkeys(f"{_rate_knob(record, group)} ({rate:g})" for group, rate in record.lr.items())
     yield f"{what}raise {' or '.join([_steps_knob(record), *knobs])}, and compare with another seed"
+
+
+def _untrained(record: Record) -> bool:
+    """Whether nothing was learned: the answers are the backbone's own."""
+    return not record.parameters.get("module") and not record.parameters.get("head")
 
 
 def _steps_knob(record: Record) -> str:
@@ -164,16 +169,17 @@ def _rate_knob(record: Record, group: str) -> str:
 
 def _invalid_warnings(record: Record) -> Iterator[str]:
     invalid, count = record.predictions.get("invalid") or 0, record.predictions.get("count") or 0
+    train = "use a method that trains" if _untrained(record) else "raise trainer.steps"
     if count and invalid / count > MANY_INVALID:
         kind = kinds().get(record.data.get("problem") or "")
         if kind is not None and kind.parse is not None:
             yield (
                 f"{_percent(invalid / count)} of the answers are not in the form asked for and count as wrong: "
-                "raise trainer.steps, show demonstrations (method=icl), or give more room (answer_tokens)"
+                f"{train}, show demonstrations (method=icl), or give more room (answer_tokens)"
             )
             return
         yield (
-            f"{_percent(invalid / count)} of the answers are no label and count as wrong: raise trainer.steps, or let "
+            f"{_percent(invalid / count)} of the answers are no label and count as wrong: {train}, or let "
             "the model rank the labels with method/formulation=score"
         )
 
