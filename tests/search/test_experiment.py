@@ -11,7 +11,8 @@ from peftbench.search.experiment import command, write_experiment
 
 TUNING = {
     "sampler": "tpe", "trials": 20, "failed": 1, "seeds": 1, "seconds": 312.4, "cpu_seconds": 610.0, "dev_score": 91.0,
-    "start_dev_score": None, "dev_rows": 35, "dev_selects": True, "data_seed": 42, "study": "0123456789abcdef",
+    "start_dev_score": None, "dev_scores": [88.0, 91.0], "dev_rows": 35,
+    "dev_selects": True, "data_seed": 42, "study": "0123456789abcdef",
 }  # fmt: skip
 
 

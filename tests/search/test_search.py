@@ -71,7 +71,11 @@ def test_a_search_files_one_result_and_keeps_its_trials_apart(capsys):
     assert tuning["start_dev_score"] == listed[0]["score"] <= tuning["dev_score"]
     assert (tuning["trials"], tuning["failed"], tuning["dev_rows"]) == (3, 0, 35)
     assert tuning["seconds"] == pytest.approx(sum(t.seconds["total"] for t in trials))
-    assert tuning["cpu_seconds"] == pytest.approx(sum(sum(t.cpu_seconds.values()) for t in trials))
+    assert tuning["cpu_seconds"] == pytest.approx(
+        sum(s for t in trials for phase, s in t.cpu_seconds.items() if phase != "import")
+    )
+    assert tuning["dev_scores"] == [t["score"] for t in listed]
+    assert Path("results/conf/experiment", tuning["experiment"] + ".yaml").exists()
     assert record.run_id == tuning["study"]
 
     out = capsys.readouterr().out

@@ -22,7 +22,7 @@ from peftbench.config.components import choices, components, stages_run
 from peftbench.config.doors import check_override, shortened
 from peftbench.config.hydra_source import CONFIG_MODULE, ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
-from peftbench.config.space import read_space
+from peftbench.config.space import rate_decades, read_space
 from peftbench.config.tasks import adapter_of
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import check_place
@@ -155,6 +155,8 @@ def from_plain(
         if key not in {f.name for f in dataclasses.fields(schema.RunConfig)}:
             raise UsageError(f"{key}: no such key. {did_you_mean(key, field_names(schema.RunConfig))}")
     run = schema.RunConfig(**parts, **top)
+    if run.search.name != "none" and run.search.rates == "decades":  # spelled out while the rates are those given
+        run.search = dataclasses.replace(run.search, space=rate_decades(run))
     run.plugins = check_plugins(run)
     check_top(run)
     if (fits_task := adapter_of(run.task.adapter).fits) is not None:

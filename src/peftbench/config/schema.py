@@ -358,6 +358,8 @@ class SearchConfig:
     """`conf/search/*.yaml`: hyper-parameters chosen on dev before the run. `space` is laid over `method.space`."""
 
     name: str = one_of("none", "tpe", "random", default="none")
+    rates: str = one_of("own", "decades")
+    """`decades`: every learning rate of the method from a tenth to ten times its given value (`space.rate_decades`)."""
     trials: int | None = number(ge=1)
     seconds: float | None = number(gt=0)
     seeds: int = number(ge=1)

@@ -71,6 +71,30 @@ def _collect(found: dict[str, list[Any]], key: str, node: Any) -> None:
         )
 
 
+def rate_decades(cfg: RunConfig) -> dict[str, Any]:
+    """`search.space` of `search.rates=decades`: each group of `method.lr`, the head's too, from a tenth to ten times
+    its value as given, on a logarithmic scale; what `search.space` says itself stays.
+
+    One rule for all methods: the ranges in their files differ in width, and leave the head's rate out.
+    """
+    rates = {
+        group: [float(f"{rate * factor:.{DIGITS}g}") for factor in (0.1, 10)] + ["log"]
+        for group, rate in (cfg.method.lr or {}).items()
+        if rate
+    }
+    return _over({"method": {"lr": rates}} if rates else {}, cfg.search.space or {})
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other."""
+    both = {key: _over(below[key], above[key]) for key in below.keys() & above.keys() if _both(below, above, key)}
+    return {**below, **above, **both}
+
+
+def _both(below: Mapping[str, Any], above: Mapping[str, Any], key: str) -> bool:
+    return isinstance(below[key], Mapping) and isinstance(above[key], Mapping)
+
+
 def read_space(cfg: RunConfig) -> list[Dimension]:
     """The checked space of a config, in the order of the keys.
 

@@ -182,10 +182,12 @@ class TuningFacts(TypedDict, total=False):
     values: dict[str, Any]
     dev_score: float | None
     start_dev_score: float | None
+    dev_scores: list[float | None]
     equal: int
     dev_rows: int
     dev_selects: bool
     study: str
+    experiment: str
 
 
 class ModelFacts(TypedDict, total=False):

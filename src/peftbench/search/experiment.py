@@ -32,7 +32,7 @@ NOT_SETTINGS = ("seed", "data_seed", "data_dir", "out_dir", "rerun", "tracking",
 # fmt: off
 IN_FILE = (
     "sampler", "trials", "failed", "seeds", "seconds", "cpu_seconds", "values", "dev_score", "start_dev_score",
-    "dev_rows", "dev_selects", "data_seed", "study",
+    "dev_scores", "dev_rows", "dev_selects", "data_seed", "study",
 )
 # fmt: on
 """What of a search's cost travels with its file, into the record of every run of it."""

@@ -24,7 +24,7 @@ from peftbench.inputs import InputCache
 from peftbench.records.leases import LeaseHeld
 from peftbench.records.record import Record
 from peftbench.runner import run, store_of
-from peftbench.search.experiment import command, write_experiment
+from peftbench.search.experiment import command, name_of, write_experiment
 from peftbench.search.study import Study
 from peftbench.training.launch import find_place
 
@@ -98,6 +98,7 @@ def tune(cfg: RunConfig, inputs: InputCache) -> RunConfig:
     best = search.best()
     search.print_end(best)
     chosen = replace(with_values(cfg, best.values), search=cfg.search, tuning=search.cost(best), rerun=False)
+    chosen.tuning["experiment"] = name_of(chosen)
     print(f"kept as {write_experiment(chosen)}; with another seed: {command(chosen)}", flush=True)
     return chosen
 
@@ -155,7 +156,8 @@ class Search:
                 break
             trial.runs.append(record.run_id)
             trial.seconds += record.seconds.get("total", 0.0)
-            trial.cpu_seconds += sum(record.cpu_seconds.values())
+            # imports are made once a process, by whichever trial comes first
+            trial.cpu_seconds += sum(s for phase, s in record.cpu_seconds.items() if phase != "import")
             if record.status != "done" or record.dev_score is None:
                 trial.reason = f"{record.status}: {record.reason}"
                 break
@@ -193,6 +195,7 @@ class Search:
             "values": best.values,
             "dev_score": best.score,
             "start_dev_score": first.score if first.values == self.start else None,
+            "dev_scores": [t.score for t in self.trials],
             "equal": sum(t.score == best.score for t in self.trials),
             "dev_rows": len(self.draw.dev),
             "dev_selects": self.draw.select == "best",

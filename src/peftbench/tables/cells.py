@@ -29,6 +29,7 @@ class TableCell:
         fill: the sweep of its own runs; None if this version cannot make them, or for a mean over columns.
         letters: tie group within panel and column; "a" is that of the best.
         best: best, or not told apart from the best.
+        tuning: what chose its settings, as `Record.tuning` has it; empty for settings as given.
     """
 
     spec: CellSpec
@@ -40,6 +41,7 @@ class TableCell:
     verdict: Verdict | None = None
     letters: str = ""
     best: bool = False
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def value(self) -> float | None:

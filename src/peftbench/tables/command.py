@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peftbench.errors import UsageError, did_you_mean
@@ -14,7 +15,7 @@ from peftbench.files import write_atomic
 from peftbench.options import OptionParser
 from peftbench.records.store import Store
 from peftbench.tables import spec
-from peftbench.tables.commands import arguments, command, merge
+from peftbench.tables.commands import EXPERIMENT, Sweep, arguments, command, conf_of, merge
 from peftbench.tables.formats import FORMATS
 from peftbench.tables.table import Table, make_table
 
@@ -48,8 +49,7 @@ def _make(name: str, options: argparse.Namespace) -> tuple[Table, int]:
     table = make_table(name, config, store, given, options.only)
     if not options.run:
         return table, 0
-    code = run_missing(table, options.out_dir, launch)
-    return make_table(name, config, store, given, options.only), code
+    return run_missing(table, lambda: make_table(name, config, store, given, options.only), options.out_dir, launch)
 
 
 def matching(pattern: str) -> list[str]:
@@ -106,20 +106,27 @@ def _emit(content: str, out: Path | None) -> int:
     return 0
 
 
-def run_missing(table: Table, out_dir: str, launch: Sequence[str] = ()) -> int:
-    """Run the sweeps of a table's missing cells, one command after the other; the worst exit code.
+def run_missing(
+    table: Table, again: Callable[[], Table], out_dir: str, launch: Sequence[str] = ()
+) -> tuple[Table, int]:
+    """Run the sweeps of a table's missing cells, one command after the other; the table as it is then (`again`), and
+    the worst exit code. What a search has chosen is run in a second round; no command is given twice.
 
     Each is the command that a user would type, in a process of its own, so that any launcher behaves as it does there.
     """
     extra = [f"out_dir={out_dir}", *launch]
-    sweeps = merge(table.missing())
+    given: list[Sweep] = []
     codes = [0]
-    for number, sweep in enumerate(sweeps, 1):
-        print(f"[{number}/{len(sweeps)}] {command(sweep, extra)}", file=sys.stderr, flush=True)
-        words = arguments(sweep, extra)
-        if launch and words[0] != "-m":
-            words = ["-m", *words]  # launchers belong to sweeps
-        # what the runs print goes where messages go (2: stderr), so that a table can be piped
-        ended = subprocess.run([sys.executable, "-m", "peftbench", *words], check=False, stdout=2)
-        codes.append(ended.returncode)
-    return max(abs(code) for code in codes)
+    while sweeps := merge(sweep for sweep in table.missing() if sweep not in given):
+        given += table.missing()
+        for number, sweep in enumerate(sweeps, 1):
+            print(f"[{number}/{len(sweeps)}] {command(sweep, extra)}", file=sys.stderr, flush=True)
+            words = arguments(sweep, extra)
+            if launch and words[0] != "-m":
+                words = ["-m", *words]  # launchers belong to sweeps
+            # what the runs print goes where messages go (2: stderr), so that a table can be piped
+            place = {**os.environ, **conf_of(out_dir)} if EXPERIMENT in sweep else None
+            ended = subprocess.run([sys.executable, "-m", "peftbench", *words], check=False, stdout=2, env=place)
+            codes.append(ended.returncode)
+        table = again()
+    return table, max(abs(code) for code in codes)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from peftbench.config.user_files import DEFAULT, VARIABLE
 from peftbench.tables.spec import text
 
 Overrides = Mapping[str, Any]
 Sweep = dict[str, tuple[str, ...]]
 """Key -> the values it takes; a sweep runs every combination."""
 
+EXPERIMENT = "+experiment"
+"""The key of a sweep over settings that searches chose, which lie in `conf` of the results (docs/sweeps.md)."""
 _PLAIN = re.compile(r"[\w./:+@%-]+|\[[\w.,-]*\]")
 
 
@@ -90,4 +95,13 @@ def arguments(sweep: Sweep, extra: Sequence[str] = ()) -> list[str]:
 
 def command(sweep: Sweep, extra: Sequence[str] = ()) -> str:
     """The command as one types it in a shell."""
-    return shlex.join(["peftbench", *arguments(sweep, extra)])
+    folder = next((word.partition("=")[2] for word in extra if word.startswith("out_dir=")), "results")
+    place = "".join(f"{k}={shlex.quote(v)} " for k, v in conf_of(folder).items()) if EXPERIMENT in sweep else ""
+    return place + shlex.join(["peftbench", *arguments(sweep, extra)])
+
+
+def conf_of(out_dir: str) -> dict[str, str]:
+    """The variable that says where the files of searches lie, where it has to be set to find those of `out_dir`."""
+    if os.environ.get(VARIABLE) or Path(out_dir, DEFAULT.name) == DEFAULT:
+        return {}
+    return {VARIABLE: str(Path(out_dir, DEFAULT.name))}

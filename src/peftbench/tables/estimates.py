@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 COSTS = (
     "trainable_params", "trainable_percent", "train_seconds", "train_cpu_seconds", "eval_seconds", "total_seconds",
     "train_peak_mib", "eval_peak_mib", "step_flops", "saved_bytes", "adapter_bytes", "tokens_per_second",
+    "tuning_trials", "tuning_seconds", "tuning_cpu_seconds", "tuning_start_dev_score", "tuning_dev_score",
 )  # fmt: skip
 """Metrics that are counted or measured on a run, not on its test items."""
 
-COUNTED = ("trainable_params", "trainable_percent", "step_flops", "saved_bytes", "adapter_bytes")
+TUNING = tuple(name for name in COSTS if name.startswith("tuning_"))
+"""Those of a search: its budget, its cost, the dev scores of the settings as given and of those chosen."""
+
+COUNTED = ("trainable_params", "trainable_percent", "step_flops", "saved_bytes", "adapter_bytes", *TUNING)
 """Costs that are the same each time, so one run is enough to know them."""
 
 
@@ -110,7 +114,7 @@ class Estimates:
         """What the records say of splits that are not the official ones."""
 
         def compute() -> list[str]:
-            notes = self._record(group.runs[0]).data.get("notes") or ()
+            notes = self.record(group.runs[0]).data.get("notes") or ()
             return [note for note in notes if note.split(":")[0] in ("train", "dev", "test")]
 
         return self._remember(["notes", self._key(group)], compute)
@@ -121,7 +125,7 @@ class Estimates:
 
         key = json.dumps(self._key(group))
         if key not in self._cells:
-            records = [self._record(r) for r in group.runs]
+            records = [self.record(r) for r in group.runs]
             try:
                 self._cells[key] = statistics.load_cell(self.store, records, group.metric)
             except UsageError as error:
@@ -132,8 +136,10 @@ class Estimates:
     def cost(self, run: Row, metric: str) -> float:
         """A cost of one run. Raises UsageError if it was not measured."""
         found = run.get(metric)
+        if metric in TUNING:
+            found = self.record(run).tuning.get(metric.removeprefix("tuning_"))
         if metric in ("trainable_percent", "adapter_bytes"):
-            counts = self._record(run).parameters
+            counts = self.record(run).parameters
             trained, total = counts.get("module", 0) + counts.get("head", 0), counts.get("total")
             percent = 100 * trained / total if total else None
             found = percent if metric == "trainable_percent" else counts.get("adapter_bytes")
@@ -149,7 +155,8 @@ class Estimates:
         values = [scale(self.cost(r, group.metric)) for r in group.runs]
         return statistics.Sample(np.array(values), tuple(r["data_seed"] for r in group.runs))
 
-    def _record(self, run: Row) -> Record:
+    def record(self, run: Row) -> Record:
+        """The record of a row. Raises UsageError if it is gone."""
         name = run["run_id"]
         if name not in self._records:
             record = self.store.load(name)

@@ -206,6 +206,7 @@ def _cell_row(name: str, cell: TableCell, extra: Sequence[str]) -> dict[str, Any
         "difference": None if verdict is None else verdict.difference,
         "difference_low": None if verdict is None else verdict.low,
         "difference_high": None if verdict is None else verdict.high,
+        "chosen": ", ".join(f"{key.removeprefix('method.')}={v}" for key, v in cell.tuning.get("values", {}).items()),
         "command": "" if cell.fill is None else command(cell.fill, extra),
     }
 

@@ -44,6 +44,8 @@ class Part:
     """Why this version cannot make the cell. Then it has no `run`."""
     caveat: str = ""
     """Why our number, once made, is no reproduction of the paper's."""
+    tune: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the search whose choice the cell runs (`tables.tuned`), its seeds too; none without a `search`."""
 
 
 @dataclass
@@ -51,6 +53,8 @@ class LabelledPart(Part):
     """A panel or a row."""
 
     label: str = MISSING
+    fixed: bool = False
+    """There is nothing to search: where others are tuned, its cells take the settings as given."""
 
 
 @dataclass
@@ -108,6 +112,7 @@ class CellSpec:
         own_runs: number of runs that the table's own seeds make, whatever the command line asks for.
         changed: settings that the command line changed, so that the paper's number no longer is the same experiment's.
         mean_of: columns whose mean the cell is; empty for a cell of its own runs.
+        tune: overrides and seeds of the search that chooses the cell's settings; empty for settings as given.
         paper: the paper's number, if one was seen.
     """
 
@@ -124,6 +129,7 @@ class CellSpec:
     caveat: str
     mean_of: tuple[str, ...]
     paper: Reference | None
+    tune: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -288,8 +294,11 @@ def _cell(
     assert isinstance(row, LabelledPart)
     assert isinstance(column, ColumnPart)
     own: dict[str, Any] = {}
+    tune: dict[str, Any] = {}
     for part in parts:
         own.update(part.run)
+        tune.update(part.tune)
+    is_tuned = "search" in tune and not any(getattr(part, "fixed", False) for part in parts)
     changed = {k: v for k, v in given.items() if decides(k) and text(own.get(k)) != text(v)}
     return CellSpec(
         panel=panel,
@@ -299,12 +308,14 @@ def _cell(
         repeat=repeat,
         own_runs=math.prod(map(len, table.repeat.values())) * max(1, len(column.mean_of)),
         changed=changed,
-        metric=_last(parts, "metric") or "score",
+        metric=(metric := _last(parts, "metric") or "score"),
         margin=_last(parts, "margin") or "1.0",
-        missing=_last(parts, "missing"),
+        missing=_last(parts, "missing")
+        or ("nothing is searched" if metric.startswith("tuning_") and not is_tuned else ""),
         caveat=_last(parts, "caveat"),
         mean_of=tuple(column.mean_of),
         paper=_paper(f"{name}, {row.label}, {column.label}", parts),
+        tune=tune if is_tuned else {},
     )
 
 

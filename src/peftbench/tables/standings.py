@@ -86,10 +86,23 @@ class Standing:
 class Standings:
     """The cells of some rows, with everything that is estimated from them."""
 
-    def __init__(self, store: Store, rows: Sequence[Row], methods: Iterable[str] = ()) -> None:
-        """`methods`: all that there are in the store, for which colours are kept."""
+    def __init__(
+        self,
+        store: Store,
+        rows: Sequence[Row],
+        methods: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        most_with_items: int = MOST_WITH_ITEMS,
+    ) -> None:
+        """The standings of these rows.
+
+        Args:
+            methods: all that there are in the store, for which colours are kept.
+            labels: variant -> what its cell is called; else the method, with what tells settings of one method apart.
+            most_with_items: for a reader who waits longer than `MOST_WITH_ITEMS` runs take.
+        """
         self.rows, self.methods = list(rows), set(methods)
-        self.with_items = sum(r["status"] == "done" for r in rows) <= MOST_WITH_ITEMS
+        self.with_items = sum(r["status"] == "done" for r in rows) <= most_with_items
         self._estimates = Estimates(store, Cache("tables"))
         self.notes: list[str] = []
         """What a reader has to know about the intervals."""
@@ -98,7 +111,8 @@ class Standings:
                 f"More than {MOST_WITH_ITEMS} runs: the intervals cover draws and seeds, not the test items. "
                 "With filters that leave fewer runs they cover both."
             )
-        self.cells = [self._with_interval(cell) for cell in _labelled(_cells(rows), method_names(store, rows))]
+        names = method_names(store, rows) if labels is None else labels
+        self.cells = [self._with_interval(cell) for cell in _labelled(_cells(rows), names)]
 
     def with_ties(self) -> list[Standing]:
         """The cells with their tie groups, as far as that can be done in seconds."""

@@ -11,13 +11,14 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import left_out_words
 from peftbench.records.store import Store
-from peftbench.tables.cells import Key, TableCell, mark_best, mean_cell, own_cell
+from peftbench.tables.cells import Key, TableCell, mark_best, mean_cell
 from peftbench.tables.claims import Claim, evaluate
 from peftbench.tables.commands import Sweep
 from peftbench.tables.estimates import Estimates, to_sample_mean
 from peftbench.tables.obstacles import obstacles
 from peftbench.tables.runs import RunFinder
 from peftbench.tables.spec import CellSpec, TableConfig, lay_out
+from peftbench.tables.tuned import a_cell
 from peftbench.tables.verdict import judge
 
 
@@ -75,7 +76,7 @@ def make_table(
     estimates = Estimates(store, memory)
     finder = RunFinder(leaderboard.current_rows(store), memory)
     needed = shown | {(p, r, column) for p, r, c in shown for column in specs[p, r, c].mean_of}
-    cells = {key: own_cell(specs[key], finder, estimates) for key in specs if key in needed and not specs[key].mean_of}
+    cells = {key: a_cell(specs[key], finder, estimates) for key in specs if key in needed and not specs[key].mean_of}
     cells |= {key: mean_cell(specs[key], cells, estimates) for key in specs if key in shown and specs[key].mean_of}
     kept = {key: cells[key] for key in specs if key in shown}
     mark_best(kept, estimates)
