@@ -7,6 +7,11 @@ Both ways answer the same prompts (a text and four demonstrations, of the packag
 text at a time, so that a slow moment of the machine meets both. A ratio is at once / one by one, of each pair:
 smallest, median, largest. FLOPs are counted by torch's counter on one prompt. `difference` is the largest difference of
 a log-likelihood per token, in fp32; with `--double` both ways run in fp64, where rounding does not hide a mistake.
+
+    OMP_NUM_THREADS=1 python scripts/bench_scoring.py --shared 8 --texts 16 --labels 7 --json shared.json
+
+compares labels at once with themselves: what the prompts of a batch of 8 begin with (the demonstrations) read once for
+all of them, as it is done, against every prompt read whole, batch by batch in turn.
 """
 
 from __future__ import annotations
@@ -28,6 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from peftbench.build import build_learner
 from peftbench.config import compose
 from peftbench.formulations.base import Batch
+from peftbench.formulations.scoring import log_likelihoods
+from peftbench.formulations.shared_prefix import common_length
 from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.tasks import TaskData, load_task
@@ -51,6 +58,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, nargs="*", default=[7, 53], help="default: 7 53")
     parser.add_argument("--demonstrations", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--texts", type=int, default=4, help="pairs that are timed (default: %(default)s)")
+    parser.add_argument("--shared", type=int, metavar="ROWS", help="compare shared beginnings with whole prompts")
     parser.add_argument("--no-flops", action="store_true", help="leave out what takes a pass of each way")
     parser.add_argument("--double", action="store_true", help="compute in fp64")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -84,9 +92,21 @@ def timed(work: Callable[[], Tensor]) -> tuple[float, Tensor]:
     return time.process_time() - before, found
 
 
-def compare(net: Learner, batches: Sequence[Batch], count_flops: bool) -> dict[str, Any]:
+Way = Callable[[Any, Batch], Tensor]
+
+
+def ways_of(net: Learner, shared: bool) -> dict[str, Way]:
+    """The two that are compared, the one that is measured first."""
+    formulation = net.formulation
+    if not shared:
+        return {"at once": formulation.likelihoods, "one by one": formulation.likelihoods_one_by_one}
+    score = partial(log_likelihoods, trie=formulation.trie)
+    return {"shared": score, "whole": partial(score, share=False)}
+
+
+def compare(net: Learner, batches: Sequence[Batch], ways: dict[str, Way], count_flops: bool) -> dict[str, Any]:
     """Both ways on every batch, in turn."""
-    ways = {"at once": net.formulation.likelihoods, "one by one": net.formulation.likelihoods_one_by_one}
+    one, other = ways
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     difference, lengths = 0.0, torch.tensor([len(s) for s in net.formulation.trie.sequences])
     for number, batch in enumerate(batches):
@@ -94,18 +114,20 @@ def compare(net: Learner, batches: Sequence[Batch], count_flops: bool) -> dict[s
         for name in list(ways) if number % 2 else list(ways)[::-1]:
             spent, found[name] = timed(partial(ways[name], net.model, batch))
             seconds[name].append(spent)
-        difference = max(difference, float(((found["at once"] - found["one by one"]).abs() / lengths).max()))
-    ratios = [a / b for a, b in zip(seconds["at once"], seconds["one by one"], strict=True)]
+        difference = max(difference, float(((found[one] - found[other]).abs() / lengths).max()))
+    ratios = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
     counted = {name: flops(partial(way, net.model, batches[0])) for name, way in ways.items()} if count_flops else {}
     return {
         "labels": len(net.formulation.label_ids),
-        "prompt tokens": statistics.mean(int(b["attention_mask"].sum()) for b in batches),
+        "rows": len(batches[0]["ids"]),
+        "prompt tokens": sum(int(b["attention_mask"].sum()) for b in batches) / sum(len(b["ids"]) for b in batches),
+        "in common": common_length(batches[0]["input_ids"], batches[0]["attention_mask"]),
         "trie nodes": len(net.formulation.trie.tokens),
         "cpu seconds": {name: statistics.median(s) for name, s in seconds.items()},
         "cpu ratio": [min(ratios), statistics.median(ratios), max(ratios)],
         "difference": difference,
         "flops": counted,
-        "flops ratio": counted["at once"] / counted["one by one"] if counted else None,
+        "flops ratio": counted[one] / counted[other] if counted else None,
     }
 
 
@@ -119,7 +141,9 @@ def main() -> None:
         if args.double:
             net = net.double()
         rows = prompts(data, args.demonstrations, args.texts)
-        results.append(compare(net, [net.collate([item]) for item in net.encode(rows)], not args.no_flops))
+        items, size = net.encode(rows), args.shared or 1
+        batches = [net.collate(items[start : start + size]) for start in range(0, len(items), size)]
+        results.append(compare(net, batches, ways_of(net, bool(args.shared)), not args.no_flops))
         print(json.dumps(results[-1], indent=1), flush=True)
     if args.json:
         args.json.write_text(json.dumps({"model": args.model, "results": results}, indent=1) + "\n")

@@ -26,8 +26,10 @@ from peftbench.conformance.bench import (
     tuner_groups,
 )
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation, new_tokens
+from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation, TextFormulation, new_tokens
 from peftbench.formulations.scoring import log_likelihoods
+from peftbench.formulations.shared_prefix import LEAST
+from peftbench.formulations.text import pad_inputs
 from peftbench.formulations.trie import Trie
 from peftbench.learner import Learner
 from peftbench.measure.probe import Probe, probe_step
@@ -226,19 +228,32 @@ def label_scoring(bench: Bench) -> Verdict:
         return not_claimed("the task is posed with a head here")
     if not learner.tuner.takes_cache:
         return not_claimed("takes_cache is False: answers are scored one by one")
-    items, answers = learner.encode(bench.task.train)[:BATCH], list(formulation.label_ids.values())
-    prompts = [item.data["prompt"] for item in items]
-    with torch.no_grad():
-        start = formulation.decoder_start(learner.model) if formulation.encoder_decoder else None
-        found = log_likelihoods(learner.model, formulation.collate(items), Trie(answers), start)
-        teachers = [formulation.teacher_batch(prompts, [answer] * len(items)) for answer in answers]
-        wanted = torch.stack([-formulation.token_losses(learner.model, t).sum(1) for t in teachers], dim=1)
-    if found is None:
+    own = [item.data["prompt"] for item in learner.encode(bench.task.train)[:BATCH]]
+    begin = (own[0] * LEAST)[:LEAST]
+    alike = [[*begin, *prompt[-1 - n :]] for n, prompt in enumerate(own)]
+    gaps = [scoring_gap(learner, formulation, prompts) for prompts in (own, alike)]
+    if None in gaps:
         return not_claimed("the network keeps no cache")
-    gap, where = difference(list(found), list(wanted))
-    if gap > CLOSE:
-        return failed(f"log-likelihoods differ by {gap:.1e} on item {where}")
-    return passed(f"up to {gap:.0e}")
+    for said, (gap, where) in zip(("", ", of prompts with one beginning,"), gaps, strict=True):  # type: ignore[misc]
+        if gap > CLOSE:
+            return failed(f"log-likelihoods{said} differ by {gap:.1e} on item {where}")
+    return passed(f"up to {max(gap for gap, _ in gaps):.0e}")  # type: ignore[misc]
+
+
+@torch.no_grad()
+def scoring_gap(
+    learner: Learner, formulation: TextFormulation, prompts: Sequence[list[int]]
+) -> tuple[float, int] | None:
+    """The largest difference of a log-likelihood scored at once and one by one, and where; None without a cache."""
+    answers, model = list(formulation.label_ids.values()), learner.model
+    start = formulation.decoder_start(model) if formulation.encoder_decoder else None
+    batch = pad_inputs(prompts, formulation.tokenizer, "right" if formulation.encoder_decoder else "left")
+    found = log_likelihoods(model, batch, Trie(answers), start, share=not learner.tuner.needs_answer_starts)
+    if found is None:
+        return None
+    teachers = [formulation.teacher_batch(prompts, [answer] * len(prompts)) for answer in answers]
+    wanted = torch.stack([-formulation.token_losses(model, t).sum(1) for t in teachers], dim=1)
+    return difference(list(found), list(wanted))
 
 
 @torch.no_grad()

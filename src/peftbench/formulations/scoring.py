@@ -9,6 +9,7 @@ The prompt is read once and kept in the key/value cache; the answers, as a trie,
   or ALiBi positions, windows) and for encoder-decoders, whose decoder reads the answers behind one pass of the encoder.
 
 Both give what the network gives for prompt and answer in one pass, up to rounding: see `scripts/bench_scoring.py`.
+Where answers are packed, tokens that all prompts begin with are read once for all of them (`shared_prefix`).
 Source of the tree attention mask: SpecInfer (Miao et al., ASPLOS 2024, arXiv 2305.09781, section 4.2).
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from peftbench.formulations.shared_prefix import SharedPrefix, read_shared
 from peftbench.formulations.text import pad
 from peftbench.formulations.trie import ROOT, Trie
 from peftbench.models.base import accepts
@@ -53,6 +55,7 @@ def log_likelihoods(
     trie: Trie,
     decoder_start: int | None = None,
     change: Change | None = None,
+    share: bool = True,
 ) -> Tensor | None:
     """(batch, sequences): the sum of the tokens' log-probabilities of each sequence of `trie` behind each prompt, fp32.
 
@@ -60,14 +63,18 @@ def log_likelihoods(
         model: a tuned causal model or encoder-decoder, in eval mode.
         prompts: `input_ids` and `attention_mask`, (batch, n); left-padded for a causal model.
         decoder_start: the first token of the decoder; None for a causal model.
+        change: what is done to prompts that were read, each of them whole.
+        share: whether what all prompts begin with may be read once for all; not for a tuner that reads an answer in
+            another way than a prompt (`Tuner.needs_answer_starts`).
 
     Returns:
         None if the network keeps no key/value cache.
     """
     network, found = network_of(model), []
     packed = decoder_start is None and can_pack(network, prompts["input_ids"].shape[1] + trie.height)
-    for part in _parts(prompts, trie, packed, most=None if change is None else CHANGED):
-        read = read_prompts(model, network, part, decoder_start)
+    shared = read_shared(model, network, prompts) if packed and share and change is None else None
+    for part in _parts(prompts, trie, packed, None if change is None else CHANGED, shared):
+        read = read_prompts(model, network, part, decoder_start, shared)
         if read is None:
             return None
         if change is not None:
@@ -94,16 +101,17 @@ def can_pack(network: PreTrainedModel, longest: int) -> bool:
 
 
 def _parts(
-    prompts: Mapping[str, Tensor], trie: Trie, packed: bool, most: int | None = None
+    prompts: Mapping[str, Tensor], trie: Trie, packed: bool, most: int | None, shared: SharedPrefix | None
 ) -> Iterator[dict[str, Tensor]]:
-    """The batch in parts: their answers take about the memory of its prompts, and at most `PLACES` rows of logits. The
-    prompts of a part have at most `most` places, or it is a single one."""
+    """The batch, or what it has behind a shared beginning, in parts: their answers take about the memory of its
+    prompts, and at most `PLACES` rows of logits. The prompts of a part have at most `most` places, or it is one."""
     count, length = prompts["input_ids"].shape
     paths = len(trie.paths())
     needed = len(trie.tokens) if packed else paths * (length + trie.height) / REPEATED
     places = len(trie.tokens) if packed else paths * trie.height
     rows = max(1, min(int(count * length // max(needed, length)), PLACES // max(places, 1)))
     rows = rows if most is None else max(1, min(rows, most // length))
+    prompts = prompts if shared is None else shared.rest
     names = [name for name in ("input_ids", "attention_mask", MARKS) if name in prompts]
     for start in range(0, count, rows):
         part = {name: prompts[name][start : start + rows] for name in names}
@@ -113,14 +121,21 @@ def _parts(
 
 
 def read_prompts(
-    model: nn.Module, network: PreTrainedModel, prompts: Mapping[str, Tensor], decoder_start: int | None
+    model: nn.Module,
+    network: PreTrainedModel,
+    prompts: Mapping[str, Tensor],
+    decoder_start: int | None,
+    shared: SharedPrefix | None = None,
 ) -> Read | None:
-    """One pass over the prompts; an encoder-decoder's decoder reads its first token."""
+    """One pass over the prompts, or over what they have behind a shared beginning; an encoder-decoder's decoder reads
+    its first token."""
     mask = prompts["attention_mask"]
     prompts = {"input_ids": prompts["input_ids"], "attention_mask": mask}
     if decoder_start is None:
         only_last = {"logits_to_keep": 1} if accepts(network, "logits_to_keep") else {}
-        out = model(**prompts, use_cache=True, **only_last)
+        inputs: dict[str, Any] = {**prompts, "use_cache": True} if shared is None else shared.inputs(prompts)
+        mask = inputs["attention_mask"]
+        out = model(**inputs, **only_last)
     else:
         first = torch.full_like(prompts["input_ids"][:, :1], decoder_start)
         out = model(**prompts, decoder_input_ids=first, use_cache=True)

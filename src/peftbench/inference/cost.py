@@ -60,14 +60,16 @@ def compared(
     model: nn.Module, rows: Sequence[Row], ways: Mapping[str, Callable[[Sequence[Row]], Any]]
 ) -> dict[str, dict[str, float]]:
     """What each way of answering costs a row: `calls`, `tokens`, `seconds`, `flops` (matrix products, attention; a
-    multiply-add is two), the mean over `PROBED` rows that are spread over `rows`. One pass is timed, another counted,
-    for counting takes time."""
+    multiply-add is two), the mean over `PROBED` rows that are spread over `rows`, each asked alone: what a batch shares
+    (`peftbench.formulations.shared_prefix`) is not of one row. One pass is timed, another counted, for counting takes
+    time."""
     chosen = rows[:: max(len(rows) // PROBED, 1)][:PROBED]
     found = {}
     for name, way in ways.items():
         sums: Counter[str] = Counter()
         with counted(model, sums):
-            way(chosen)
-        flops = count_flops(lambda way=way: way(chosen))  # type: ignore[misc]
+            for row in chosen:
+                way([row])
+        flops = count_flops(lambda way=way: [way([row]) for row in chosen])  # type: ignore[misc]
         found[name] = {key: value / len(chosen) for key, value in {**sums, "flops": flops}.items()}
     return found

@@ -112,7 +112,9 @@ class Tuner(ABC):
     needs_answer_starts: bool = False
     """Whether a causal model must be told in teacher forcing where the answer begins (because an offset or an
     instruction mask ends there): it gets the keyword `answer_starts`, (batch, 1) columns of the first answer tokens.
-    Not `labels`: from those a model computes a loss of its own, over its whole vocabulary, that nobody reads."""
+    Not `labels`: from those a model computes a loss of its own, over its whole vocabulary, that nobody reads. Of any
+    other tuner a prompt may be read in two parts, the second behind the cache of the first
+    (`peftbench.formulations.shared_prefix`)."""
 
     takes_cache: bool = True
     """Whether `build`'s result can be called again with the `past_key_values` that it has returned, ids of new tokens,

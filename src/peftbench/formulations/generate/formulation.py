@@ -20,7 +20,8 @@ from peftbench.formulations.fitting import Cut, Texts, fit_texts
 from peftbench.formulations.generate import GenerateConfig, snippet
 from peftbench.formulations.generate.decoding import Draw, OnlyFrom, OnlyTuples, guided_tokenizer
 from peftbench.formulations.reading import normalise, read_table
-from peftbench.formulations.scoring import network_of
+from peftbench.formulations.scoring import can_pack, network_of
+from peftbench.formulations.shared_prefix import read_shared
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
 from peftbench.formulations.trie import Trie
@@ -232,6 +233,7 @@ class GenerateFormulation(TextFormulation):
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
         self.label_of = read_table(self.texts)
+        self._shares = True  # until a cache turns out to begin with something else than the prompt
         self.more_processors: Callable[[Batch], Iterable[LogitsProcessor]] = lambda batch: ()
         """Further processors of the logits of a batch, put in front of its own while an inference is at work."""
         self.options = self.how = with_options(cfg, GenerateConfig)
@@ -291,9 +293,9 @@ class GenerateFormulation(TextFormulation):
     def generated(self, model: nn.Module, batch: Batch, how: GenerateConfig | None = None) -> Tensor:
         """(batch, new) ids of what is written behind each prompt, padded on the right; draws follow from the batch's
         ids. `how`: chosen in another way than the formulation's own."""
+        prompts = self._prompts_begun(model, batch)
         ids = model.generate(  # type: ignore[operator]
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            **prompts,
             max_new_tokens=self.answer_length,
             do_sample=False,
             num_beams=1,
@@ -301,7 +303,23 @@ class GenerateFormulation(TextFormulation):
             eos_token_id=self.eos,
             logits_processor=self._processors(batch, how or self.how),
         )
-        return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, batch["input_ids"])
+        return ids[:, 1:] if self.encoder_decoder else new_tokens(ids, prompts["input_ids"])
+
+    def _prompts_begun(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """What generation starts from: the prompts, and the cache of what all of them begin with, if that is shared. A
+        network with something of the tuner's in front of its cache is not asked a second time."""
+        given = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        if self.encoder_decoder or not self._shares or not self.takes_cache or self.pass_answer_starts:
+            return given
+        network = network_of(model)
+        if self.virtual_tokens or not can_pack(network, batch["input_ids"].shape[1] + self.answer_length):
+            return given
+        if (shared := read_shared(model, network, batch)) is None:
+            return given
+        self._shares = shared.cache.get_seq_length() == shared.length
+        if not self._shares:
+            return given
+        return {**shared.in_front(shared.rest), "past_key_values": shared.repeated(len(batch["ids"]))}
 
     def answer_facts(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, float]:
         """Of answers that are no labels: mean tokens, their end counted, of what is written (`output_tokens`), of the

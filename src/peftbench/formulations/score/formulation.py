@@ -129,7 +129,8 @@ class ScoreFormulation(Calibrated, TextFormulation):
     def likelihoods(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, candidates): the log-likelihood of each answer behind each prompt."""
         start = self.decoder_start(model) if self.encoder_decoder else None
-        found = log_likelihoods(model, batch, self.trie, start, self.change_read) if self.takes_cache else None
+        share = not self.pass_answer_starts
+        found = log_likelihoods(model, batch, self.trie, start, self.change_read, share) if self.takes_cache else None
         if found is None and self.change_read is not None:
             raise UsageError("method.inference: changes what the network has cached, and this one caches nothing.")
         return self.likelihoods_one_by_one(model, batch) if found is None else found

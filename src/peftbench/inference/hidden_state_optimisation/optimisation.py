@@ -41,6 +41,8 @@ class HiddenStateOptimisation(Inference):
         self.formulation = formulation
 
     def answer(self, rows: Sequence[Row], ask: Ask) -> list[Prediction]:
+        if not self.cfg.steps or not self.cfg.rate:
+            return ask(rows)
         self.formulation.change_read = self.change
         try:
             return ask(rows, self._predict)
@@ -67,8 +69,6 @@ class HiddenStateOptimisation(Inference):
             UsageError: the network keeps a window of the prompt alone.
         """
         cfg, layers = self.cfg, list(read.cache.layers)
-        if not cfg.steps or not cfg.rate:
-            return
         if any(layer.is_sliding for layer in layers):
             raise UsageError(
                 "method/inference=hidden_state_optimisation: the network caches a window of the text. Use one that "

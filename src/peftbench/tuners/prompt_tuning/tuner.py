@@ -28,6 +28,7 @@ class PromptTuningTuner(DeptTuner):
     """l trainable vectors before the embedded input, on the encoder's side of an encoder-decoder: l x d numbers.
     Group `prompt`."""
 
+    needs_answer_starts = False  # no offset, which an answer would be without
     budget_knob = "num_virtual_tokens"
     cfg: PromptTuningOptions  # type: ignore[assignment]
 
