@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -92,6 +92,12 @@ cost-honesty: install ## re-time three runs with other harnesses' clocks beside 
 
 bench-sweep: install-dev ## 20 runs in one command against 20 commands and 20 runs of a plain script (10 minutes and more)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep.py
+
+bench-sweep20: install-dev ## 20 runs on MasakhaNEWS that share what they can, against commands and plain scripts (half an hour; goes on)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep20.py --out results/sweep20
+
+bench-limit: install-dev ## the share of this machine's GEMM peak that training and evaluation reach (a quarter of an hour; goes on)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_limit.py
 
 bench-sweep-overhead: install-dev ## plan, status and leaderboard beside 1,000 to 100,000 made-up records (1 GB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_sweep_overhead.py
