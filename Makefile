@@ -9,7 +9,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -149,6 +149,15 @@ example-plots: install-dev
 	  $(BIN)/peftbench plot $$kind --out-dir results/example --out docs/example/$$kind.svg || exit 1; done
 	$(BIN)/peftbench plot training --out-dir results/example --out docs/example/training.svg \
 	  --subset eng --shots 10 --method lora,prompt_tuning,head_only
+
+board: install-dev ## docs/board/: every tuner, one tuning budget (12 CPU hours, goes on where it stopped; needs PEFTBENCH_DATA)
+	$(BIN)/peftbench table board --run --out-dir $(BOARD) --out /dev/null
+	$(BIN)/peftbench table board-budget --run --out-dir $(BOARD) --out /dev/null
+	$(MAKE) board-page
+
+board-page: install-dev
+	$(BIN)/peftbench board --out-dir $(BOARD) --to docs/board
+BOARD ?= results/board
 
 bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_tables.py

@@ -270,6 +270,11 @@ def made_up(kind: str, count: int) -> plot.Data:
         lines = [{"method": n, "runs": 3, "scores": [s + 8, s + 4, s]} for n, s in zip(names, score, strict=True)]
         panel = {"title": "sst2+ag_news+rte, minilm", "metric": "op", "tasks": ["sst2", "ag_news", "rte"]}
         return {**head, "panels": [{**panel, "lines": lines}, {**panel, "title": "rte+ag_news+sst2", "lines": lines}]}
+    if kind == "budget":
+        lines = [{"method": n, "points": [{"score": s + d, "low": s - 7, "high": s + 7} for d in (0, 1, 0.5)]}
+                 for n, s in zip(names, score, strict=True)]  # fmt: skip
+        panel = {"title": "", "metric": "f1_weighted", "budgets": [0, 4, 8], "lines": lines}
+        return {**head, "panels": [panel], "colours": head["looks"]}
     curve = {"step": [1, 2, 3], "dev_step": [2, 3], "seed": 1, "data_seed": 2}
     runs = [{**curve, "method": n, "loss": [2, 1, 0.1], "dev": [s, s]} for n, s in zip(names, score, strict=True)]
     return {**head, "runs": runs}
@@ -289,7 +294,7 @@ def test_the_check_sees_an_overlap() -> None:
 
 
 def test_real_boards_have_no_overlap(standings: Standings, store: Store) -> None:
-    for kind in {*plot.names()} - {"sequence"}:
+    for kind in {*plot.names()} - {"sequence", "budget"}:
         chosen = standings_of(store, subset=["eng"], shots=[10]) if kind == "training" else standings
         assert overlaps(picture(plot.make(kind, chosen, store))) == [], kind
 

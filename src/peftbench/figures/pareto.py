@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from peftbench.figures import style
@@ -21,10 +21,17 @@ COSTS = {
     "train_peak_mib": "peak memory of training (MiB)",
     "train_seconds": "seconds of training",
 }
+COUNTED = {
+    "trainable_params": "trainable parameters",
+    "step_flops": "FLOPs of a training step",
+    "saved_bytes": "bytes kept for backward",
+    "train_cpu_seconds": "CPU seconds of training",
+}
+"""What depends least on the machine and on what else it was doing."""
 PIXEL = 1 / style.DPI
 
 
-def data(standings: Standings, store: Store) -> Data:
+def data(standings: Standings, store: Store, costs: Mapping[str, str] = COSTS) -> Data:
     """`points`: mean score over the blocks that all methods have, mean costs, each with its 95 % interval."""
     metric = one_metric(standings)
     blocks = by_block(standings.scored())
@@ -34,13 +41,13 @@ def data(standings: Standings, store: Store) -> Data:
         groups = [next(c.runs for c in blocks[b] if c.label == method) for b in chosen]
         summary = standings.mean(groups, metric)
         point: Data = {"method": method, "score": summary["mean"], "low": summary["low"], "high": summary["high"]}
-        points.append(point | {name: _cost(standings, groups, name) for name in COSTS})
+        points.append(point | {name: _cost(standings, groups, name) for name in costs})
     return {
         "title": "Score against cost: " + scope(chosen),
         "metric": metric,
-        "costs": COSTS,
+        "costs": dict(costs),
         "points": points,
-        "fronts": {name: front(points, name) for name in COSTS},
+        "fronts": {name: front(points, name) for name in costs},
         "notes": notes,
     }
 
