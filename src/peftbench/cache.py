@@ -29,15 +29,15 @@ def cache_dir() -> Path:
     return Path(os.environ.get("PEFTBENCH_CACHE") or Path.home() / ".cache" / "peftbench")
 
 
-def build_once(name: str, build: Callable[[Path], None]) -> Path:
-    """The cache folder `models/NAME`, filled by `build(folder)` if it is not there yet.
+def build_once(name: str, build: Callable[[Path], None], kind: str = "models", what: str = "") -> Path:
+    """The cache folder `KIND/NAME` of `what` (converted weights), filled by `build(folder)` if it is not there yet.
 
     It appears under its name only when complete: it is filled beside it and renamed, under a lock, so neither a
     killed process nor a parallel sweep leaves half a folder.
     """
     from filelock import FileLock
 
-    final = cache_dir() / "models" / name
+    final = cache_dir() / kind / name
     if final.is_dir():
         return final
     partial = final.with_name(f".{name}.partial")
@@ -52,7 +52,7 @@ def build_once(name: str, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UsageError(
-            f"cannot write the converted weights of {name} to {final.parent}: {error}. "
+            f"cannot write {what or f'the converted weights of {name}'} to {final.parent}: {error}. "
             "Set the environment variable PEFTBENCH_CACHE to a writable folder with free space."
         ) from error
     return final

@@ -40,6 +40,7 @@ COMMANDS = {
     "diff": "peftbench.views.diff:diff_command",
     "plot": "peftbench.figures.command:plot_command",
     "report": "peftbench.figures.report.command:report_command",
+    "pack": "peftbench.views.pack_command:pack_command",
     "board": "peftbench.figures.board.command:board_command",
     "predict": "peftbench.inspect.predict_command:predict_command",
     "infer": "peftbench.inspect.infer_command:infer_command",

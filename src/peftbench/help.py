@@ -48,6 +48,7 @@ results:
   peftbench plot [KIND]                  a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
   peftbench report                       one HTML file: leaderboard, plots, a page a run; needs no network
   peftbench board [TABLE]                what a tuned table says: ties first, ranks, gains of tuning, fronts -> a folder
+  peftbench pack --to FOLDER             records and answers as one small file that every view reads (docs/records.md)
 {results}your own:
   peftbench check-task NAME|FILE.yaml    rows, classes, lengths, duplicates, possible shots of a data set, yours too
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline

@@ -68,7 +68,7 @@ def write_predictions(
         wrong = sorted(answers.keys() ^ {row.id for row in rows})[:3] or "an id appears twice"
         raise ValueError(f"{len(predictions)} predictions do not fit {len(rows)} test rows ({wrong})")
     items = [_item(answers[row.id], row, row.text if sourced else None) for row in rows]
-    content = b"".join(_line(item) for item in items)
+    content = b"".join(line_of(item) for item in items)
     write_atomic(folder / name, content)
     return {
         "file": name,
@@ -170,7 +170,8 @@ def _item(prediction: Prediction, row: Row, source: str | None) -> Item:
     return Item(prediction.id, row.target, label, scores, prediction.answer, row.group, source)
 
 
-def _line(item: Item) -> bytes:
+def line_of(item: Item) -> bytes:
+    """The line of one item in a predictions file."""
     fields = {name: plain(getattr(item, name)) for name in Item.__dataclass_fields__}
     for name in ("group", "source"):
         if fields[name] is None:

@@ -66,6 +66,7 @@ class PredictionFacts(TypedDict, total=False):
     count: int
     invalid: int
     prompts: FileFacts
+    shortened: bool
 
 
 class StageFacts(TypedDict, total=False):

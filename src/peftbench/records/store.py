@@ -8,6 +8,8 @@ out_dir/
   superseded/                what `rerun=true` replaced
   quarantine/                records that failed their checksum
   leaderboard.csv            a view (peftbench.records.leaderboard)
+
+Or `packed.tar.xz` alone: results that are only read (peftbench.records.packed).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from peftbench.errors import UsageError
 from peftbench.files import NotAFile, check_place, read_file, readable_errors, sync_folder, write_atomic
 from peftbench.records.leases import Found, Holder, Lease, scan
+from peftbench.records.packed import PACKED, unpacked
 from peftbench.records.record import RUN_ID, Record
 
 log = logging.getLogger(__name__)
@@ -75,6 +78,10 @@ class Store:
     def __init__(self, out_dir: str | Path) -> None:
         check_place("out_dir", out_dir)
         self.out_dir = Path(out_dir)
+        self.packed: Path | None = None
+        """The file that these results were read from, if they are packed."""
+        if (packed := self.out_dir / PACKED).is_file() and not (self.out_dir / "records").exists():
+            self.packed, self.out_dir = packed, unpacked(packed)
         self.records = self.out_dir / "records"
         self.claims = self.out_dir / "claims"
         self._held: dict[str, Lease] = {}
@@ -110,6 +117,7 @@ class Store:
             LeaseHeld: another process holds the run (its host, process id and start are named).
             UsageError: the folder cannot be written.
         """
+        self._refuse_packed()
         folder = self.folder(run_id)
         with readable_errors("write to", self.out_dir):
             folder.mkdir(parents=True, exist_ok=True)
@@ -153,10 +161,18 @@ class Store:
             LeaseLost: this object claimed the run, but another process has taken it over.
             UsageError: the folder cannot be written or the disk is full; an earlier record of the run is intact.
         """
+        self._refuse_packed()
         path = self.path(record.run_id)
         self.check_claim(record.run_id)
         write_atomic(path, encode(record), check=lambda: self.check_claim(record.run_id))
         return path
+
+    def _refuse_packed(self) -> None:
+        if self.packed is not None:
+            raise UsageError(
+                f"out_dir={self.packed.parent}: its records are packed and only read. Give another out_dir, or unpack "
+                f"them into one: mkdir FOLDER && tar -xf {self.packed} -C FOLDER"
+            )
 
     def load(self, run_id: str) -> Record | None:
         """The run's record, also by a former id; None if there is none. A corrupt one is put into quarantine and
