@@ -112,10 +112,10 @@ def _summarise(cell: TableCell, estimates: Estimates) -> None:
 
 
 def mark_best(cells: Mapping[Key, TableCell], estimates: Estimates) -> None:
-    """Tie groups of each column in each panel, among its complete cells. Costs are not ranked."""
+    """Tie groups of each column in each panel, among its complete cells. Costs are not ranked, nor stand-ins."""
     columns: dict[tuple[str, str], dict[str, TableCell]] = {}
     for (panel, row, column), cell in cells.items():
-        if cell.complete and not cell.groups[0].is_cost:
+        if cell.complete and not cell.groups[0].is_cost and not cell.spec.offline:
             columns.setdefault((panel, column), {})[row] = cell
     for (_, column), rivals in columns.items():
         if len(rivals) < 2:

@@ -46,10 +46,12 @@ def _make(name: str, options: argparse.Namespace) -> tuple[Table, int]:
     launch = [a for a in options.overrides if a.lstrip("+~").startswith("hydra")]
     given = spec.read_overrides([a for a in options.overrides if a not in launch])
     config, store = spec.load(name), Store(options.out_dir)
-    table = make_table(name, config, store, given, options.only)
+    table = make_table(name, config, store, given, options.only, options.offline)
     if not options.run:
         return table, 0
-    return run_missing(table, lambda: make_table(name, config, store, given, options.only), options.out_dir, launch)
+    return run_missing(
+        table, lambda: make_table(name, config, store, given, options.only, options.offline), options.out_dir, launch
+    )
 
 
 def matching(pattern: str) -> list[str]:
@@ -80,6 +82,8 @@ def _parser() -> OptionParser:
     parser.add_argument(
         "--only", default="", metavar="LABEL,...", help="only rows, columns or panels with these labels"
     )
+    words = "only the rows that packaged models fill within minutes, where the paper's model is out of reach"
+    parser.add_argument("--offline", action="store_true", help=words)
     parser.add_argument("--run", action="store_true", help="first run what is missing, by any launcher")
     parser.add_argument("--out", type=Path, metavar="FILE", help="a file; of several tables, a folder")
     parser.add_argument("--coverage", action="store_true", help="where each number of each reference file is printed")

@@ -86,6 +86,8 @@ def _lines(page: Page, table: Table, panel: str, row: str, columns: Sequence[str
 
 
 def _ours(page: Page, cell: TableCell) -> str:
+    if cell.spec.outside:
+        return ""
     if not cell.asked:
         return "n/a" + page.note(cell.problem)
     if cell.value is None:

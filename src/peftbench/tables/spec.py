@@ -26,6 +26,7 @@ from peftbench.tables import references
 from peftbench.tables.references import Reference
 
 SEEDS = ("seed", "data_seed")
+STAND_IN = "a stand-in with a packaged model, few rows and few steps"
 
 
 @dataclass
@@ -55,6 +56,10 @@ class LabelledPart(Part):
     label: str = MISSING
     fixed: bool = False
     """There is nothing to search: where others are tuned, its cells take the settings as given."""
+    offline: bool = False
+    """A stand-in for what a paper ran: a packaged model, few rows and steps; `--offline` shows such rows alone."""
+    only: list[str] = field(default_factory=list)
+    """Columns, and panels, in which a row has cells; elsewhere it is left empty. All of them if none is named."""
 
 
 @dataclass
@@ -113,6 +118,8 @@ class CellSpec:
         changed: settings that the command line changed, so that the paper's number no longer is the same experiment's.
         mean_of: columns whose mean the cell is; empty for a cell of its own runs.
         tune: overrides and seeds of the search that chooses the cell's settings; empty for settings as given.
+        offline: the row is a stand-in for what a paper ran, and no rival of the others.
+        outside: the row has no cell in this column or panel, and nothing is printed there.
         paper: the paper's number, if one was seen.
     """
 
@@ -130,6 +137,8 @@ class CellSpec:
     mean_of: tuple[str, ...]
     paper: Reference | None
     tune: Mapping[str, Any] = field(default_factory=dict)
+    offline: bool = False
+    outside: bool = False
 
 
 def names() -> list[str]:
@@ -236,6 +245,9 @@ def _check(name: str, table: TableConfig) -> None:
                 f"table {name}.{where}: no such {axis[:-1]}, `{label}`. {did_you_mean(label, labels[axis])}"
             )
 
+    for row in table.rows:
+        for label in row.only:
+            known(label, "panels" if label in labels["panels"] else "columns", f"rows.{row.label}.only")
     for column in table.columns:
         for label in column.mean_of:
             known(label, "columns", f"columns.{column.label}.mean_of")
@@ -298,6 +310,7 @@ def _cell(
     for part in parts:
         own.update(part.run)
         tune.update(part.tune)
+    elsewhere = _elsewhere(parts)
     is_tuned = "search" in tune and not any(getattr(part, "fixed", False) for part in parts)
     changed = {k: v for k, v in given.items() if decides(k) and text(own.get(k)) != text(v)}
     return CellSpec(
@@ -310,13 +323,28 @@ def _cell(
         changed=changed,
         metric=(metric := _last(parts, "metric") or "score"),
         margin=_last(parts, "margin") or "1.0",
-        missing=_last(parts, "missing")
+        missing=elsewhere
+        or _last(parts, "missing")
         or ("nothing is searched" if metric.startswith("tuning_") and not is_tuned else ""),
-        caveat=_last(parts, "caveat"),
+        caveat=_last(parts, "caveat") or (STAND_IN if row.offline else ""),
         mean_of=tuple(column.mean_of),
-        paper=_paper(f"{name}, {row.label}, {column.label}", parts),
+        paper=None if elsewhere else _paper(f"{name}, {row.label}, {column.label}", parts),
         tune=tune if is_tuned else {},
+        offline=row.offline,
+        outside=bool(elsewhere),
     )
+
+
+def _elsewhere(parts: Sequence[Part]) -> str:
+    """Why a row that is for some columns or panels only has no cell here; "" if it has."""
+    table, panel, row, column = parts
+    assert isinstance(table, TableConfig)
+    wanted = getattr(row, "only", [])
+    for axis, part in ((table.panels, panel), (table.columns, column)):
+        labels = {p.label for p in axis} & {*wanted}
+        if labels and getattr(part, "label", "") not in labels:
+            return f"this row is for {', '.join(wanted)}"
+    return ""
 
 
 def decides(key: str) -> bool:

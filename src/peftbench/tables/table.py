@@ -59,19 +59,28 @@ class Table:
 
 
 def make_table(
-    name: str, config: TableConfig, store: Store, given: Mapping[str, Any] | None = None, only: str = ""
+    name: str,
+    config: TableConfig,
+    store: Store,
+    given: Mapping[str, Any] | None = None,
+    only: str = "",
+    offline: bool = False,
 ) -> Table:
     """The table from the records of a store.
 
     Args:
         given: overrides of the command line, laid over every cell's own.
         only: labels of rows, columns or panels with commas between; of an axis that has one, the others are left out.
+        offline: the rows alone that packaged models can fill (`offline: true`).
 
     Raises:
         UsageError: an override does not fit the table or does not compose; `only` names an unknown label.
     """
     specs = {(s.panel, s.row, s.column): s for s in lay_out(name, config, given)}
     shown = _shown(specs, only)
+    if offline:
+        rows = {row.label for row in config.rows if row.offline}
+        shown = {key for key in shown if key[1] in rows}
     memory = Cache("tables")
     estimates = Estimates(store, memory)
     finder = RunFinder(leaderboard.current_rows(store), memory)
@@ -86,7 +95,7 @@ def make_table(
             reasons = obstacles(cell, cell.spec.paper, config.backbones, estimates.data_notes)
             ours = to_sample_mean(cell.summary, runs)
             cell.verdict = judge(ours, cell.spec.paper, cell.spec.margin, reasons, config.paper_runs)
-    claims = [] if only else evaluate(name, config, kept, estimates)
+    claims = [] if only or offline else evaluate(name, config, kept, estimates)
     hidden = [cell for key, cell in cells.items() if key not in kept]
     warnings = [*estimates.warnings, *([f"{left_out_words(len(finder.left_out))}."] if finder.left_out else [])]
     return Table(name, config, dict(given or {}), kept, hidden, claims, warnings)
