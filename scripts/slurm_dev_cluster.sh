@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# A real SLURM on this one machine, for tests: Debian's packages, no systemd, no cgroups, no accounting database.
+# A real SLURM of two nodes on this one machine, for tests: Debian's packages, no systemd, no cgroups, no accounting.
 #
-#   scripts/slurm_dev_cluster.sh start    install what is missing, start munge, slurmctld and slurmd; again: nothing
+#   scripts/slurm_dev_cluster.sh start    install what is missing, start munge, slurmctld and a slurmd for each node;
+#                                         again: only what is not running, such as the slurmd of a node that was killed
 #   scripts/slurm_dev_cluster.sh status   one line; exit code 0 if jobs can be submitted
-#   scripts/slurm_dev_cluster.sh stop     cancel all jobs and end the three; the packages stay
+#   scripts/slurm_dev_cluster.sh stop     cancel all jobs, end them all, remove what they wrote; packages and logs stay
 #
+# The nodes' names do not resolve, as on some clusters; `export MASTER_ADDR=127.0.0.1` lets processes on both meet.
 # Exit codes: 0 fine; 1 it was tried and failed (the log's end is shown); 3 it cannot be done here (the reason is said).
 set -euo pipefail
 
@@ -12,22 +14,32 @@ CONF=/etc/slurm/slurm.conf
 MARK="# written by peftbench's scripts/slurm_dev_cluster.sh"
 LOGS=/var/log/slurm
 RUN=/run
+STATE=/var/lib/slurm
+NODES=(peftbench-1 peftbench-2)
 
 say() { echo "slurm_dev_cluster: $*"; }
 cannot() { say "cannot: $*" >&2; exit 3; }
 failed() {
   say "failed: $*" >&2
-  tail -n 5 "$LOGS"/slurmctld.log "$LOGS"/slurmd.log >&2 2>/dev/null || true
+  tail -n 5 "$LOGS"/slurmctld.log "$LOGS"/slurmd.*.log >&2 2>/dev/null || true
   stop >/dev/null 2>&1 || true
   exit 1
 }
 ours() { grep -qsF "$MARK" "$CONF"; }
 
-alive() { # NAME: is the daemon that wrote this pid file running?
+alive() { # NAME: is the daemon that wrote this pid file (slurmctld, slurmd.NODE) running?
   local pid
-  pid=$(cat "$RUN/$1.pid" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ]
+  pid=$(cat "$RUN/$1.pid" 2>/dev/null) && [ -n "$pid" ] && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1%%.*}" ]
 }
-node_up() { sinfo --noheader --format=%T 2>/dev/null | grep -qE '^(idle|mixed|allocated)'; }
+nodes_up() { # how many take jobs; a state with a star (idle*) is that of a node which does not answer
+  sinfo --noheader --Node --format=%T 2>/dev/null | grep -cE '^(idle|mixed|allocated|completing)$' || true
+}
+a_node_up() { [ "$(nodes_up)" -gt 0 ]; }
+all_up() {
+  local node
+  for node in "${NODES[@]}"; do alive "slurmd.$node" || return 1; done
+  alive slurmctld && [ "$(nodes_up)" = "${#NODES[@]}" ]
+}
 
 wait_for() { # SECONDS COMMAND...
   local left=$(($1 * 5))
@@ -60,13 +72,14 @@ write_conf() {
   if [ -s "$CONF" ] && ! ours; then
     cannot "$CONF is there and is not ours: this machine has a SLURM of its own"
   fi
-  local host cpus memory
+  local host cpus memory number
   host=$(hostname -s)
   getent hosts "$host" >/dev/null || cannot "the host name $host does not resolve"
-  cpus=$(nproc)
-  memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo) # MiB
+  cpus=$(env -u OMP_NUM_THREADS nproc) # nproc honours the variable, and a node of one CPU takes no job of two tasks
+  memory=$(awk -v nodes="${#NODES[@]}" '/MemTotal/ {print int($2 / 1024 * 0.9 / nodes)}' /proc/meminfo) # MiB
   mkdir -p /etc/slurm
-  # Up to four jobs share a core, as tests mostly wait. A job that asks for no memory gets a share that lets them.
+  # Each node has all cores, and up to two jobs share one: four in all, as tests mostly wait. A job that asks for no
+  # memory gets a share that lets them.
   cat >"$CONF" <<CONFIG
 $MARK
 ClusterName=peftbench
@@ -88,64 +101,80 @@ PropagatePrioProcess=1
 SlurmUser=slurm
 SlurmdUser=root
 SlurmctldPort=6817
-SlurmdPort=6818
-StateSaveLocation=/var/lib/slurm/slurmctld
-SlurmdSpoolDir=/var/lib/slurm/slurmd
+TreeWidth=65533
+StateSaveLocation=$STATE/slurmctld
+SlurmdSpoolDir=$STATE/slurmd.%n
 SlurmctldPidFile=$RUN/slurmctld.pid
-SlurmdPidFile=$RUN/slurmd.pid
+SlurmdPidFile=$RUN/slurmd.%n.pid
 SlurmctldLogFile=$LOGS/slurmctld.log
-SlurmdLogFile=$LOGS/slurmd.log
-NodeName=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=$memory State=UNKNOWN
-PartitionName=cpu Nodes=$host Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:4 DefMemPerCPU=$((memory / cpus / 4))
+SlurmdLogFile=$LOGS/slurmd.%n.log
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:2 DefMemPerCPU=$((memory / cpus / 2))
 CONFIG
+  for number in "${!NODES[@]}"; do
+    echo "NodeName=${NODES[number]} NodeHostname=$host NodeAddr=127.0.0.1 Port=$((6818 + number))" \
+      "CPUs=$cpus RealMemory=$memory State=UNKNOWN" >>"$CONF"
+  done
 }
 
 start() {
   [ "$(id -u)" = 0 ] || cannot "only root can start the daemons"
   install_packages
-  if alive slurmctld slurmctld && alive slurmd slurmd && node_up; then
+  if all_up; then
     say "already up"
     return
   fi
-  write_conf
-  mkdir -p /run/munge /var/lib/slurm/slurmctld /var/lib/slurm/slurmd "$LOGS"
+  alive slurmctld || write_conf # daemons and clients must not differ in what they read
+  mkdir -p /run/munge "$STATE/slurmctld" "${NODES[@]/#/$STATE/slurmd.}" "$LOGS"
   chown munge:munge /run/munge
   chmod 755 /run/munge
-  chown slurm:slurm /var/lib/slurm/slurmctld "$LOGS"
+  chown slurm:slurm "$STATE/slurmctld" "$LOGS"
   if ! munge -n 2>/dev/null | unmunge >/dev/null 2>&1; then
     [ -s /etc/munge/munge.key ] || runuser -u munge -- /usr/sbin/mungekey --create
     runuser -u munge -- /usr/sbin/munged --force
   fi
   wait_for 10 eval 'munge -n 2>/dev/null | unmunge >/dev/null 2>&1' || failed "munge does not answer"
-  touch "$RUN/slurmctld.pid"
-  chown slurm "$RUN/slurmctld.pid"
-  alive slurmctld slurmctld || slurmctld -c # -c: no jobs of an earlier start
-  alive slurmd slurmd || slurmd
-  wait_for 30 node_up || failed "the node did not come up"
-  say "up: $(sinfo --noheader --format='partition %P, %D node, %c CPUs, %m MiB, %T')"
+  if ! alive slurmctld; then
+    touch "$RUN/slurmctld.pid"
+    chown slurm "$RUN/slurmctld.pid"
+    slurmctld -c # -c: no jobs of an earlier start
+  fi
+  local node
+  for node in "${NODES[@]}"; do
+    alive "slurmd.$node" || slurmd -N "$node"
+  done
+  wait_for 60 all_up || failed "the nodes did not come up"
+  say "up: $(shown)"
 }
 
 stop() {
   [ "$(id -u)" = 0 ] || cannot "only root can stop the daemons"
+  if [ ! -e "$CONF" ]; then
+    say "down"
+    return
+  fi
   ours || cannot "$CONF is not ours: whatever SLURM runs here is not this script's"
-  if node_up; then
+  if a_node_up; then
     squeue --noheader --format=%A | sort -u | xargs --no-run-if-empty scancel 2>/dev/null || true
     wait_for 25 eval '[ -z "$(squeue --noheader 2>/dev/null)" ]' || say "some jobs did not end in time"
   fi
   local name
-  for name in slurmd slurmctld; do
-    if alive "$name" "$name"; then
+  for name in "${NODES[@]/#/slurmd.}" slurmctld; do
+    if alive "$name"; then
       kill "$(cat "$RUN/$name.pid")"
-      wait_for 10 eval "! alive $name $name" || say "$name did not end in time"
+      wait_for 10 eval "! alive $name" || say "$name did not end in time"
     fi
+    rm -rf "${RUN:?}/$name.pid" "${STATE:?}/$name"
   done
   if [ -s /run/munge/munged.pid ]; then kill "$(cat /run/munge/munged.pid)" 2>/dev/null || true; fi
+  rm -f "$CONF"
   say "down"
 }
 
+shown() { sinfo --noheader --format='partition %P, %D nodes, %c CPUs, %m MiB, %T'; }
+
 status() {
-  if command -v sinfo >/dev/null && node_up; then
-    say "up: $(sinfo --noheader --format='partition %P, %D node, %c CPUs, %m MiB, %T')"
+  if command -v sinfo >/dev/null && a_node_up; then
+    say "up: $(shown)"
   else
     say "down"
     return 1
@@ -157,7 +186,7 @@ case "${1:-}" in
   stop) stop ;;
   status) status ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 import peftbench
 from peftbench.cli import main
+from peftbench.config.hydra_source import HYDRA_DEFAULTS
 
 FLOOR = ["task=demo_news", "tracking.wandb=disabled"]
 
@@ -79,7 +80,7 @@ def test_a_host_application_of_hydra_keeps_its_state(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "host.yaml").write_text("answer: 42\n")
     argv = list(sys.argv)
-    with initialize_config_dir(str(tmp_path / "conf"), version_base="1.3"):
+    with initialize_config_dir(str(tmp_path / "conf"), **HYDRA_DEFAULTS):
         outer = GlobalHydra.instance().hydra
         peftbench.run(f"out_dir={tmp_path}", *FLOOR, method="majority", shots=2)
         with pytest.raises(peftbench.UsageError):

@@ -164,7 +164,8 @@ def through_hydra(typed: Arguments) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.load import CONFIG_MODULE, check_overrides, explain, opened, opened_for_sweep, to_run_config
+    from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
+    from peftbench.config.load import check_overrides, explain, opened, opened_for_sweep, to_run_config
 
     check_overrides(typed.overrides)
     codes: list[int] = []
@@ -180,7 +181,7 @@ def through_hydra(typed: Arguments) -> int:
     sys.argv = [sys.argv[0], *typed.flags, *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
-        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="config")(job)()
+        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", **HYDRA_DEFAULTS)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, typed.overrides) from None
     except SystemExit as end:  # after words of its own, about a package that is not there

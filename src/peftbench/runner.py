@@ -22,7 +22,7 @@ from peftbench.records.store import Store
 from peftbench.run_devices import run_on_devices
 from peftbench.session import Session
 from peftbench.stages import check_stages, get_stage
-from peftbench.training.launch import find_place
+from peftbench.training.launch import check_place, find_place
 
 if TYPE_CHECKING:
     from peftbench.formulations.predictions import Prediction
@@ -65,6 +65,8 @@ def run(
         if cfg.evaluate == "test":
             catch_up(store, known.run_id)
         return known, False
+    if place is not None and cfg.method.needs_model:
+        check_place(place)
     record = base_record(cfg, data, drawn, run_id, inputs.basis(cfg))
     if cfg.trainer.devices > 1 and place is None and parent is None:
         return run_on_devices(cfg, store, record), True

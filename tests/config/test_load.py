@@ -9,7 +9,8 @@ from hydra import initialize_config_module
 
 from peftbench.config import compose
 from peftbench.config.catalogue import entries, names
-from peftbench.config.load import CONFIG_MODULE, compose_raw, from_plain, opened_for_sweep, resolve
+from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
+from peftbench.config.load import compose_raw, from_plain, opened_for_sweep, resolve
 from peftbench.config.schema import RunConfig
 from peftbench.config.sections import build_section
 from peftbench.config.space import read_space, value_at
@@ -106,7 +107,7 @@ def in_place_of_the_default(group: str, name: str) -> RunConfig:
     """The default config with one section from its own file and what that names, composed without the rest."""
     plain, known = default()
     referred_to = f"+shots={plain['shots']}"
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+    with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
         chosen = resolve(hydra_compose(overrides=[referred_to, f"+{group}={name}", *needs_of(group, name)]))
 
     def section(key: str, own: dict) -> object:

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 
 import peftbench.conf
+from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
 
 MODELS = Path(peftbench.conf.__file__).parent / "model"
 CHOICES = sorted(str(p.relative_to(MODELS).with_suffix("")) for p in MODELS.rglob("*.yaml"))
@@ -67,7 +68,7 @@ def test_hub_revision_is_a_commit_or_the_file_says_what_happens(choice, model_co
 
 
 def test_nested_choice_lands_in_the_model_section():
-    with initialize_config_module("peftbench.conf", version_base="1.3"):
+    with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
         assert compose(overrides=["+model=arch/t5-base"]).model.arch.d_model == 768
 
 

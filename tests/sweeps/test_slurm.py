@@ -5,115 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
+from slurm_users import BASE, Front, asked, at_work, clean_up, cluster, submitted, until  # noqa: F401
 
 from peftbench.records.leaderboard import rows_of
-from peftbench.records.states import read_progress
 from peftbench.records.store import Store
 from peftbench.sweeps.arrays import remembered
 
-pytestmark = [pytest.mark.slurm]
-BASE = ["model=tiny-bert", "method=lora", "task=demo_news", "tracking.wandb=disabled", "trainer.threads=1"]
-SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=1"]
-
-
-def asked(*command: str) -> str:
-    """What a command of the cluster says."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    """A living SLURM. Requeued jobs start at once here, where SLURM would let them rest for two minutes, and with a
-    fresh time limit."""
-    if shutil.which("sbatch") is None:
-        pytest.skip("needs SLURM: `make slurm-test` installs one on a Debian machine")
-    if subprocess.run(["sinfo"], capture_output=True, timeout=60, check=False).returncode:
-        pytest.skip("SLURM does not answer: start one with scripts/slurm_dev_cluster.sh start")
-    over = threading.Event()
-
-    def hurry() -> None:
-        while not over.wait(1.0):
-            for line in asked("squeue", "--noheader", "--array", "--format=%i|%r|%j").splitlines():
-                job, reason, name = line.split("|")
-                if reason == "BeginTime" and name.startswith("peftbench-"):
-                    change = [f"JobId={job}", "StartTime=now", "TimeLimit=60"]
-                    subprocess.run(["scontrol", "update", *change], check=False)
-
-    threading.Thread(target=hurry, daemon=True).start()
-    yield
-    over.set()
-
-
-@pytest.fixture(autouse=True)
-def _clean_up(tmp_path: Path) -> Iterator[None]:
-    """A failed test leaves neither commands nor jobs."""
-    yield
-    for front in Front.started:
-        if front.poll() is None:
-            front.kill()
-    if jobs := [job for job in submitted(tmp_path) if job]:
-        subprocess.run(["scancel", *jobs], check=False)
-
-
-class Front:
-    """One `peftbench -m ...` of a user."""
-
-    started: ClassVar[list[subprocess.Popen[bytes]]] = []
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        self.log = folder / f"front-{time.monotonic_ns()}.txt"
-        with self.log.open("w") as output:
-            command = [sys.executable, "-m", "peftbench", "-m", *BASE, *SLURM, *words]
-            self.process = subprocess.Popen(
-                command, cwd=folder, env=environ, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        Front.started.append(self.process)
-
-    @property
-    def said(self) -> str:
-        return self.log.read_text(encoding="utf-8")
-
-    def wait(self, seconds: float = 900) -> int:
-        """Its exit code."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            pytest.fail(f"the front did not end in {seconds} s. It said:\n{self.said}\n{asked('squeue')}")
-
-
-def until(what: Callable[[], Any], seconds: float = 600) -> Any:
-    """Wait for something to come true; what it came to."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.2)
-    return found
-
-
-def submitted(folder: Path) -> list[str]:
-    """Ids of all array jobs that were submitted for a folder's sweeps."""
-    return [array.job_id for _, array in remembered(folder / "results" / "sweeps")]
-
-
-def at_work(store: Store, run_ids: list[str], steps: int = 0) -> int | None:
-    """Process id of whoever works on one of these runs and has done so many steps of it."""
-    for run_id in run_ids:
-        holder = store.holders().get(run_id)
-        if holder and holder.alive and ((read_progress(store.folder(run_id)) or {}).get("step") or 0) >= steps:
-            return holder.pid
-    return None
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("cluster", "clean_up")]
 
 
 def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: Path) -> None:
@@ -202,20 +106,6 @@ def test_a_job_that_slurm_takes_the_node_from_goes_on_where_it_was(tmp_path: Pat
     assert record.status == "done"
     assert record.compute["attempts"] == 2
     assert record.curves["step"] == list(range(2, 801, 2))  # curves of long runs are thinned
-
-
-def test_two_processes_through_srun_equal_one(tmp_path: Path) -> None:
-    words = ["trainer.steps=12", "trainer.eval_every=6", "trainer.precision=fp32"]
-    both = ["hydra.launcher.tasks_per_node=2", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=5"]
-    front = Front(tmp_path, *words, *both)
-    assert front.wait() == 0, front.said
-    (together,) = Store(tmp_path / "results").all()
-    alone = [sys.executable, "-m", "peftbench", *BASE, *words, "out_dir=alone"]
-    subprocess.run(alone, cwd=tmp_path, check=True, capture_output=True)
-    (one,) = Store(tmp_path / "alone").all()
-    assert (together.environment["n_devices"], one.environment["n_devices"]) == (2, 1)
-    assert together.curves["loss"] == pytest.approx(one.curves["loss"], abs=1e-5)
-    assert together.score == one.score
 
 
 def test_a_job_that_sbatch_refuses_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
 from peftbench.config.schema import ProtocolConfig, TaskConfig
 from peftbench.config.sections import build, build_task
 from peftbench.config.tasks import adapter_of
@@ -16,7 +17,7 @@ from peftbench.config.tasks import adapter_of
 
 @cache
 def compose_task(choice: str, *overrides: str) -> dict[str, Any]:
-    with initialize_config_module("peftbench.conf", version_base="1.3"):
+    with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
         return OmegaConf.to_container(compose(overrides=[f"+task={choice}", *overrides]), resolve=True)["task"]
 
 
@@ -42,7 +43,7 @@ def protocol():
     """`protocol("lm_bff")`: the checked section of that name."""
 
     def make(name: str, **changes: Any) -> ProtocolConfig:
-        with initialize_config_module("peftbench.conf", version_base="1.3"):
+        with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
             section = OmegaConf.to_container(compose(overrides=[f"+protocol={name}"]), resolve=True)["protocol"]
         return build(ProtocolConfig, {**section, **changes}, "protocol")
 

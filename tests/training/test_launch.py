@@ -136,6 +136,7 @@ def test_places():
     assert find_place({**TORCHRUN, "WORLD_SIZE": "1", "RANK": "0"}) is None
     assert find_place(STEP) == Place(2, 4, 0, "gpu07", 20861)
     assert find_place({**STEP, "MASTER_ADDR": "a", "MASTER_PORT": "7"}) == Place(2, 4, 0, "a", 7)
+    assert find_place({**STEP, "SLURM_STEP_NUM_NODES": "1"}) == Place(2, 4, 0, "127.0.0.1", 20861)
     assert find_place({**STEP, **TORCHRUN}) == Place(3, 4, 1, "here", 29500)
     batch_script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "gpu07"}
     assert find_place(batch_script) is None

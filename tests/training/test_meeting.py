@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from peftbench.errors import Interrupted, UsageError
-from peftbench.training import distributed
+from peftbench.training import distributed, launch
 from peftbench.training.distributed import check_alike, meet
-from peftbench.training.launch import Place
+from peftbench.training.launch import Place, check_address
 
 
 def free_port() -> int:
@@ -77,13 +77,31 @@ def test_a_taken_port_is_one_message() -> None:
             meet(place(0, taken.getsockname()[1]), 5)
 
 
-def test_a_name_that_means_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
+def unknown(*_: object, **__: object) -> None:
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(socket, "create_connection", unknown)
-    with pytest.raises(UsageError, match=r"the node `gpu99` cannot be found.*MASTER_ADDR"):
-        meet(place(1, 1234, address="gpu99"), 60)
+
+def test_a_name_that_means_nothing_is_said_once_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("SLURMD_NODENAME", "gpu07")
+    for rank in (0, 1):
+        with pytest.raises(UsageError, match=r"the node `gpu99`.*from `gpu07`.*/etc/hosts.*MASTER_ADDR"):
+            meet(Place(rank, 4, 0, "gpu99", 1234), 60)
+    with pytest.raises(SystemExit, match="2"):
+        meet(Place(2, 4, 1, "gpu99", 1234), 60)
+
+
+def test_a_name_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"), None])
+
+    def asked(*_: object, **__: object) -> None:
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", asked)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.0)
+    check_address("gpu07")
+    assert next(answers, "asked twice") == "asked twice"
 
 
 def test_what_differs_between_ranks_is_named() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
+from hydra import __version__ as hydra_version
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
@@ -22,6 +23,8 @@ from peftbench.errors import UsageError
 CONFIG_MODULE = "peftbench.conf"
 SCHEME = "peftbench-user"
 PACKAGED = "peftbench-packaged"
+HYDRA_DEFAULTS: dict[str, str] = {"version_base": "1.3"} if hydra_version.startswith("1.3.") else {}
+"""Hydra 1.3 wants to be told that its own defaults are meant; later ones have no others, and warn of the parameter."""
 
 
 class ConfigFiles(SearchPathPlugin):

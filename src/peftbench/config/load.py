@@ -20,7 +20,7 @@ from peftbench.config import registry, schema
 from peftbench.config.catalogue import names
 from peftbench.config.components import choices, components, stages_run
 from peftbench.config.doors import check_override, shortened
-from peftbench.config.hydra_source import CONFIG_MODULE, ConfigFiles, PackagedSource, UserSource
+from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS, ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import rate_decades, read_space
 from peftbench.config.tasks import adapter_of
@@ -59,7 +59,7 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
     outer = GlobalHydra.instance().hydra  # of a host application, which gets it back
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
             return hydra_compose("config", overrides=[for_one_run(override) for override in overrides])
     except UsageError:
         raise

@@ -21,7 +21,7 @@ from types import FrameType
 from peftbench.attempt import STOP_SIGNALS
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
-from peftbench.errors import Interrupted
+from peftbench.errors import Interrupted, UsageError
 from peftbench.inputs import InputCache
 from peftbench.records.store import Store
 from peftbench.stages import stages_of
@@ -30,7 +30,7 @@ from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import Pool
 from peftbench.sweeps.run_job import CLAIMED, Ended, file_death, in_one_line
-from peftbench.training.launch import LEASH
+from peftbench.training.launch import LEASH, check_address, meeting_address
 
 WORKER = "peftbench.ddp_worker"
 DONE, FAILED = 0, 1
@@ -95,9 +95,13 @@ def _one_process(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends
 
 def _several_processes(jobs: Sequence[Job], options: ArrayOptions, home: Path) -> Ends:
     """Each run in a step of its own, whose processes train together."""
-    inputs = InputCache()
+    inputs, refusal = InputCache(), cannot_meet(options) if jobs else ""
     for job in jobs:
         assert job.config is not None
+        if refusal:
+            file_death(job.config, inputs, refusal, log=_log())
+            yield job, Ended("failed", refusal)
+            continue
         store = Store(job.config.out_dir)
         before = store.load(str(job.run_id))
         code = _step(job.config, options, home)
@@ -108,6 +112,18 @@ def _several_processes(jobs: Sequence[Job], options: ArrayOptions, home: Path) -
         reason = f"its {options.processes} processes ended with exit code {code} before they filed a record"
         file_death(job.config, inputs, reason, log=_log())
         yield job, Ended("failed", reason)
+
+
+def cannot_meet(options: ArrayOptions) -> str:
+    """Why the processes of a run could not meet on the nodes of this job; "" if they could, as seen from here."""
+    nodes = os.environ.get("SLURM_JOB_NODELIST")
+    if not nodes:
+        return ""
+    try:
+        check_address(meeting_address(os.environ, nodes, alone=options.nodes == 1))
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _step(config: RunConfig, options: ArrayOptions, home: Path) -> int:

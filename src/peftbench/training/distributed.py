@@ -21,7 +21,7 @@ import torch.distributed.nn.functional
 
 from peftbench.config.schema import TrainerConfig
 from peftbench.errors import UsageError
-from peftbench.training.launch import Place, find_place
+from peftbench.training.launch import Place, check_place, find_place
 
 OWN_THREADS = torch.get_num_threads()
 """What torch takes by itself, from the cores or OMP_NUM_THREADS."""
@@ -131,6 +131,7 @@ def meet(place: Place, seconds: float) -> torch_dist.Store:
     Raises:
         UsageError: somebody did not come within `seconds`, the port is taken, or the node's name means nothing.
     """
+    check_place(place)
     deadline, store, told = time.monotonic() + seconds, None, False
     while True:
         store = store or _store(place)
@@ -165,11 +166,6 @@ def _store(place: Place) -> torch_dist.Store | None:
         if not main:
             socket.create_connection((place.address, place.port), timeout=STEP_SECONDS * 5).close()
         store = torch_dist.TCPStore(place.address, place.port, None, main, wait_for_workers=False)
-    except socket.gaierror as error:
-        raise UsageError(
-            f"rank {place.rank}: the node `{place.address}` cannot be found ({error.strerror}). Set MASTER_ADDR to one "
-            "that this node knows."
-        ) from error
     except OSError:
         return None
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from peftbench.attempt import STOP_SIGNALS
+from peftbench.errors import UsageError
 
 RENDEZVOUS = "PEFTBENCH_RENDEZVOUS"
 """Set for the workers of one machine: the file where they meet. A port that was free may be taken a moment later."""
@@ -28,7 +30,10 @@ LEASH = "PEFTBENCH_LEASH"
 """Set for a worker whose standard input is a pipe from its launcher: the end of that pipe is the launcher's death."""
 
 WORKER = "peftbench.ddp_worker"
+LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.1
+NAME_SECONDS = 5.0
+"""How long a name server may be out of reach before a node's name counts as unknown."""
 SETTLE_SECONDS = 2.0
 """How long the others may take to fail of the same cause (a wrong config) before they are told to stop."""
 GRACE_SECONDS = 15.0
@@ -75,7 +80,7 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
     """
     if {"RANK", "WORLD_SIZE"} <= environ.keys() and (RENDEZVOUS in environ or "MASTER_PORT" in environ):
         rank, world = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        address, port = environ.get("MASTER_ADDR", "127.0.0.1"), int(environ.get("MASTER_PORT", 0))
+        address, port = environ.get("MASTER_ADDR", LOOPBACK), int(environ.get("MASTER_PORT", 0))
         local_rank = int(environ.get("LOCAL_RANK", rank))
         return Place(rank, world, local_rank, address, port, environ.get(RENDEZVOUS, "")) if world > 1 else None
     if "SLURM_STEP_ID" in environ and int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
@@ -84,10 +89,55 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
             rank=int(environ["SLURM_PROCID"]),
             world=int(environ["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environ["SLURM_LOCALID"]),
-            address=environ.get("MASTER_ADDR") or first_host(nodes),
+            address=meeting_address(environ, nodes, alone=environ.get("SLURM_STEP_NUM_NODES") == "1"),
             port=int(environ.get("MASTER_PORT") or slurm_port(environ["SLURM_JOB_ID"], environ["SLURM_STEP_ID"])),
         )
     return None
+
+
+def meeting_address(environ: Mapping[str, str], nodes: str, alone: bool) -> str:
+    """Where the processes of a step on `nodes` meet; on one node (`alone`) that needs no name."""
+    return environ.get("MASTER_ADDR") or (LOOPBACK if alone else first_host(nodes))
+
+
+def check_place(place: Place) -> None:
+    """Make sure that this node knows the address where the processes meet, before anything is loaded.
+
+    Raises:
+        UsageError: it does not; nodes have names of their own each, so the first process of each says it.
+        SystemExit: the others of a node leave with the same exit code.
+    """
+    if place.rendezvous:
+        return
+    try:
+        check_address(place.address)
+    except UsageError:
+        if place.local_rank:
+            raise SystemExit(2) from None
+        raise
+
+
+def check_address(address: str) -> None:
+    """Make sure that a node's name or number means something here. torch would look for it for minutes, in silence.
+
+    Raises:
+        UsageError: it does not.
+    """
+    deadline = time.monotonic() + NAME_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(address, None)
+            return
+        except (socket.gaierror, UnicodeError) as error:  # the latter for what no name can be (`a..b`)
+            again = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+            if not again or time.monotonic() > deadline:
+                here = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+                raise UsageError(
+                    f"the node `{address}`, where the processes are to meet, cannot be found from `{here}` "
+                    f"({getattr(error, 'strerror', None) or error}). Add it to /etc/hosts on every node, or set "
+                    "MASTER_ADDR to an address of it that all nodes know."
+                ) from None
+        time.sleep(POLL_SECONDS)
 
 
 def first_host(nodes: str) -> str:
