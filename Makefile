@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all test-next test-oldest test-thin slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report bench-startup cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18
@@ -107,6 +107,9 @@ architectures: install-dev ## every tuner on tiny networks of all architectures 
 
 bench-loop: install-dev ## our training loop against a bare PyTorch loop and against transformers' Trainer
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_loop.py
+
+bench-startup: install-dev ## CPU seconds and modules that a command imports before it does anything
+	$(BIN)/python scripts/bench_startup.py
 
 bench-report: install-dev ## CPU seconds and size of the report for 1,000 and 10,000 records (--large: 100,000)
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/bench_report.py

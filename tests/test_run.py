@@ -103,18 +103,6 @@ def test_every_method_on_every_family(here, method, model):
     assert records(here)[0]["status"] == "done"
 
 
-@pytest.mark.parametrize("method", rest_slow(["majority", "tfidf_lr"], ["tfidf_lr"]))
-def test_floors_run_without_torch(here, method):
-    code = (
-        "import sys\nfrom peftbench.cli import main\n"
-        f"try:\n    main({[*FAST, f'method={method}']!r})\nexcept SystemExit as e:\n    assert e.code == 0\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=here)
-    (record,) = records(here)
-    assert record["model"] == "none"
-
-
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_grid_of_frozen_embeddings_costs_one_pass_over_the_data(here, monkeypatch, tmp_path, processes):
     """4 shot counts x 5 draws: each text goes through the backbone once, whoever needs it first."""

@@ -199,8 +199,10 @@ def through_hydra(typed: Arguments) -> int:
 
 def run_one(config: RunConfig) -> int:
     """One run and its summary; the exit code."""
+    from peftbench.imports import process_is_ours
     from peftbench.inspect.announce import Announced, announce
 
+    process_is_ours()
     announce(config)
     from peftbench.search.search import run_searched
     from peftbench.views.summary import print_summary

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from peftbench.errors import UsageError
+from peftbench.imports import process_is_ours
 from peftbench.training.launch import GRACE_SECONDS, LEASH
 
 
@@ -50,4 +51,5 @@ def hold_leash() -> None:
 
 
 if __name__ == "__main__":
+    process_is_ours()
     sys.exit(main(sys.argv[1:]))

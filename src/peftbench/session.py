@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,13 @@ from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_a
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.files import StorageError, persist, readable_errors, replace_with, sync_folder, write_atomic
+from peftbench.imports import importing
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.fill import TRACEBACK, fill_failure
 from peftbench.records.leases import LeaseHeld, LeaseLost
 from peftbench.records.record import Record, plain
 from peftbench.records.store import Store
+from peftbench.records.tracking import Tracker, resolve_mode
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
@@ -68,12 +71,11 @@ class Session:
 
     def _open(self) -> None:
         """Join the other processes, claim the run's folder, start the measuring and the tracking."""
-        with self.clock("import"):
-            for module in needed_modules(self.cfg):
+        with self.clock("import"), importing():
+            for module in needed_modules(self.cfg, self.data):
                 import_module(module)
         from peftbench.measure.environment import environment
         from peftbench.measure.memory import MemoryMeter
-        from peftbench.records.tracking import Tracker
         from peftbench.stages.base import Context
 
         dist, precision = self._join() if self.cfg.method.needs_model else (None, "fp32")
@@ -245,14 +247,15 @@ class Session:
         self.file()
 
 
-def needed_modules(cfg: RunConfig) -> list[str]:
-    """What a run imports sooner or later, so that it is imported at once and booked as import time."""
-    modules = ["peftbench.tasks.metrics", "peftbench.measure.environment", "sklearn.metrics", "scipy.stats"]
+def needed_modules(cfg: RunConfig, data: TaskData) -> list[str]:
+    """What a run imports sooner or later, so that it is imported at once and booked as import time; nothing else."""
+    modules = ["peftbench.tasks.metrics", "peftbench.measure.environment"]
+    modules += [module for task in (data, *data.tasks.values()) for module in task.kind.modules]
     if cfg.method.needs_model:
         modules += ["torch", "peftbench.learner", "peftbench.models.load"]
         modules += ["peftbench.formulations.score.formulation", "peftbench.stages.learning", "safetensors.torch"]
         modules += get_tuner(cfg.method.tuner.name).needed_modules()
-    modules += [module for stage in stages_of(cfg.method.stages) for module in stage.needed_modules()]
-    if cfg.tracking.wandb != "disabled":
+    modules += [module for stage in stages_of(cfg.method.stages) for module in stage.needed_modules(cfg)]
+    if resolve_mode(cfg.tracking.wandb, os.environ) != "disabled":
         modules.append("wandb")
     return modules

@@ -42,7 +42,7 @@ LAYERS = [
     {"attempt"},
     {"cache", "measure", "json_types", "options"},
     {"files"},
-    {"errors", "version"},
+    {"errors", "version", "imports"},
 ]
 """From the top down. What stands in one set knows nothing of each other; so there can be no circle."""
 

@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from made_up_configs import compose
+from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 
 from peftbench.errors import UsageError
 from peftbench.measure.clock import PhaseClock
+from peftbench.stages.classical.constant import Mean, MostFrequent
 from peftbench.stages.classical.estimators import ESTIMATORS
 from peftbench.stages.classical.floors import check, classical, unfitted
 from peftbench.stages.classical.word_vectors import read_vectors
@@ -101,6 +103,22 @@ def test_counts_and_models_are_those_of_the_released_script():
         wanted = model.fit(train, labels).predict_proba(new)
         given = ours.predict([Row(f"test:{i}", text, None) for i, text in enumerate(NEW)])
         assert np.allclose([list(p.scores.values()) for p in given], wanted)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_constant_answers_are_those_of_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    matrix, names = np.zeros((50, 1)), np.array(["b", "a", "other"])[rng.integers(0, 3, 50)]
+    ours, theirs = MostFrequent(), DummyClassifier(strategy="most_frequent")
+    for targets in (names, np.array(["b", "a", "b", "a", "c"])):  # of two that are as frequent, the first by name
+        ours.fit(matrix[: len(targets)], targets)
+        theirs.fit(matrix[: len(targets)], targets)
+        assert ours.predict(matrix).tolist() == theirs.predict(matrix).tolist()
+        assert ours.predict_proba(matrix).tolist() == theirs.predict_proba(matrix).tolist()
+        assert ours.classes_.tolist() == theirs.classes_.tolist()
+    scores, mean = rng.normal(size=50), Mean()
+    mean.fit(matrix, scores)
+    assert mean.predict(matrix).tolist() == DummyRegressor().fit(matrix, scores).predict(matrix).tolist()
 
 
 def test_parameters_of_the_network_are_the_papers_formula():

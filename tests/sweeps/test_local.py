@@ -163,7 +163,7 @@ def test_worker_processes_do_runs_side_by_side(here, capfd):
 def test_a_crash_that_no_record_tells_of_is_filed_with_its_traceback(here, monkeypatch, capsys):
     import peftbench.session as session
 
-    monkeypatch.setattr(session, "needed_modules", lambda cfg: ["no_such_module"] if cfg.seed == 1 else [])
+    monkeypatch.setattr(session, "needed_modules", lambda cfg, data: ["no_such_module"] if cfg.seed == 1 else [])
     assert call("-m", *FAST, "method=majority", "shots=2", "data_seed=1,2", "seed=1,2") == 1
     statuses = [(r["seed"], r["status"]) for r in records(here / "results").values()]
     assert sorted(statuses) == [(1, "failed"), (1, "failed"), (2, "done"), (2, "done")]

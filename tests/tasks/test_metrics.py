@@ -47,14 +47,24 @@ def classified(targets, predicted, labels=LABELS, groups=None) -> dict[str, floa
 def test_valid_predictions_score_as_in_scikit_learn(pairs):
     truth, predicted = map(list, zip(*pairs, strict=True))
     scores = classified(truth, predicted)
-    close = pytest.approx
-    assert scores["accuracy"] == close(100 * accuracy_score(truth, predicted))
-    assert scores["f1_macro"] == close(100 * f1_score(truth, predicted, average="macro", zero_division=0))
-    assert scores["f1_weighted"] == close(100 * f1_score(truth, predicted, average="weighted", zero_division=0))
-    assert scores["mcc"] == close(100 * matthews_corrcoef(truth, predicted))
+    assert scores["accuracy"] == pytest.approx(100 * accuracy_score(truth, predicted))
+    assert scores["f1_macro"] == 100 * f1_score(truth, predicted, average="macro", zero_division=0)
+    assert scores["f1_weighted"] == 100 * f1_score(truth, predicted, average="weighted", zero_division=0)
+    assert scores["mcc"] == 100 * matthews_corrcoef(truth, predicted)
     binary = f1_score([t == "sports" for t in truth], [p == "sports" for p in predicted], zero_division=0)
-    assert scores["f1_binary"] == close(100 * binary)
+    assert scores["f1_binary"] == 100 * binary
     assert scores["exact_match_group"] == scores["accuracy"]  # no row has a group
+
+
+def test_the_numbers_are_scikit_learns_to_the_last_bit_also_over_many_classes():
+    rng = np.random.default_rng(3)
+    for classes in (2, 7, 77):
+        truth = rng.integers(0, classes, 1000)
+        guess = np.where(rng.random(1000) < 0.6, truth, rng.integers(-1, classes, 1000))
+        present = sorted({*truth, *guess} - {-1})
+        for average, ours in (("macro", classification.f1_macro), ("weighted", classification.f1_weighted)):
+            assert ours(truth.tolist(), guess.tolist()) == f1_score(truth, guess, labels=present, average=average)
+        assert classification.mcc(truth.tolist(), guess.tolist()) == matthews_corrcoef(truth, guess)
 
 
 @settings(deadline=None, max_examples=40)
@@ -215,7 +225,7 @@ def test_importing_and_drawing_and_scoring_need_neither_evaluate_nor_torch():
         "import peftbench.tasks.problems.classification as m\n"
         "heavy = {'evaluate', 'datasets', 'torch', 'pandas', 'transformers'}\n"
         "assert not heavy & set(sys.modules) and 'sklearn' not in sys.modules and 'scipy' not in sys.modules\n"
-        "m.f1_weighted([0, 1], [0, 1])\n"
-        "assert not {'evaluate', 'datasets', 'torch', 'transformers'} & set(sys.modules)\n"
+        "m.f1_weighted([0, 1], [0, 1]), m.mcc([0, 1], [0, 1])\n"
+        "assert not {*heavy, 'sklearn', 'scipy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

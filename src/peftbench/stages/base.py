@@ -57,7 +57,8 @@ class Stage:
         calibrates: whether it measures the prior that `method.formulation.calibration` asks for.
         takes_tricks: whether it trains with the method's tricks (`peftbench.stages.tricks`).
         steps_key: the key that sets the length of its last training.
-        modules: what it imports sooner or later, besides the module of `run`.
+        modules: what it imports sooner or later, besides the module of `run`; or a function of the config that says it,
+            or where that is, like `run`.
     """
 
     run: Callable[[Context, Predictor | None], Predictor] | str
@@ -77,7 +78,7 @@ class Stage:
     calibrates: bool = False
     takes_tricks: bool = False
     steps_key: str = "trainer.steps"
-    modules: tuple[str, ...] = ()
+    modules: tuple[str, ...] | Callable[[RunConfig], Sequence[str]] | str = ()
 
     def __call__(self, context: Context, incoming: Predictor | None) -> Predictor:
         """Do the stage."""
@@ -94,9 +95,10 @@ class Stage:
         found: dict[str, str] = imported(self.contents)(cfg, data_dir) if self.contents is not None else {}
         return found
 
-    def needed_modules(self) -> list[str]:
+    def needed_modules(self, cfg: RunConfig) -> list[str]:
         """What it imports sooner or later."""
-        return [*self.modules, *([self.run.partition(":")[0]] if isinstance(self.run, str) else [])]
+        more = self.modules if isinstance(self.modules, tuple) else imported(self.modules)(cfg)
+        return [*more, *([self.run.partition(":")[0]] if isinstance(self.run, str) else [])]
 
 
 class Predictor(ABC):

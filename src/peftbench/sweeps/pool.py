@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import IO
 
 from peftbench.config.load import from_plain
+from peftbench.imports import process_is_ours
 from peftbench.inputs import InputCache
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.order import WaitingJobs
@@ -233,6 +234,7 @@ def _stop(number: int, _frame: object) -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _stop)  # where nothing has begun, nothing is to be saved
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process_is_ours()
     try:
         with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
             sys.exit(work(pipe))

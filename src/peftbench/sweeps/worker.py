@@ -22,6 +22,7 @@ from peftbench.attempt import STOP_SIGNALS
 from peftbench.config.load import from_plain
 from peftbench.config.schema import RunConfig
 from peftbench.errors import Interrupted, UsageError
+from peftbench.imports import process_is_ours
 from peftbench.inputs import InputCache
 from peftbench.records.store import Store
 from peftbench.stages import stages_of
@@ -197,4 +198,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    process_is_ours()
     sys.exit(main(sys.argv[1:]))

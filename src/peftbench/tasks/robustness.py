@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import log_softmax
 
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.metrics import score
@@ -53,6 +52,8 @@ def summary(facts: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _log_shares(predictions: Sequence[Prediction]) -> np.ndarray:
     """(rows, labels)"""
+    from scipy.special import log_softmax
+
     scores = np.array([list(p.scores.values()) for p in predictions], dtype=np.float64)
     return np.asarray(log_softmax(scores, axis=1)) if scores.size else scores
 

@@ -1,4 +1,4 @@
-"""The `classical` stage: a scikit-learn model on features. The floors that every table needs."""
+"""The `classical` stage: a scikit-learn model on features, or a constant answer. The floors that every table needs."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ STAGE = Stage(
     several_processes=False,
     trains=False,
     one_training=True,
-    modules=("sklearn.linear_model", "sklearn.dummy", "sklearn.feature_extraction.text"),
+    modules="peftbench.stages.classical.floors:modules",
 )

@@ -1,4 +1,4 @@
-"""The scikit-learn models that `method.classical.estimator` chooses among: one line each."""
+"""The models that `method.classical.estimator` chooses among, scikit-learn's but the constant ones: one line each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.config.registry import imported
+from peftbench.stages.classical.constant import Mean, MostFrequent
 
 if TYPE_CHECKING:
     from peftbench.stages.classical import ClassicalOptions
@@ -26,6 +27,7 @@ class Estimator:
     Attributes:
         classifier: (options, the run's seed) -> one that is not fitted.
         regressor: the same for scores; None where the model knows classes alone.
+        module: what both import when they are called, if anything.
         learned: the fitted attributes that hold all it has learned, each an array or a list of arrays. Empty: it is
             made again by fitting it to the same features, which are saved (nearest neighbours *are* their features).
         dense: whether it takes no sparse features.
@@ -33,6 +35,7 @@ class Estimator:
 
     classifier: Maker
     regressor: Maker | None
+    module: str | None = None
     learned: tuple[str, ...] = ()
     dense: bool = False
 
@@ -70,54 +73,53 @@ class Estimator:
             setattr(estimator, name, several or arrays[name])
 
 
-def constant() -> Any:
-    """An estimator that answers with the most frequent class."""
-    return imported("sklearn.dummy:DummyClassifier")(strategy="most_frequent")
+LINEAR, BAYES, NEAR, SVM = "sklearn.linear_model", "sklearn.naive_bayes", "sklearn.neighbors", "sklearn.svm"
+NETWORK, ENSEMBLE = "sklearn.neural_network", "sklearn.ensemble"
 
 
-def _of(target: str, **fixed: Any) -> Callable[..., Any]:
+def _of(module: str, kind: str, **fixed: Any) -> Callable[..., Any]:
     """What makes the estimator of that name, imported when it does."""
-    return lambda **options: imported(target)(**fixed, **options)
+    return lambda **options: imported(f"{module}:{kind}")(**fixed, **options)
 
 
 def _network(kind: str) -> Maker:
-    made = _of(f"sklearn.neural_network:{kind}", alpha=1e-4)
+    made = _of(NETWORK, kind, alpha=1e-4)
     return lambda o, seed: made(hidden_layer_sizes=(o.hidden,), max_iter=o.max_iter, random_state=seed)
 
 
 def _trees(kind: str) -> Maker:
     """XGBoost's defaults: depth 6, rate 0.3, an L2 penalty of 1, no limit on leaves, no early stop."""
-    made = _of(f"sklearn.ensemble:{kind}", l2_regularization=1.0, max_leaf_nodes=None, min_samples_leaf=1,
+    made = _of(ENSEMBLE, kind, l2_regularization=1.0, max_leaf_nodes=None, min_samples_leaf=1,
                early_stopping=False, max_bins=BINS)  # fmt: skip
     return lambda o, seed: made(max_iter=o.trees, max_depth=o.depth, learning_rate=o.rate, random_state=seed)
 
 
-_logistic, _ridge = _of("sklearn.linear_model:LogisticRegression"), _of("sklearn.linear_model:Ridge")
-_bayes, _gaussian = _of("sklearn.naive_bayes:MultinomialNB"), _of("sklearn.naive_bayes:GaussianNB")
-_near, _near_mean = _of("sklearn.neighbors:KNeighborsClassifier"), _of("sklearn.neighbors:KNeighborsRegressor")
-_svc, _svr = _of("sklearn.svm:SVC", gamma="auto"), _of("sklearn.svm:SVR", gamma="auto")
-_mean = _of("sklearn.dummy:DummyRegressor")
+_logistic, _ridge = _of(LINEAR, "LogisticRegression"), _of(LINEAR, "Ridge")
+_bayes, _gaussian = _of(BAYES, "MultinomialNB"), _of(BAYES, "GaussianNB")
+_near, _near_mean = _of(NEAR, "KNeighborsClassifier"), _of(NEAR, "KNeighborsRegressor")
+_svc, _svr = _of(SVM, "SVC", gamma="auto"), _of(SVM, "SVR", gamma="auto")
 
 ESTIMATORS: dict[str, Estimator] = {
-    "majority": Estimator(lambda o, seed: constant(), lambda o, seed: _mean()),
+    "majority": Estimator(lambda o, seed: MostFrequent(), lambda o, seed: Mean()),
     "logistic": Estimator(
         lambda o, seed: _logistic(C=o.c, max_iter=o.max_iter),
         lambda o, seed: _ridge(alpha=1.0 / o.c),
+        LINEAR,
         learned=("coef_", "intercept_"),
     ),
     "naive_bayes": Estimator(
-        lambda o, seed: _bayes(alpha=o.smoothing), None, learned=("feature_log_prob_", "class_log_prior_")
+        lambda o, seed: _bayes(alpha=o.smoothing), None, BAYES, learned=("feature_log_prob_", "class_log_prior_")
     ),
     "gaussian_naive_bayes": Estimator(
-        lambda o, seed: _gaussian(), None, learned=("theta_", "var_", "class_prior_"), dense=True
+        lambda o, seed: _gaussian(), None, BAYES, learned=("theta_", "var_", "class_prior_"), dense=True
     ),
     "neighbours": Estimator(
-        lambda o, seed: _near(n_neighbors=o.neighbours), lambda o, seed: _near_mean(n_neighbors=o.neighbours)
+        lambda o, seed: _near(n_neighbors=o.neighbours), lambda o, seed: _near_mean(n_neighbors=o.neighbours), NEAR
     ),
-    "mlp": Estimator(_network("MLPClassifier"), _network("MLPRegressor"), learned=("coefs_", "intercepts_")),
+    "mlp": Estimator(_network("MLPClassifier"), _network("MLPRegressor"), NETWORK, learned=("coefs_", "intercepts_")),
     "boosted_trees": Estimator(
-        _trees("HistGradientBoostingClassifier"), _trees("HistGradientBoostingRegressor"), dense=True
+        _trees("HistGradientBoostingClassifier"), _trees("HistGradientBoostingRegressor"), ENSEMBLE, dense=True
     ),
-    "svm": Estimator(lambda o, seed: _svc(C=o.c), lambda o, seed: _svr(C=o.c)),
+    "svm": Estimator(lambda o, seed: _svc(C=o.c), lambda o, seed: _svr(C=o.c), SVM),
 }
 """`method.classical.estimator` -> the model."""

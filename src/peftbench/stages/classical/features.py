@@ -21,6 +21,11 @@ class Features:
 
     backbone: Backbone | None = None
     """What the features were read from, where they come from a network."""
+    modules: tuple[str, ...] = ()
+    """What they import when they are computed."""
+
+    def __init__(self, context: Context) -> None:
+        """Of the run in `context`; raises UsageError if it lacks what they are made from."""
 
     def fit(self, rows: Sequence[Row]) -> Any:
         """Learn what there is to learn from `rows` and return their feature matrix (rows, features)."""
@@ -63,6 +68,8 @@ class NgramFeatures(Features):
 
     Texts without a word (emoji, punctuation) are told by their characters alone; without either, by nothing.
     """
+
+    modules = ("sklearn.feature_extraction.text", "scipy.sparse")
 
     def __init__(self, context: Context) -> None:
         cfg = context.cfg.method.options("classical")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,21 @@ from peftbench.files import write_atomic
 from peftbench.formulations.predictions import Prediction
 from peftbench.records import manifest
 from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.classical.estimators import ESTIMATORS, Estimator, constant
+from peftbench.stages.classical.constant import MostFrequent
+from peftbench.stages.classical.estimators import ESTIMATORS, Estimator
 from peftbench.stages.classical.features import EmbeddingFeatures, Features, NgramFeatures, NoFeatures
 from peftbench.stages.classical.word_vectors import WordVectorFeatures
 from peftbench.tasks.base import Row, bare_task
 
 if TYPE_CHECKING:
+    from peftbench.config.schema import RunConfig
     from peftbench.records.record import Record
 
 ARRAYS, FACTS = "classical.safetensors", "classical.json"
 FITTED_ON = "fitted_on_"
 """In front of the arrays of the train rows' features, of an estimator that is made again from them."""
-FEATURES: dict[str, Callable[[Context], Features]] = {
-    "none": lambda _: NoFeatures(),
+FEATURES: dict[str, type[Features]] = {
+    "none": NoFeatures,
     "tfidf": NgramFeatures,
     "counts": NgramFeatures,
     "embeddings": EmbeddingFeatures,
@@ -50,7 +52,7 @@ class ClassicalPredictor(Predictor):
         """Fit features and estimator to labelled rows."""
         targets, matrix = np.array([row.target for row in rows]), self._matrix(self.features.fit(rows))
         if (only := only_class(self.context)) is not None:
-            self.kind, self.estimator = ESTIMATORS["majority"], constant()
+            self.kind, self.estimator = ESTIMATORS["majority"], MostFrequent()
             self.own_remarks = [f"train has one class, `{only}`: it is the answer to everything"]
         self.own_remarks += _fit(self.estimator, matrix, targets)
         if not self.kind.learned:
@@ -116,7 +118,7 @@ class ClassicalPredictor(Predictor):
         classes = facts.get("classes", ())
         if "answer" in facts:  # fitted anew, on targets in which the answer is the most frequent or the mean
             self.kind = ESTIMATORS["majority"]
-            self.estimator = constant() if classes else self.estimator
+            self.estimator = MostFrequent() if classes else self.estimator
             targets = np.array([*classes, facts["answer"]])
             self.estimator.fit(np.zeros((len(targets), 1)), targets)
         elif "targets" in facts:
@@ -168,6 +170,13 @@ def check(context: Context) -> None:
         )
 
 
+def modules(cfg: RunConfig) -> list[str]:
+    """What the method's features and estimator import."""
+    options = cfg.method.options("classical")
+    own = ESTIMATORS[options.estimator].module
+    return [*FEATURES[options.features].modules, *([own] if own else [])]
+
+
 def classical(context: Context, incoming: Predictor | None) -> Predictor:
     """Fit the method's estimator on the drawn rows."""
     predictor = unfitted(context)
@@ -196,13 +205,11 @@ def unfitted(context: Context) -> ClassicalPredictor:
 
 def _fit(estimator: Any, matrix: Any, targets: np.ndarray) -> list[str]:
     """Fit; what scikit-learn warns of a solver that did not converge, in a line."""
-    from sklearn.exceptions import ConvergenceWarning
-
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", ConvergenceWarning)
+        warnings.simplefilter("always")
         estimator.fit(matrix, targets)
-    return [f"the solver stopped before it converged (max_iter={estimator.max_iter})"] if said else []
+    stopped = any(w.category.__name__ == "ConvergenceWarning" for w in said)
+    return [f"the solver stopped before it converged (max_iter={estimator.max_iter})"] if stopped else []
 
 
 def _csr_parts(matrix: Any) -> dict[str, np.ndarray]:

@@ -187,4 +187,5 @@ PROBLEM = Problem(
     room=96,
     pool=pool,
     show=show,
+    modules=("scipy.optimize",),
 )

@@ -186,6 +186,7 @@ class Problem:
             label in the report; None if that is no question, or told from single labels.
         show: target or prediction -> a few words for a reader.
         cell: prediction -> what stands in a table of answers; `show`, unless it says more.
+        modules: what the metrics import when they are computed.
     """
 
     name: str
@@ -210,3 +211,4 @@ class Problem:
     by_label: Callable[[Any, Any], Mapping[str, tuple[int, int, int]]] | None = None
     show: Callable[[Any], str] = str
     cell: Callable[[Any], str] | None = None
+    modules: tuple[str, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from peftbench.tasks.problems.base import Answers, Problem, Rewards
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row, TaskData
+    from peftbench.tasks.problems.base import Sums
 
 INVALID = -1
 """The class id of an invalid prediction."""
@@ -26,30 +27,29 @@ def f1_macro(references: Sequence[int], predictions: Sequence[int]) -> float:
 
     A class that is only predicted counts with F1 = 0; an invalid prediction is a miss of its row's class.
     """
-    return _f1(references, predictions, "macro")
+    return float(_f1_by_class(references, predictions)[0].mean())
 
 
 def f1_weighted(references: Sequence[int], predictions: Sequence[int]) -> float:
     """Mean of the F1 of each class, weighted by its number of references; invalid predictions as in `f1_macro`."""
-    return _f1(references, predictions, "weighted")
+    f1, true = _f1_by_class(references, predictions)
+    return float((f1 * true).sum() / true.sum())
 
 
 def f1_binary(references: Sequence[int], predictions: Sequence[int], positive: int = 1) -> float:
     """F1 of one class of two. An invalid prediction counts as the wrong one of the two ("F1 with invalid" of T5)."""
-    from sklearn.metrics import f1_score
-
     truth = [r == positive for r in references]
     guess = [not t if p == INVALID else p == positive for t, p in zip(truth, predictions, strict=True)]
-    return float(f1_score(truth, guess, zero_division=0.0))
+    return float(_f1_by_class(truth, guess)[0][-1]) if any(truth) or any(guess) else 0.0
 
 
 def mcc(references: Sequence[int], predictions: Sequence[int]) -> float:
     """Matthews correlation (Gorodkin's R_K beyond two classes); invalid predictions are a class that is never right."""
-    from sklearn.metrics import matthews_corrcoef
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn warns where there is one class only; the result is 0
-        return float(matthews_corrcoef(list(references), list(predictions)))
+    _, right, answered, true = _counts(references, predictions)
+    n = true.sum()
+    both = right.sum() * n - answered @ true
+    spread = (n**2 - answered @ answered) * (n**2 - true @ true)
+    return float(both / math.sqrt(spread)) if spread else 0.0  # 0 where there is one class only
 
 
 def exact_match_group(
@@ -63,11 +63,27 @@ def exact_match_group(
     return sum(right.values()) / len(right)
 
 
-def _f1(references: Sequence[int], predictions: Sequence[int], average: str) -> float:
-    from sklearn.metrics import f1_score
+# The numbers are those of scikit-learn's `f1_score` and `matthews_corrcoef` to the last bit. Counted here, for its
+# import takes longer than a classical model on a few rows.
 
-    present = sorted({*references, *predictions} - {INVALID})
-    return float(f1_score(list(references), list(predictions), labels=present, average=average, zero_division=0.0))
+
+def _counts(references: Sequence[int], predictions: Sequence[int]) -> tuple[Sums, Sums, Sums, Sums]:
+    """The ids that occur, in order, and of each how many rows are right, answered with it, and truly of it."""
+    import numpy as np
+
+    ids, places = np.unique([references, predictions], return_inverse=True)
+    truth, guess = places.reshape(2, -1)
+    right, answered, true = (
+        np.bincount(p, minlength=len(ids)).astype(float) for p in (truth[truth == guess], guess, truth)
+    )
+    return ids, right, answered, true
+
+
+def _f1_by_class(references: Sequence[int], predictions: Sequence[int]) -> tuple[Sums, Sums]:
+    """F1 and number of references of each class that occurs, in order."""
+    ids, right, answered, true = _counts(references, predictions)
+    classes = ids != INVALID
+    return (2 * right / (answered + true))[classes], true[classes]
 
 
 def as_ids(data: TaskData, rows: Sequence[Row], predicted: Sequence[Any]) -> Answers:

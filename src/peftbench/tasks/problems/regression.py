@@ -97,4 +97,5 @@ PROBLEM = Problem(
     parse=parse,
     styles=("words", "digits"),
     reward=reward,
+    modules=("scipy.stats",),
 )

@@ -95,4 +95,5 @@ PROBLEM = Problem(
     answers=with_queries,
     strata="half",
     mark="similarity",
+    modules=("scipy.stats",),
 )
