@@ -6,11 +6,13 @@ is told to stop, what it has cost together with those before it, and what others
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -70,15 +72,18 @@ class Attempt:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        """Be told to stop by `STOP_SIGNALS` for the time of the block. One that is ignored (`nohup`) stays ignored;
-        outside the main thread nothing changes."""
+        """Be told to stop by `STOP_SIGNALS` for the time of the block. One that is ignored (`nohup`) stays ignored.
+        No signal arrives outside the main thread: there it is `pass_on` that tells."""
         before: dict[int, Any] = {}
         heard = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        with suppress(ValueError):
+        if threading.current_thread() is threading.main_thread():
             before = {number: signal.signal(number, self._stop) for number in heard}
+        else:
+            _in_threads[self] = threading.get_ident()
         try:
             yield
         finally:
+            _in_threads.pop(self, None)
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -124,6 +129,29 @@ class Attempt:
             self.meter.resume(account["peaks"], account["section_peaks"])
 
 
+_in_threads: dict[Attempt, int] = {}
+"""Attempts outside the main thread, each with its thread."""
+
+
+def pass_on(number: int) -> None:
+    """Tell the attempts outside the main thread that a stop signal came. One whose work may be cut short ends at once,
+    as it would in the main thread; the others look at `received`."""
+    for attempt, thread in list(_in_threads.items()):
+        first, attempt.received = attempt.received is None, attempt.received or number
+        if first and not attempt._holds:
+            _interrupt(thread, number, attempt.progress.where())
+
+
+def _interrupt(thread: int, number: int, where: str) -> None:
+    """Raise `Interrupted` in another thread, as a signal's handler does in the main one."""
+
+    class Told(Interrupted):
+        def __init__(self) -> None:
+            super().__init__(number, where)
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Told))
+
+
 class ProgressFile:
     """`progress.json` in a run's folder: where the run is, for other processes to read. Nothing depends on it."""
 
@@ -161,12 +189,23 @@ class ProgressFile:
                 self.path.unlink(missing_ok=True)
 
 
-def count_attempt(folder: Path) -> int:
-    """The number of this attempt at the run in `folder`, from 1; noted there until it is done."""
+def count_attempt(folder: Path) -> tuple[int, dict[str, int]]:
+    """The number of this attempt at the run in `folder`, from 1, and what an earlier one has noted by `note_together`;
+    kept there until the run is done."""
     path = folder / ATTEMPTS
+    facts: dict[str, Any] = {}
     try:
-        number = int(json.loads(path.read_bytes())["attempts"]) + 1
+        facts = json.loads(path.read_bytes())
+        number = int(facts["attempts"]) + 1
     except (OSError, ValueError, KeyError, TypeError):
         number = 1
-    write_atomic(path, json.dumps({"attempts": number}).encode(), durable=False)
-    return number
+    together = facts.get("together") if isinstance(facts, dict) else None
+    kept = together if isinstance(together, dict) else {}
+    note_together(folder, number, kept)
+    return number, kept
+
+
+def note_together(folder: Path, number: int, facts: dict[str, int]) -> None:
+    """Note for later attempts that this one has shared steps with other runs (`Record.together`)."""
+    known = {"attempts": number, **({"together": facts} if facts else {})}
+    write_atomic(folder / ATTEMPTS, json.dumps(known).encode(), durable=False)

@@ -13,6 +13,7 @@ from peftbench.formulations import formulation_class
 from peftbench.formulations.declared import declaration
 from peftbench.init_from import Source, source_of
 from peftbench.stages import stages_of
+from peftbench.training.together.turns import here
 from peftbench.tuners.base import WHOLE_BACKBONE
 
 if TYPE_CHECKING:
@@ -52,7 +53,12 @@ def new_learner(record: Record, context: Context, cfg: RunConfig | None = None) 
         from peftbench.training.frozen_blocks import FrozenBlocks
 
         learner.frozen = FrozenBlocks(learner.backbone, context.precision)
-    return learner.to(device)
+    learner.to(device)
+    if (member := here()) is not None:
+        from peftbench.training.together.shared_pass import Together
+
+        learner.together = Together(member, learner)
+    return learner
 
 
 def build_learner(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
     from peftbench.tasks.base import Row
     from peftbench.training.frozen_blocks import FrozenBlocks
+    from peftbench.training.together.shared_pass import Together
 
 HEAD = "head"
 """Name of the parameter group of the formulation's own parameters, and of its file."""
@@ -66,10 +67,16 @@ class Learner(nn.Module):
         formulation.shots = context.shots
         self.frozen: FrozenBlocks | None = None
         """Where the states behind its untouched blocks are kept, if they are; set by `build.new_learner`."""
+        self.together: Together | None = None
+        """Its part among the runs that it is trained together with, if it is; set by `build.new_learner`."""
 
     def reusing(self) -> AbstractContextManager[None]:
         """Within it, states behind untouched blocks are read where they are known."""
         return self.frozen.used() if self.frozen else nullcontext()
+
+    def in_training(self) -> AbstractContextManager[None]:
+        """Around a training: within it, passes may be shared with other runs."""
+        return self.together.in_training() if self.together else nullcontext()
 
     def with_formulation(self, formulation: Formulation) -> Learner:
         """The same tuned model, not a copy, posed another way: what one learner trains, the other has."""
@@ -88,6 +95,10 @@ class Learner(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Scalar: sum of weight x loss over the batch."""
         return self.formulation.loss(self.model, batch)
+
+    def backward(self, loss: Tensor) -> None:
+        """The loop's call for the gradients of what `forward` gave."""
+        loss.backward() if self.together is None else self.together.backward(loss)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Prediction]:

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from peftbench import build
-from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt
+from peftbench.attempt import ATTEMPTS, PROGRESS, Attempt, ProgressFile, count_attempt, note_together
 from peftbench.config.schema import RunConfig, TrackingConfig
 from peftbench.errors import UsageError
 from peftbench.files import StorageError, persist, readable_errors, replace_with, sync_folder, write_atomic
@@ -33,6 +33,7 @@ from peftbench.records.tracking import Tracker, resolve_mode
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
+from peftbench.training.together.turns import here
 from peftbench.tuners import get_tuner
 
 if TYPE_CHECKING:
@@ -143,7 +144,10 @@ class Session:
         if self.cfg.rerun:
             self.store.supersede(run_id)
         (self.folder / TRACEBACK).unlink(missing_ok=True)
-        self.record.compute["attempts"] = count_attempt(self.folder)
+        number, self.record.together = count_attempt(self.folder)
+        self.record.compute["attempts"] = number
+        if (member := here()) is not None:
+            member.note = partial(self._note_together, number)
         self.attempt.check = self._check_claim
         self.attempt.progress = ProgressFile(self.folder / PROGRESS)
         self._resources.callback(self.attempt.progress.remove)
@@ -151,6 +155,11 @@ class Session:
         self.attempt.progress.show("load", **who)
         drawn = json.dumps(self.drawn.to_dict(), ensure_ascii=False, indent=1)
         write_atomic(self.folder / "draw.json", drawn.encode("utf-8"))
+
+    def _note_together(self, number: int, facts: dict[str, int]) -> None:
+        """The run has shared a step with others: its seconds are not its own from here on."""
+        self.record.together = facts
+        note_together(self.folder, number, facts)
 
     def _check_claim(self) -> None:
         """Raises LeaseLost if the run is another process's by now; nothing of its folder is touched after that."""

@@ -335,6 +335,7 @@ class TrainerConfig:
     threads: int | None = number(ge=1)
     gradient_checkpointing: bool = MISSING
     reuse_frozen: bool = MISSING
+    together: str = matching(r"off|auto|[2-9]|[1-9]\d+", "off, auto or the most runs in a group, such as 8")
     save: str = one_of("auto", "all", "none")
     probe: bool = MISSING
     progress: bool = MISSING

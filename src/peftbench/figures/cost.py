@@ -23,7 +23,7 @@ def data(standings: Standings, store: Store) -> Data:
     """`bars`: mean seconds of a run by phase, over all finished runs of a method; imports are left out."""
     runs: dict[str, list[dict[str, float]]] = {}
     for cell in standings.cells:
-        runs.setdefault(cell.label, []).extend(r["phases"] for r in cell.runs)
+        runs.setdefault(cell.label, []).extend(r["phases"] for r in cell.runs if r["phases"])
     runs = {label: members for label, members in runs.items() if members}
     spent = {p: None for members in runs.values() for phases in members for p, s in phases.items() if s}
     phases = [p for p in spent if p != LEFT_OUT]

@@ -11,6 +11,7 @@ from typing import Any
 from peftbench.config.schema import RunConfig
 from peftbench.inspect.estimate import CostEstimate, Estimator
 from peftbench.inspect.machine import Machine
+from peftbench.inspect.shared import sharing
 from peftbench.records.leaderboard import newest_rows
 from peftbench.records.states import TO_DO, RunState, run_states
 from peftbench.records.store import Store
@@ -70,6 +71,7 @@ class Plan:
     cost: Cost
     arrays: list[ArraySpec]
     warnings: list[str]
+    shared: list[str]
 
     @property
     def counts(self) -> Counter[str]:
@@ -97,7 +99,9 @@ def make_plan(jobs: Sequence[Job], launcher: str, options: Options, machine: Mac
     specs = arrays([p.job for p in to_do], options) if isinstance(options, ArrayOptions) else []
     cost = total_cost(to_do, options, specs)
     found = warnings(to_do, cost, options, specs, machine)
-    return Plan(list(planned.values()), launcher, options, cost, specs, found)
+    one_process = isinstance(options, LocalOptions) and options.n_jobs == 1
+    shared = sharing([p.job.config for p in to_do if p.job.config is not None], one_process)
+    return Plan(list(planned.values()), launcher, options, cost, specs, found, shared)
 
 
 def _look_up(store: Store, jobs: Sequence[Job], options: Options, machine: Machine) -> Iterable[PlannedJob]:
@@ -221,6 +225,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "cost": vars(plan.cost),
         "arrays": [[list(task) for task in spec.tasks] for spec in plan.arrays],
         "warnings": plan.warnings,
+        "shared": plan.shared,
         "runs": [_job_json(planned) for planned in plan.jobs],
     }
 

@@ -131,6 +131,7 @@ def _facts(plan: Plan) -> Iterator[str]:
     bases = Counter(p.estimate.basis for p in to_do if p.estimate)
     for basis, count in bases.most_common():
         yield f"  {count:,} from: {basis}" if basis != NO_BASIS.basis else f"  {count:,} without a basis, not counted"
+    yield from plan.shared
     for words, group in _grouped((p, p.misfit) for p in to_do if p.misfit):
         yield f"does not fit: {len(group):,} x {words}; for example {' '.join(group[0].job.overrides)}"
     yield from (f"warning: {words}" for words in plan.warnings)

@@ -36,6 +36,8 @@ EXCLUDED = (
     "trainer.threads",
     # what is read equals what would be made, bit for bit; the record says that it was read
     "trainer.reuse_frozen",
+    # and so do runs that were trained together
+    "trainer.together",
     # words for readers
     "model.description",
     "model.licence",

@@ -65,7 +65,8 @@ MEASURED = (
     "train_seconds", "eval_seconds", "total_seconds", "train_cpu_seconds", "tokens_per_second", "train_peak_mib",
     "eval_peak_mib",
 )  # fmt: skip
-"""What is not said of a run that read a part of its work (`trainer.reuse_frozen`): it is no measure of the method."""
+"""What is not said of a run that read a part of its work (`trainer.reuse_frozen`) or shared it with others
+(`trainer.together`): it is no measure of the method."""
 
 
 def row(record: Record) -> Row:
@@ -100,7 +101,8 @@ def row(record: Record) -> Row:
         "warnings": len(record.diagnosis.get("warnings") or ()),
         **_cost(record),
     }
-    return {**found, **dict.fromkeys(MEASURED)} if record.compute.get("frozen_blocks") else found
+    unmeasured = record.together or record.compute.get("frozen_blocks")
+    return {**found, **dict.fromkeys(MEASURED), "phases": {}} if unmeasured else found
 
 
 def _cost(record: Record) -> Row:

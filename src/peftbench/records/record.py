@@ -15,7 +15,7 @@ from peftbench.records import schema
 SCHEMA_VERSION = 1
 RUN_ID = re.compile("[0-9A-Za-z][0-9A-Za-z_-]*")
 """What a run may be called: files and folders have its name."""
-OPTIONAL = ("tuning", "stages", "identity", "sequence", "inference", "wordings", "former_ids")
+OPTIONAL = ("tuning", "stages", "identity", "sequence", "inference", "wordings", "former_ids", "together")
 Status = Literal["done", "diverged", "failed", "interrupted"]
 
 
@@ -93,6 +93,9 @@ class Record:
     wordings: Annotated[list[dict[str, Any]], list[schema.WordingFacts]] = field(default_factory=list)
     """Of a test set that was asked in several wordings: of each its name, whether it was observed, score, divergence
     from the reference, which stands first, and predictions. Empty for one wording."""
+    together: Annotated[dict[str, int], schema.TogetherFacts] = field(default_factory=dict)
+    """Of a run that shared steps with others of its sweep (`trainer.together`): `size` of the group at the first such
+    step and its `index` there. Its seconds and peaks are then the group's. Empty for a run that was trained alone."""
     former_ids: list[str] = field(default_factory=list)
     """What the run was called before (`peftbench migrate`)."""
     schema: int = SCHEMA_VERSION

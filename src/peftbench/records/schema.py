@@ -69,6 +69,13 @@ class PredictionFacts(TypedDict, total=False):
     shortened: bool
 
 
+class TogetherFacts(TypedDict, total=False):
+    """`Record.together`."""
+
+    size: int
+    index: int
+
+
 class StageFacts(TypedDict, total=False):
     """One of `Record.stages`, and of its parts."""
 

@@ -151,6 +151,7 @@ def _init(wandb: Any, mode: str, cfg: TrackingConfig, record: Record, folder: Pa
         settings=wandb.Settings(
             silent=True,
             console="off",
+            reinit="create_new",  # runs that are trained together are tracked side by side
             init_timeout=INIT_SECONDS,
             login_timeout=INIT_SECONDS,
             finish_timeout=FINISH_SECONDS,

@@ -89,6 +89,8 @@ class LearnerPredictor(Predictor):
     def remarks(self) -> list[str]:
         frozen = self.learner.frozen
         own = [f"trainer.reuse_frozen: {frozen.off}"] if frozen and frozen.off else []
+        together = self.learner.together
+        own += [f"trainer.together: {together.why_alone}"] if together and together.why_alone else []
         return [*self.learner.tuner.notes, *self.learner.formulation.notes, *own]
 
     def tokenisation(self) -> dict[str, Any]:
@@ -222,7 +224,7 @@ def train_on(
     with context.clock("train"), context.meter.phase("train"):
         learner.before_training(gradients(context, learner, items, cfg))
         learner.zero_grad()  # of a tuner that did not look at all of them
-        with learner.reusing():
+        with learner.reusing(), learner.in_training():
             result = train(
                 learner,
                 items,

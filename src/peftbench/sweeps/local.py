@@ -15,11 +15,13 @@ from peftbench.config.schema import number, one_of
 from peftbench.inputs import InputCache
 from peftbench.records.leaderboard import rebuilt_sparingly, refresh, rows_of
 from peftbench.records.store import Store
+from peftbench.sweeps.group import run_jobs
 from peftbench.sweeps.jobs import Job, backbone_key
 from peftbench.sweeps.live import SweepDisplay
 from peftbench.sweeps.order import WaitingJobs
 from peftbench.sweeps.pool import Pool
-from peftbench.sweeps.run_job import CLAIMED, MISTAKE, Ended, run_job
+from peftbench.sweeps.run_job import CLAIMED, MISTAKE, Ended
+from peftbench.sweeps.sharing import group_size
 from peftbench.sweeps.sweep import Sweep
 
 LOOK_SECONDS = 1.0
@@ -64,10 +66,10 @@ class InProcess:
             while (taken := line.take(backbone)) is not None:
                 job, backbone = taken
                 assert job.config is not None
-                self.current = [job]
-                ended = run_job(job.config, self.inputs)
-                self.current, self.loads = [], cache.loads
-                yield job, ended
+                self.current = [job, *line.take_like(job, group_size(job.config))]
+                ended = run_jobs(self.current, self.inputs)
+                done, self.current, self.loads = self.current, [], cache.loads
+                yield from zip(done, ended, strict=True)
 
 
 @dataclass

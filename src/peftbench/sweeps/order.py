@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable
 
 from peftbench.inputs import InputCache
 from peftbench.sweeps.jobs import Job, backbone_key
+from peftbench.sweeps.sharing import group_key, group_size
 
 
 class WaitingJobs:
@@ -22,6 +24,7 @@ class WaitingJobs:
             key: deque(job for same in by_data.values() for job in same) for key, by_data in by_backbone.items()
         }
         self._taken: dict[str, int] = {}
+        self._keys: dict[int, str] = {}
 
     def __len__(self) -> int:
         return sum(len(group) for group in self._groups.values())
@@ -37,6 +40,25 @@ class WaitingJobs:
         key = backbone if backbone in waiting else min(waiting, key=lambda k: self._taken.get(k, 0))
         self._taken[key] = self._taken.get(key, 0) + (key != backbone)
         return self._groups[key].popleft(), key
+
+    def take_like(self, job: Job, most: int) -> list[Job]:
+        """The next jobs that may be trained together with `job`, which was taken, so that they are `most` with it."""
+        assert job.config is not None
+        if most == 1:
+            return []
+        group = self._groups[backbone_key(job.config)]
+        taken = list(itertools.islice((each for each in group if self._key(each) == self._key(job)), most - 1))
+        for each in taken:
+            group.remove(each)
+        return taken
+
+    def _key(self, job: Job) -> str:
+        """Equal for jobs that may be trained together; of one that is trained alone its own."""
+        if job.number not in self._keys:
+            assert job.config is not None
+            alone = group_size(job.config) == 1
+            self._keys[job.number] = f"run {job.number}" if alone else group_key(job.config)
+        return self._keys[job.number]
 
     def clear(self) -> None:
         """Let no further job begin."""

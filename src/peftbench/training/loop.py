@@ -257,7 +257,7 @@ class _Engine:
             with nullcontext() if exchanges else self.forward.no_sync():  # type: ignore[operator]
                 with autocast(self.precision, self.dist.device):
                     share = self.forward(self._batch(positions)) / weight
-                (share * self.dist.world).backward()  # DDP takes the mean over ranks where a sum is wanted
+                self.learner.backward(share * self.dist.world)  # DDP takes the mean over ranks where a sum is wanted
             total += share.detach()
         self.learner.before_step(step, self.steps)
         self.norms.before_update(step)

@@ -62,6 +62,9 @@ class TunerDeclaration:
             UsageError.
         replaces_words: whether, with these options, the words of a text are not looked up in the network's word
             embeddings, so that a trick cannot change them there.
+        side_by_side: whether, with these options, what is trained inside the network treats each row of a batch by
+            itself, in modules that are called with the rows first, and is all that differs between runs: the condition
+            for several to be trained together (`peftbench.training.together`). `check-method` holds it to that.
         stays_on: whether, with these options, `Tuner.disabled` has no context in which the network is the bare one;
             none that trains weights has.
     """
@@ -74,6 +77,7 @@ class TunerDeclaration:
     settle: Callable[[Any], None] | None = None
     replaces_words: Callable[[Any], bool] = lambda options: False
     stays_on: Callable[[Any], bool] = lambda options: False
+    side_by_side: Callable[[Any], bool] = lambda options: False
 
     def __call__(self, cfg: Any) -> Tuner:
         """The tuner with these options."""

@@ -14,4 +14,6 @@ class HeadOnlyOptions(TunerConfig):
     """The backbone stays frozen; only the formulation's head is trained."""
 
 
-TUNER = TunerDeclaration("peftbench.tuners.plain:FrozenTuner", options=HeadOnlyOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.plain:FrozenTuner", options=HeadOnlyOptions, side_by_side=lambda options: True
+)

@@ -36,4 +36,6 @@ class HoulsbyOptions(BottleneckOptions):
         }
 
 
-TUNER = TunerDeclaration("peftbench.tuners.adapter_tuner:AdapterTuner", options=HoulsbyOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.adapter_tuner:AdapterTuner", options=HoulsbyOptions, side_by_side=lambda o: not o.dropout
+)

@@ -19,4 +19,9 @@ class BitfitOptions(TunerConfig):
     add_missing: bool = MISSING
 
 
-TUNER = TunerDeclaration("peftbench.tuners.bitfit.tuner:BitfitTuner", options=BitfitOptions, trains_weights=True)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.bitfit.tuner:BitfitTuner",
+    options=BitfitOptions,
+    trains_weights=True,
+    side_by_side=lambda options: not options.add_missing,
+)

@@ -29,4 +29,8 @@ class DeptOptions(TunerConfig):
         return self.offset == "position" and self.rank != 0
 
 
-TUNER = TunerDeclaration("peftbench.tuners.dept.tuner:DeptTuner", options=DeptOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.dept.tuner:DeptTuner",
+    options=DeptOptions,
+    side_by_side=lambda options: options.offset == "position" or not options.token_dropout,
+)

@@ -27,4 +27,8 @@ class LoraOptions(TunerConfig):
     layers: str = layer_range()
 
 
-TUNER = TunerDeclaration("peftbench.tuners.lora.tuner:LoraTuner", options=LoraOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.lora.tuner:LoraTuner",
+    options=LoraOptions,
+    side_by_side=lambda options: not (options.dropout or options.dora),
+)

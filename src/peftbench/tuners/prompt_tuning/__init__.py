@@ -21,4 +21,8 @@ class PromptTuningOptions(TunerConfig):
     init_text: str = MISSING
 
 
-TUNER = TunerDeclaration("peftbench.tuners.prompt_tuning.tuner:PromptTuningTuner", options=PromptTuningOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.prompt_tuning.tuner:PromptTuningTuner",
+    options=PromptTuningOptions,
+    side_by_side=lambda options: True,
+)

@@ -1,0 +1,249 @@
+"""Runs that are trained together come to what each comes to alone, bit for bit, whatever happens to the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from made_up_configs import compose
+from tiers import rest_slow
+
+from peftbench.build import build_learner
+from peftbench.errors import UsageError
+from peftbench.inputs import InputCache
+from peftbench.learner import Learner
+from peftbench.measure.clock import PhaseClock
+from peftbench.models.backbone_cache import keep_loaded
+from peftbench.records.leaderboard import MEASURED, row
+from peftbench.records.record import Record
+from peftbench.records.store import Store
+from peftbench.runner import run
+from peftbench.sweeps.group import run_jobs
+from peftbench.sweeps.jobs import Job
+from peftbench.sweeps.sharing import group_key, why_alone
+from peftbench.training.distributed import Dist
+from peftbench.training.loop import TrainResult, train
+from peftbench.training.together.shared_pass import Together, serve
+from peftbench.training.together.turns import Company, Member, here
+
+FAST = (
+    "model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=4", "trainer.device=cpu",
+    "trainer.probe=false", "trainer.steps=6", "trainer.max_length=24", "protocol.test_rows=20", "trainer.eval_every=3",
+    "trainer.precision=fp32", "trainer.threads=1",
+)  # fmt: skip
+METHODS = ["lora", "dept", "prompt_tuning", "bitfit", "houlsby", "head_only"]
+DEVICE = Dist(torch.device("cpu"))
+
+
+class Trainee:
+    """A learner of a config and its training, without a record."""
+
+    def __init__(self, inputs: InputCache, *words: str) -> None:
+        self.cfg = compose([*FAST, *words])
+        data, drawn, _ = inputs.load(self.cfg)
+        self.learner: Learner = build_learner(self.cfg, data, PhaseClock(), drawn.train)[0]
+        self.items = self.learner.encode(drawn.train)
+
+    def alone(self) -> TrainResult:
+        rates = {name: self.cfg.method.lr[name] for name in self.learner.param_groups()}
+        return train(
+            self.learner, self.items, cfg=self.cfg.trainer, lr=rates, weight_decay=self.cfg.method.weight_decay,
+            seed=self.cfg.seed, select="last", evaluate=None, clock=PhaseClock(), dist=DEVICE,
+        )  # fmt: skip
+
+    def together(self) -> TrainResult:
+        member = here()
+        assert member is not None
+        self.learner.together = Together(member, self.learner)
+        with self.learner.in_training():
+            return self.alone()
+
+
+def both(*runs: str) -> tuple[list[Trainee], list[TrainResult], list[bool]]:
+    """Train runs of these words alone and together: those trained together, what they came to, and whether curves and
+    weights are those of the run alone."""
+    inputs = InputCache()
+    with keep_loaded():
+        solo, group = ([Trainee(inputs, *words.split()) for words in runs] for _ in range(2))
+    expected = [each.alone() for each in solo]
+    members = Company([each.together for each in group], serve).run()
+    for member in members:
+        if member.error is not None:
+            raise member.error
+    results = [member.result for member in members]
+    equal = [
+        found.curves == known.curves and states_equal(one.learner, other.learner)
+        for found, known, one, other in zip(results, expected, group, solo, strict=True)
+    ]
+    return group, results, equal
+
+
+def states_equal(one: Learner, other: Learner) -> bool:
+    mine, theirs = one.trainable_state(), other.trainable_state()
+    return all(torch.equal(mine[name], theirs[name]) or bool(theirs[name].isnan().any()) for name in theirs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_losses_and_weights_are_those_of_the_run_alone(method: str) -> None:
+    group, _, equal = both(
+        *(f"method={method} seed={seed} method.lr.head=0.00{seed} method.weight_decay=0.0{seed}" for seed in (1, 2, 3))
+    )
+    assert equal == [True] * 3
+    for each in group:
+        assert each.learner.together is not None
+        assert not each.learner.together.why_alone
+        assert each.learner.together.passes == 6
+
+
+@pytest.mark.parametrize("model", rest_slow(["tiny-t5", "tiny-gpt2", "tiny-llama", "tiny-roberta"], ["tiny-gpt2"]))
+@pytest.mark.parametrize("method", rest_slow(METHODS[:5], ["lora"]))
+def test_so_they_are_on_networks_of_other_kinds(model: str, method: str) -> None:
+    if method == "bitfit" and model in ("tiny-t5", "tiny-llama"):
+        pytest.skip("they have no biases")
+    _, _, equal = both(*(f"model={model} method={method} seed={seed}" for seed in (1, 2)))
+    assert equal == [True] * 2
+
+
+def test_runs_differ_in_task_length_of_rows_steps_and_schedule() -> None:
+    group, results, equal = both(
+        "method=lora seed=1 trainer.max_length=64 trainer.steps=9",
+        "method=lora seed=2 trainer.max_length=64 data_seed=3 trainer.schedule=cosine",
+        "method=lora seed=3 trainer.max_length=64 shots=3 trainer.warmup=2 trainer.clip=0",
+    )
+    assert equal == [True] * 3
+    assert [result.steps for result in results] == [9, 6, 6]
+    assert 0 < max(each.learner.together.passes for each in group) < 9  # type: ignore[union-attr]
+
+
+def test_one_that_diverges_leaves_the_others_as_they_were() -> None:
+    _, results, equal = both(
+        "method=lora seed=1", "method=lora seed=2 method.lr.lora=1e30 method.lr.head=1e30", "method=lora seed=3"
+    )
+    assert [result.status for result in results] == ["done", "diverged", "done"]
+    assert [equal[0], equal[2]] == [True, True]
+    assert results[1].steps < 6
+
+
+def test_what_is_not_alike_goes_alone_and_says_why() -> None:
+    group, _, equal = both("method=lora seed=1", "method=lora seed=2 method.tuner.alpha=99", "method=bitfit seed=3")
+    assert equal[0]
+    reasons = [each.learner.together.why_alone for each in group]  # type: ignore[union-attr]
+    assert "differed from the one alone" in reasons[1]
+    assert "trains other parts" in reasons[2]
+    assert equal[2]
+
+
+def test_frozen_weights_lie_in_memory_once() -> None:
+    group, _, _ = both("method=bitfit seed=1", "method=bitfit seed=2")
+    first, second = (dict(each.learner.backbone.model.named_parameters()) for each in group)
+    assert all((first[n].data_ptr() == second[n].data_ptr()) is not first[n].requires_grad for n in first)
+
+
+def jobs_of(folder: Path, *words: str) -> list[Job]:
+    inputs, jobs = InputCache(), []
+    for seed in (1, 2, 3):
+        cfg = compose([*FAST, "method=lora", f"seed={seed}", f"out_dir={folder}", "trainer.together=8", *words])
+        jobs.append(Job(seed, (), cfg, inputs.run_id(cfg)))
+    return jobs
+
+
+def solo(jobs: list[Job], folder: Path) -> list[Record]:
+    found = [run(replace(job.config, out_dir=str(folder)))[0] for job in jobs if job.config is not None]
+    return [record for record in found if record is not None]
+
+
+def same(one: Record, other: Record) -> bool:
+    names = ("run_id", "status", "scores", "dev_score", "curves")
+    return all(getattr(one, n) == getattr(other, n) for n in names) and (
+        one.predictions["sha256"] == other.predictions["sha256"]
+    )
+
+
+def test_records_are_those_of_solo_runs_but_for_their_times(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path / "group")
+    assert [ended.status for ended in run_jobs(jobs, InputCache())] == ["done"] * 3
+    store = Store(tmp_path / "group")
+    for index, (job, alone) in enumerate(zip(jobs, solo(jobs, tmp_path / "solo"), strict=True)):
+        record = store.load(str(job.run_id))
+        assert record is not None
+        assert same(record, alone)
+        assert record.together == {"size": 3, "index": index}
+        assert not any("together" in note for note in record.notes)
+        assert all(row(record)[name] is None for name in MEASURED)
+        assert alone.together == {}
+        assert "together" not in alone.to_dict()
+    assert not store.holders()
+
+
+@pytest.mark.parametrize("at", [5, 25])
+def test_an_interrupted_group_goes_on_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """A signal to the process while a run waits for the others: before the first step, and in the middle."""
+    jobs, meet, count = jobs_of(tmp_path / "group"), Member.meet, [0]
+
+    def meet_and_kill(self: Member, request: object) -> None:
+        count[0] += 1
+        if count[0] == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        meet(self, request)
+
+    monkeypatch.setattr(Member, "meet", meet_and_kill)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(jobs, InputCache())
+    store = Store(tmp_path / "group")
+    records = [store.load(str(job.run_id)) for job in jobs]
+    assert [record and record.status for record in records] == ["interrupted"] * 3
+    assert all(list(store.folder(str(job.run_id)).glob("stages/*/checkpoint-*")) for job in jobs)
+    monkeypatch.undo()
+    for job, alone in zip(jobs, solo(jobs, tmp_path / "solo"), strict=True):
+        assert job.config is not None
+        resumed, _ = run(job.config)
+        assert resumed is not None
+        assert same(resumed, alone)
+        assert resumed.compute["attempts"] == 2
+        assert resumed.together["size"] == 3  # some of its seconds are the group's
+
+
+REASONS = {
+    "method=majority": "no backbone",
+    "shots=0 protocol.dev=none": "no labelled rows",
+    "method=pet": "stages",
+    "method=lora +method/trick=ema": "trick",
+    "method=lora trainer.dropout=0.1": "dropout",
+    "method=lora method.tuner.dropout=0.1": "side by side",
+    "method=lora method.tuner.dora=true": "side by side",
+    "method=full": "side by side",
+    "method=lora trainer.gradient_checkpointing=true": "recomputes",
+    "method=lora trainer.reuse_frozen=true": "frozen blocks",
+    "method=lora trainer.devices=2": "processes",
+    "method=lora": "",
+    "method=bitfit": "",
+}
+
+
+@pytest.mark.parametrize("words", REASONS)
+def test_a_run_that_is_trained_alone_has_a_reason(words: str) -> None:
+    found = why_alone(compose([*FAST, *words.split()]))
+    assert REASONS[words] in found
+    assert bool(found) == bool(REASONS[words])
+
+
+def test_what_the_runs_of_a_group_have_in_common() -> None:
+    def key(*words: str) -> str:
+        return group_key(compose([*FAST, "method=lora", *words]))
+
+    free = ["seed=7", "data_seed=9", "shots=5", "method.lr.lora=1e-4", "method.weight_decay=0.3", "trainer.warmup=0",
+            "trainer.clip=0", "trainer.steps=99", "trainer.schedule=constant", "trainer.patience=2"]  # fmt: skip
+    assert {key(words) for words in free} == {key()}
+    bound = ["model=tiny-roberta", "method.tuner.rank=3", "trainer.batch_size=3", "trainer.max_length=20",
+             "trainer.precision=bf16", "trainer.attention=eager", "method=bitfit", "method.tuner.alpha=3"]  # fmt: skip
+    assert len({key(), *(key(words) for words in bound)}) == len(bound) + 1
+
+
+@pytest.mark.parametrize("value", ["x", "1", "0", "-2", "1.5", "true"])
+def test_no_other_value_is_taken(value: str) -> None:
+    with pytest.raises(UsageError, match=r"^trainer\.together=.*off, auto or the most runs in a group"):
+        compose([*FAST, "method=lora", f"trainer.together={value}"])
