@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test slow-test test-all test-next test-oldest test-thin slurm-test lint format install install-dev offline-models constraints clean \
-        tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report bench-startup cost-honesty bench-sweep bench-sweep20 bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
+        tables table-paper references board board-page example example-plots bench-tables bench-loop bench-report bench-startup cost-honesty bench-sweep bench-sweep20 bench-limit bench-sweep-overhead bench-dept bench-tuners bench-multitenant gpu-check mlm-text mlm-head mpnet-head torture fuzz tuner-table architectures readme-table check-statistics
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | sed -E 's/:.*## /\t/' | expand -t 18

@@ -200,6 +200,7 @@ def sweep(choices: Mapping[str, Any], *overrides: str, verbose: bool = False) ->
         UsageError: a combination cannot be a run; none has begun then.
     """
     from peftbench.inputs import InputCache
+    from peftbench.models.backbone_cache import keep_loaded
     from peftbench.sweeps.jobs import compose_jobs
 
     inputs = InputCache()
@@ -207,9 +208,10 @@ def sweep(choices: Mapping[str, Any], *overrides: str, verbose: bool = False) ->
     for job in jobs:
         if job.error:
             raise UsageError(f"{' '.join(job.overrides)}: {job.error}")
-    return Runs(
-        [_finish(job.config, verbose, inputs, strict=False) for job in jobs if job.same_as is None and job.config]
-    )
+    with keep_loaded():
+        return Runs(
+            [_finish(job.config, verbose, inputs, strict=False) for job in jobs if job.same_as is None and job.config]
+        )
 
 
 def load_run(run_id: str, out_dir: str | Path = "results", task: str | None = None) -> Run:

@@ -9,7 +9,7 @@ label positions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -81,6 +81,9 @@ class Formulation(nn.Module, ABC):
     families: ClassVar[frozenset[str]]
     can_answer_untrained: ClassVar[bool] = False
     """Of a plug-in that is not declared by `peftbench.formulations.declared.Declared`, which explains both."""
+
+    words_count: ClassVar[bool] = True
+    """Whether what a step costs may depend on the very words of a batch, not only on its shapes and masks."""
 
     writes_domains: ClassVar[bool] = False
     """Whether its texts begin with the tokens of `domain_tokens`, where there are any."""
@@ -169,6 +172,11 @@ class Formulation(nn.Module, ABC):
     def label_tokens(self) -> dict[str, list[str]]:
         """Label name -> the tokens that stand for it; empty for a formulation that does not write its labels."""
         return {}
+
+    def tokens_depend_on(self) -> Hashable | None:
+        """All that `encode` depends on besides its class, the backbone and the rows: what it gives may then be kept for
+        another run. None: it is not kept."""
+        return None
 
     @abstractmethod
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:

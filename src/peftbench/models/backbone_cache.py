@@ -1,14 +1,16 @@
-"""A loaded backbone kept for the next run of the same process, untouched by what the run before did to it."""
+"""A loaded backbone kept for the next run of the same process, untouched by what the run before did to it; and what
+runs have worked out that the next one would again: tokenised rows, costs of a step."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from peftbench.models.content import content_id
 
@@ -16,17 +18,55 @@ if TYPE_CHECKING:
     from peftbench.config.schema import ModelConfig
     from peftbench.models.base import Backbone, Purpose
 
+T = TypeVar("T")
 _cache: BackboneCache | None = None
 
 MEMORY_SHARE = 3
 """A backbone is kept only if it would fit so many times into the memory that is free."""
 
 
+TOKENS = 2_000_000
+"""Tokens of rows that are kept tokenised, some 100 MB of lists."""
+PROBES = 1_000
+
+
+class Kept:
+    """Values by key, the last used ones; nothing changes them.
+
+    Args:
+        room: sizes that are held in all.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room, self._held = room, 0
+        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def once(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int] = lambda value: 1) -> T:
+        """The value of `key`, made if it is not here."""
+        if key not in self._values:
+            made = make()
+            self._values[key] = made, size(made)
+            self._held += self._values[key][1]
+            while self._held > self._room:
+                self._held -= self._values.popitem(last=False)[1][1]
+            return made
+        self._values.move_to_end(key)
+        value: T = self._values[key][0]
+        return value
+
+
 class BackboneCache:
-    """Holds the backbone that was loaded last; `loads` counts how often one came from its source."""
+    """Holds the backbone that was loaded last.
+
+    Attributes:
+        loads: how often one came from its source.
+        rows: tokenised rows (`peftbench.stages.kept`).
+        probes: what a step costs.
+    """
 
     def __init__(self) -> None:
         self.loads = 0
+        self.rows, self.probes = Kept(TOKENS), Kept(PROBES)
         self._key = ""
         self._pristine: Backbone | None = None
         self._tokenizer_state: tuple = ()

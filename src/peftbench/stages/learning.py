@@ -15,8 +15,9 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.base import PROMPT_TEXT, Batch, Encoded, Prediction
 from peftbench.formulations.fitting import Cut
 from peftbench.learner import HEAD, Learner
-from peftbench.measure.probe import probe_step
+from peftbench.measure.probe import Probe, probe_step
 from peftbench.records import manifest
+from peftbench.stages import kept
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
@@ -50,7 +51,7 @@ class LearnerPredictor(Predictor):
         key = tuple(row.id for row in rows)
         if key not in self._encoded:
             with self.context.clock("data"):
-                self._encoded[key] = self.learner.encode(rows)
+                self._encoded[key] = kept.encoded(self.learner, rows)
         return self._encoded[key]
 
     def predict(self, rows: Sequence[Row]) -> list[Prediction]:
@@ -314,8 +315,11 @@ def measure_step(
         with autocast(context.precision, device):
             return learner(batch)
 
-    learner.train()
-    probe = probe_step(forward, exclude=[*learner.parameters(), *learner.buffers()])
+    def measure() -> Probe:
+        learner.train()
+        return probe_step(forward, exclude=[*learner.parameters(), *learner.buffers()])
+
+    probe = kept.probed(learner, batch, (context.precision, cfg.gradient_checkpointing), measure)
     # With accumulation a step is several such passes, one after the other.
     report.step_flops = probe.step_flops * min(cfg.batch_size, len(items)) / len(longest)
     report.saved_bytes = probe.saved_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
 from peftbench.formulations.trie import Trie
 from peftbench.models.base import Backbone, accepts
-from peftbench.tasks.base import Row, TaskData, text_fields
+from peftbench.tasks.base import Row, TaskData, bare_task, text_fields
 from peftbench.tasks.problems import kinds
 from peftbench.tasks.tuple_formats import grammar_of
 
@@ -144,6 +144,12 @@ class TextFormulation(Formulation):
         fields = list(self.task.fields)
         return fields if len(fields) > 2 else fields[: 1 + pairs]
 
+    def tokens_depend_on(self) -> Hashable | None:
+        """Of the classes alone that say so themselves: others have prompts of their own."""
+        if not vars(type(self)).get("plain_prompts"):
+            return None
+        return self.max_length, self.prefix, repr(self.options), repr(bare_task(self.task)), self.answer_length
+
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         items = []
         for row, (prompt, cut, more) in zip(rows, self.prompts_of(rows), strict=True):
@@ -229,6 +235,8 @@ class TextFormulation(Formulation):
 
 class GenerateFormulation(TextFormulation):
     """Generation, read back as a label, or by the parser of the task's kind: greedy, or sampled."""
+
+    plain_prompts = True
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from peftbench.formulations.pooling import DECODER_END, Reader
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad, pad_inputs, what_was_cut
 from peftbench.models.base import Backbone
-from peftbench.tasks.base import Row, TaskData
+from peftbench.tasks.base import Row, TaskData, bare_task
 
 DENSE_STD = 0.02
 """Of the weights of a head with a dense layer, as transformers initialises RoBERTa's."""
@@ -33,6 +33,7 @@ class HeadFormulation(Formulation):
     """
 
     purpose = "features"
+    words_count = False
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: FormulationConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
@@ -54,6 +55,11 @@ class HeadFormulation(Formulation):
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         return snippet.code(self, network, pairs)
+
+    def tokens_depend_on(self) -> Hashable | None:
+        if type(self) is not HeadFormulation:
+            return None
+        return self.max_length, self.prefix, repr(bare_task(self.task))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
         texts = [self.prefix + row.text for row in rows]

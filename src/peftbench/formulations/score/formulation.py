@@ -35,6 +35,7 @@ class ScoreFormulation(Calibrated, TextFormulation):
     whatever `likelihood` says), or over train texts.
     """
 
+    plain_prompts = True
     sizes: Tensor
     log_prior: Tensor
 
