@@ -10,15 +10,17 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from peftbench.config.user_files import read_yaml, user_folder
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import OptionParser
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # not there in Python 3.10
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = ("model", "method", "task", "protocol", "table", "trick", "inference")
