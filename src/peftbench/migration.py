@@ -18,9 +18,10 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.files import readable_errors, write_atomic
 from peftbench.formulations.cloze import ClozeConfig
+from peftbench.hub import COMMIT
 from peftbench.inputs import adapter_content
 from peftbench.models.content import content_id, random_revision
-from peftbench.models.sources import COMMIT, locate
+from peftbench.models.sources import locate
 from peftbench.records.ids import run_id
 from peftbench.records.leases import Lease, LeaseHeld
 from peftbench.records.record import Record

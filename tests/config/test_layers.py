@@ -39,7 +39,7 @@ LAYERS = [
     {"models"},
     {"tasks", "arguments"},
     {"config"},
-    {"attempt"},
+    {"attempt", "hub"},
     {"cache", "measure", "json_types", "options"},
     {"files"},
     {"errors", "version", "imports"},

@@ -183,7 +183,7 @@ def test_hub_labels_are_mapped_by_name(tmp_path, task_config, monkeypatch):
     for unknown in (4, -1, 7):  # religion, which Amharic lacks; unlabelled; beyond the inventory
         write([0, unknown])
         with pytest.raises(
-            UsageError, match=rf"parquet, line 2: the label `{unknown}` is not in the label set of `amh`"
+            UsageError, match=rf"parquet, row 2: the label `{unknown}` is not in the label set of `amh`"
         ):
             load_task(cfg, None)
 

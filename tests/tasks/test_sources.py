@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from peftbench.config.schema import TaskConfig
 from peftbench.errors import UsageError
@@ -19,7 +20,7 @@ from peftbench.tasks.sources import assemble, file_sha256, find_files, note_size
 
 HUB = {
     "repo": "org/set",
-    "revision": "abc",
+    "revision": "abc" + "0" * 37,
     "files": {"train": "{name}/train-*.parquet", "test": "{name}/test-*.parquet"},
 }
 FILES = {"train": "train.tsv", "dev": ["dev.tsv", "valid.tsv"], "test": "test.tsv"}
@@ -161,7 +162,7 @@ def test_the_hub_comes_second_with_pinned_revision_and_shards_in_order(tmp_path,
             "en/train-00001-of-00002.parquet",
             "en/test-00000-of-00001.parquet",
         }
-    assert calls[0]["revision"] == "abc"
+    assert calls[0]["revision"] == HUB["revision"]
     assert calls[0]["repo_type"] == "dataset"
     assert calls[0]["allow_patterns"] == ["en/train-*.parquet", "en/test-*.parquet"]
     assert "trust_remote_code" not in calls[0]
@@ -169,7 +170,7 @@ def test_the_hub_comes_second_with_pinned_revision_and_shards_in_order(tmp_path,
 
 @pytest.mark.parametrize("data_dir", [True, False])
 def test_one_message_says_what_was_looked_for_and_both_ways_out(tmp_path, monkeypatch, data_dir):
-    fake_hub(monkeypatch, ConnectionError("no route to host"))
+    fake_hub(monkeypatch, LocalEntryNotFoundError("Cannot find an appropriate cached snapshot folder"))
     (tmp_path / "unrelated").mkdir()
     cfg = config()
     with pytest.raises(UsageError) as caught:
@@ -179,13 +180,13 @@ def test_one_message_says_what_was_looked_for_and_both_ways_out(tmp_path, monkey
     for part in (
         "pets/train.tsv",
         "pets/test.tsv",
-        "org/set@abc",
-        "no route to host",
+        f"org/set@{HUB['revision']}",
+        "not in the hub's cache, and HF_HUB_OFFLINE=1 forbids to ask",
         "data_dir=FOLDER",
         "PEFTBENCH_DATA",
     ):
         assert part in message
-    assert "network access" in message
+    assert "run once with a network" in message
 
 
 def test_a_task_without_a_hub_copy_says_so(tmp_path, monkeypatch):
@@ -209,7 +210,7 @@ def test_the_real_hub_client_without_network_and_cache_gives_the_same_message(tm
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert "org/set@abc" in done.stdout
+    assert f"org/set@{HUB['revision']}" in done.stdout
     assert "Ways out" in done.stdout
 
 

@@ -77,17 +77,14 @@ def config_of(plain: dict[str, Any]) -> dict[str, Any]:
 
 def hub_file(plain: dict[str, Any], key: str) -> Path:
     """config.json of a repository on the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError
+    from peftbench.hub import HubProblem, Repository, fetch, resolve
 
-    path, revision = str(plain["path"]), plain.get("revision") or "main"
+    repository, revision = Repository(str(plain["path"])), plain.get("revision") or "main"
     try:
-        return Path(hf_hub_download(path, "config.json", revision=revision))
-    except HFValidationError as error:
-        raise UsageError(f"model.path={path}: not a repository name on the hub (ORG/NAME). {error}") from None
-    except (LocalEntryNotFoundError, OSError, HTTPError) as error:
-        reason = " ".join(str(error).split())[:200]
+        return fetch(repository, resolve(repository, revision).commit, ["config.json"]) / "config.json"
+    except HubProblem as problem:
+        ways = "; ".join(way for way in (problem.way, "model.family=encoder, seq2seq or causal") if way)
         raise UsageError(
-            f"{key}: config.json of {path} at {revision} cannot be had ({type(error).__name__}: {reason}). Without it: "
-            "model.family=encoder, seq2seq or causal; or model=local model.path=DIR with a copied folder."
+            f"{key}: config.json of {repository.name} at {revision} cannot be had: {problem.reason}. "
+            f"Ways out: {ways}; or model=local model.path=DIR with a copied folder."
         ) from None

@@ -155,10 +155,14 @@ def readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
         yield
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())[:300].rstrip(".")
+        if "custom code" in reason or "remote_code" in reason:
+            way = "The model has code of its own, which is never run here: use a model that transformers knows"
+        elif cfg.source == "hub":  # its files were compared with the hub's hashes
+            way = "Its files are those of the hub: try another commit (model.revision=COMMIT)"
+        else:
+            way = "A damaged copy: get the checkpoint again"
         raise UsageError(
-            f"model={cfg.name}: cannot read {source} in {folder}: "
-            f"{type(error).__name__}: {reason}. A damaged copy: delete the folder and "
-            "get it again. A model with code of its own: not supported, remote code is never run."
+            f"model={cfg.name}: cannot read {source} in {folder}: {type(error).__name__}: {reason}. {way}."
         ) from error
 
 

@@ -3,18 +3,18 @@ transformers reads. Free of torch."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from peftbench.cache import build_once
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
+from peftbench.hub import COMMIT, HubProblem, Repository, fetch, resolve
+from peftbench.models import conversions
 from peftbench.models.folder import WEIGHTS, check_folder, files_read
 from peftbench.models.hashing import content_hash
 
@@ -22,9 +22,6 @@ CONFIG_AND_TOKENIZER = ["*.json", "*.txt", "*.model"]
 NOT_WEIGHTS = ["*/*", "consolidated*"]
 """Other frameworks' exports in sub-folders, and second copies of the same weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".h5", ".msgpack", ".gguf")
-CONVERSION_BOT = "SFconvertbot"
-CONVERSION_TITLE = "Adding `safetensors` variant of this model"
-COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ def config_folder(cfg: ModelConfig) -> Path:
     """
     if cfg.source != "hub":
         return locate(cfg).fetch()
-    commit, _ = _resolve(cfg)
-    return _snapshot(cfg, commit, ["config.json"])
+    with _said(cfg):
+        return fetch(_repository(cfg), _resolve(cfg)[0], ["config.json"])
 
 
 def _installed(cfg: ModelConfig) -> tuple[Path, str]:
@@ -156,144 +153,79 @@ def from_hub(cfg: ModelConfig) -> Checkpoint:
     The revision that counts is the commit of the files that are read: what a branch names now. A repository whose
     weights are only pickled is read at the commit of the hub's own safetensors conversion, if it has one.
     """
-    commit, files = _resolve(cfg)
+    original, files = _resolve(cfg)
+    commit = original
     if files is not None and not any(name.endswith(".safetensors") for name in files):
-        commit = _safetensors_conversion(str(cfg.path), commit) or commit
-    return Checkpoint(commit, f"Hugging Face hub {cfg.path}@{commit}", lambda: _snapshot(cfg, commit))
+        commit = _converted_by_the_hub(cfg, original)
+
+    def get() -> Path:
+        with _said(cfg):
+            folder = fetch(_repository(cfg), commit, (*CONFIG_AND_TOKENIZER, WEIGHTS), NOT_WEIGHTS)
+        if commit != original:
+            conversions.remember(_repository(cfg), original, commit)
+        return folder
+
+    return Checkpoint(commit, f"Hugging Face hub {cfg.path}@{commit}", get)
 
 
-_resolved: dict[tuple[str, str], tuple[str, list[str] | None]] = {}
-"""What the hub has answered to this process."""
+def _repository(cfg: ModelConfig) -> Repository:
+    return Repository(str(cfg.path))
 
 
-def _resolve(cfg: ModelConfig) -> tuple[str, list[str] | None]:
+def _resolve(cfg: ModelConfig) -> tuple[str, Collection[str] | None]:
     """The commit of the revision that is asked for, and the names of its files where those are known.
 
     What lies in the hub's cache is asked first for a commit, last for a branch, which may have moved since.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import validate_repo_id
-
-    with _hub_errors(cfg, cfg.revision or "main"):
-        validate_repo_id(str(cfg.path))
-    path, revision = str(cfg.path), cfg.revision or "main"
-    repository = Path(constants.HF_HUB_CACHE, f"models--{path.replace('/', '--')}")
-    if COMMIT.fullmatch(revision) and (files := _cached_files(repository, revision)):
+    repository, revision = _repository(cfg), cfg.revision or "main"
+    if COMMIT.fullmatch(revision) and (files := _cached_files(repository.snapshot(revision))):
         return revision, files
-    if (path, revision) in _resolved:
-        return _resolved[path, revision]
-    try:
-        if constants.HF_HUB_OFFLINE:
-            raise UsageError("offline")
-        found = _ask(cfg, revision)
-    except UsageError:
-        commit = revision if COMMIT.fullmatch(revision) else _reference(repository, revision)
-        if commit is None and constants.HF_HUB_OFFLINE:
-            raise UsageError(_not_cached(cfg, revision)) from None
-        if commit is None:
-            raise
-        return commit, _cached_files(repository, commit)
-    return _resolved.setdefault((path, revision), found)
+    with _said(cfg):
+        found = resolve(repository, revision)
+    return found.commit, found.files or _cached_files(repository.snapshot(found.commit))
 
 
-def _reference(repository: Path, revision: str) -> str | None:
-    """The commit that the hub's cache has under the name of a branch or tag."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", revision) or ".." in revision:
-        return None
-    try:
-        return (repository / "refs" / revision).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return None
-
-
-def _cached_files(repository: Path, commit: str) -> list[str] | None:
+def _cached_files(folder: Path) -> list[str] | None:
     """Names of the cached files of a commit. None if there are no weights among them: then only its config was looked
     at, and there may be more on the hub."""
-    folder = repository / "snapshots" / commit
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     return names if any(name.endswith(WEIGHT_ENDINGS) for name in names) else None
 
 
-def _ask(cfg: ModelConfig, revision: str) -> tuple[str, list[str] | None]:
-    """The same from the hub, with one request."""
-    from huggingface_hub import HfApi
+def _converted_by_the_hub(cfg: ModelConfig, commit: str) -> str:
+    """The commit of the hub's conversion of pickled weights; the same commit if there is none, of which
+    `check_folder` tells the ways out.
 
-    with _hub_errors(cfg, revision):
-        facts = HfApi().model_info(str(cfg.path), revision=revision)
-    return str(facts.sha), [sibling.rfilename for sibling in facts.siblings or []]
+    Raises:
+        UsageError: the hub could not be asked.
+    """
+    try:
+        return conversions.of(_repository(cfg), commit) or commit
+    except HubProblem as problem:
+        raise UsageError(
+            f"model={cfg.name}: Hugging Face hub {cfg.path}@{commit} holds no {WEIGHTS} file, and whether the hub has "
+            f"converted its pickled weights, which are never read here, could not be asked: {problem.reason}. "
+            f"Ways out: {problem.way}; or the commit of a conversion or another revision that has safetensors "
+            "(model.revision=COMMIT); or model=local model.path=DIR with a copy that you converted."
+        ) from problem
 
 
-def _snapshot(cfg: ModelConfig, revision: str, files: Sequence[str] = (*CONFIG_AND_TOKENIZER, WEIGHTS)) -> Path:
-    """The folder of a commit in the hub's cache, with those of `files` that it has downloaded if need be."""
-    from huggingface_hub import snapshot_download
-
-    wanted: dict[str, Any] = {"allow_patterns": list(files), "ignore_patterns": NOT_WEIGHTS}
-    with _hub_errors(cfg, revision):
-        return Path(snapshot_download(str(cfg.path), revision=revision, **wanted))
-
-
-WAYS_WITHOUT_A_HUB = (
-    "Ways out: run once with a network (the files stay in the hub's cache, HF_HOME, and later runs need none); "
+WITHOUT_A_HUB = (
     "model=local model.path=DIR with a copied folder; or a model that needs no hub: minilm, e5-small-q4, "
-    "smollm2-135m, tiny-bert, arch/t5-base."
+    "smollm2-135m, tiny-bert, arch/t5-base"
 )
 
 
-def _not_cached(cfg: ModelConfig, revision: str) -> str:
-    what = f"model={cfg.name} ({cfg.path} at {revision})"
-    return f"{what}: not in the hub's cache, and the hub cannot be reached. {WAYS_WITHOUT_A_HUB}"
-
-
 @contextmanager
-def _hub_errors(cfg: ModelConfig, revision: str) -> Iterator[None]:
-    """Turns what the hub answers into one message with the ways out."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    what = f"model={cfg.name} ({cfg.path} at {revision})"
+def _said(cfg: ModelConfig) -> Iterator[None]:
+    """Turns what went wrong with the hub into one message with the ways out."""
     try:
         yield
-    except HFValidationError as error:
-        raise UsageError(f"model.path={cfg.path}: not a repository name on the hub (ORG/NAME). {error}") from error
-    except GatedRepoError as error:
+    except HubProblem as problem:
+        ways = "; ".join(way for way in (problem.way, WITHOUT_A_HUB) if way)
         raise UsageError(
-            f"{what}: the repository is gated. Accept its licence on its hub page and log in with `hf auth login`, "
-            "or use model=local model.path=DIR."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UsageError(f"{what}: the hub has no such revision. Leave model.revision empty for main.") from error
-    except RepositoryNotFoundError as error:
-        raise UsageError(f"{what}: no such repository on the hub, or it is private (`hf auth login`).") from error
-    except LocalEntryNotFoundError as error:
-        raise UsageError(_not_cached(cfg, revision)) from error
-    except (OSError, HTTPError) as error:
-        raise UsageError(f"{what}: the download failed: {error}. {WAYS_WITHOUT_A_HUB}") from error
-
-
-def _safetensors_conversion(path: str, commit: str) -> str | None:
-    """The commit of the hub's conversion bot on top of `commit`: the same files plus model.safetensors. None if none.
-
-    Such conversions are open pull requests titled the same everywhere; one by anybody else than the bot is ignored.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
-
-    api = HfApi()
-    try:
-        for pull in api.get_repo_discussions(path, author=CONVERSION_BOT, discussion_type="pull_request"):
-            if pull.title == CONVERSION_TITLE and pull.author == CONVERSION_BOT and pull.git_reference:
-                newest, *older = api.list_repo_commits(path, revision=pull.git_reference)
-                if older and older[0].commit_id == commit:
-                    return newest.commit_id
-    except (HTTPError, OfflineModeIsEnabled):
-        return None  # locate() says that there are no safetensors, and the ways out
-    return None
+            f"model={cfg.name} ({cfg.path} at {cfg.revision or 'main'}): {problem.reason}. Ways out: {ways}."
+        ) from problem
 
 
 LOCATE: dict[str, Callable[[ModelConfig], Checkpoint]] = {

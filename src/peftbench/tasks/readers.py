@@ -19,6 +19,7 @@ from typing import Any
 
 from peftbench.errors import UsageError
 from peftbench.files import open_file, read_file
+from peftbench.hub import is_cached
 
 Records = list[tuple[int, dict[str, str]]]
 
@@ -166,11 +167,25 @@ def read_parquet(path: Path, require: Sequence[str] = ()) -> list[tuple[int, dic
         records = table.to_pylist()
     except (ArrowException, OSError, ValueError) as error:  # ValueError: text that is no UTF-8
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"{path}: not a readable parquet file ({reason}). Delete it so that it is fetched again."
-        ) from error
+        raise UsageError(f"{path}: not a readable parquet file ({reason}). {_other_copy(path)}") from error
     _check_columns(path, 1, table.column_names, require)
+    if not records:
+        raise UsageError(f"{path}: columns but no rows. {_other_copy(path)}")
     return list(enumerate(records, start=1))
+
+
+def _other_copy(path: Path) -> str:
+    """What helps where a file is no use. One in the hub's cache was compared with the hub's hash: it is so there."""
+    if is_cached(path):
+        return "It is so on the hub: read another commit (task.hub.revision=COMMIT), or give data_dir=FOLDER."
+    return "Fetch it again, or point data_dir at a complete copy."
+
+
+def place(path: Path, line: int) -> str:
+    """Where a record stands, in the words of a message: parquet files have rows, and may be the hub's."""
+    if path.suffix != ".parquet":
+        return f"{path}, line {line}"
+    return f"row {line} of the hub's file {path}" if is_cached(path) else f"{path}, row {line}"
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
@@ -220,7 +235,7 @@ def _check_columns(path: Path, line: int, found: Any, require: Sequence[str]) ->
     missing = [name for name in require if name not in found]
     if missing:
         raise UsageError(
-            f"{path}, line {line}: column{'s' * (len(missing) > 1)} {', '.join(f'`{name}`' for name in missing)} "
+            f"{place(path, line)}: column{'s' * (len(missing) > 1)} {', '.join(f'`{name}`' for name in missing)} "
             f"missing. Found: {', '.join(found) or 'none'}."
         )
 

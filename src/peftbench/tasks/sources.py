@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from peftbench.config.schema import TaskConfig
 from peftbench.config.tasks import ENDS
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.files import open_file
+from peftbench.hub import HubProblem, Repository, fetch, resolve
 from peftbench.tasks.base import DataSource, PatternSet, Row, TaskData
 from peftbench.tasks.problems import kind
-from peftbench.tasks.readers import read_parquet
+from peftbench.tasks.readers import place, read_parquet
 
 Reader = Callable[[Path], Sequence[tuple[int, Mapping[str, Any]]]]
 
@@ -67,9 +69,17 @@ class Subset:
             return self.labels[_spelling(raw)]
         except KeyError:
             raise UsageError(
-                f"{path}, line {line}: the label `{raw}` is not in the label set of `{self.name}`. "
-                f"{did_you_mean(_spelling(raw), self.labels)}"
+                f"{place(path, line)}: the label `{raw}` is not in the label set of `{self.name}`. "
+                f"{self._valid(_spelling(raw))}"
             ) from None
+
+    def _valid(self, raw: str) -> str:
+        """The nearest label and all of them; those that a file numbers with their names."""
+        if not all(re.fullmatch(r"-?\d+", number) for number in self.labels):
+            return did_you_mean(raw, self.labels)
+        valid = ", ".join(number if name == number else f"{number} ({name})" for number, name in self.labels.items())
+        meant = next((number for number, name in self.labels.items() if name == raw), None)
+        return f"Valid: {valid}." + (f" This file has to say {meant} for `{raw}`." if meant else "")
 
 
 @dataclass(frozen=True)
@@ -173,8 +183,8 @@ def find_files(
             return found
     try:
         return _hub(subset, required)
-    except Exception as error:  # whatever stops the hub, the user needs to hear both ways out
-        raise _not_found(cfg, subset, data_dir, candidates, required, error) from error
+    except HubProblem as problem:
+        raise _not_found(cfg, subset, data_dir, candidates, required, problem) from problem
 
 
 def check_data_dir(data_dir: Path) -> None:
@@ -251,7 +261,7 @@ def text_of(record: Mapping[str, Any], column: str, path: Path, line: int) -> st
     """A column of a JSON or parquet record that has to be text; null or a number is a `UsageError`, not "None"."""
     value = record[column]
     if not isinstance(value, str):
-        raise UsageError(f"{path}, line {line}: `{column}` has to be text, found {value!r:.60}.")
+        raise UsageError(f"{place(path, line)}: `{column}` has to be text, found {value!r:.60}.")
     return value
 
 
@@ -305,25 +315,28 @@ def _local(
 
 
 def _hub(subset: Subset, required: Sequence[str]) -> Found:
-    """The hub's copy at the pinned revision, downloaded once and then read from its cache."""
-    if not subset.hub:
-        raise LookupError("this task has no copy on the hub")
-    from huggingface_hub import snapshot_download
+    """The hub's copy at the pinned revision, downloaded once and then read from its cache.
 
-    repo, revision = subset.hub["repo"], subset.hub["revision"]
+    Raises:
+        HubProblem: it cannot be had, or has other files.
+    """
+    if not subset.hub:
+        raise HubProblem("this task has no copy on the hub")
+    repository = Repository(subset.hub["repo"], "dataset", "task.hub.repo", "task.hub.revision")
     patterns = {
         split: pattern.format(name=subset.hub.get("name", subset.name))
         for split, pattern in subset.hub["files"].items()
     }
-    snapshot = Path(
-        snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=list(patterns.values()))
-    )
+    commit = resolve(repository, str(subset.hub["revision"])).commit
+    snapshot = fetch(repository, commit, list(patterns.values()))
     files = {split: paths for split, pattern in patterns.items() if (paths := tuple(sorted(snapshot.glob(pattern))))}
     if missing := [patterns[split] for split in subset.hub.get("required", required) if split not in files]:
-        raise LookupError(f"the snapshot has no file {', '.join(missing)}")
+        raise HubProblem(
+            f"the commit has no file {', '.join(missing)}", "a commit that has it (task.hub.revision=COMMIT)"
+        )
     hashes = {str(path.relative_to(snapshot)): file_sha256(path) for paths in files.values() for path in paths}
     # the folder is named by the commit: a moving revision is recorded as the commit that it stood for
-    return Found(DataSource("hub", repo, revision=snapshot.name, files=hashes), files)
+    return Found(DataSource("hub", repository.name, revision=snapshot.name, files=hashes), files)
 
 
 def _not_found(
@@ -332,7 +345,7 @@ def _not_found(
     data_dir: Path | None,
     candidates: Mapping[str, list[str]],
     required: Sequence[str],
-    error: Exception,
+    problem: HubProblem,
 ) -> UsageError:
     wanted = [str(Path(subset.folder, candidates[split][0])) for split in required]
     below = f"{data_dir} (data_dir)" if data_dir else "data_dir, which is not set"
@@ -340,9 +353,8 @@ def _not_found(
     ways = "give data_dir=FOLDER or PEFTBENCH_DATA=FOLDER with these files in it"
     if subset.hub:
         copy = f"{subset.hub['repo']}@{subset.hub['revision']}"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hub = f"Looked on the Hugging Face hub: {copy} ({reason})"
-        ways += f"; or run once with network access, so that {copy} is fetched and kept (without HF_HUB_OFFLINE)"
+        hub = f"Looked on the Hugging Face hub: {copy} ({problem.reason})"
+        ways += f"; or {problem.way}" if problem.way else ""
     return UsageError(
         f"task `{cfg.name}`, subset `{subset.name}`: no data.\n"
         f"  Looked below {below}, for: {', '.join(wanted)}\n"

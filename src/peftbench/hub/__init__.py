@@ -1,0 +1,13 @@
+"""Repositories on the Hugging Face hub, of models and of data sets alike: which commit, its files, and what went wrong.
+
+Everything of peftbench that needs the hub comes through here, so that it is asked, waited for, checked and explained in
+one way. Free of torch; the hub's client is imported when it is needed.
+"""
+
+from peftbench.hub.asking import patiently, resolve
+from peftbench.hub.blobs import is_cached
+from peftbench.hub.fetching import fetch, stoppable
+from peftbench.hub.problems import HubProblem, explain
+from peftbench.hub.repository import COMMIT, Repository
+
+__all__ = ["COMMIT", "HubProblem", "Repository", "explain", "fetch", "is_cached", "patiently", "resolve", "stoppable"]
