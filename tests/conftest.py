@@ -3,8 +3,9 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network or waits for one; read at import
 
@@ -42,3 +43,32 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("PEFTBENCH_DATA names no folder of real data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A hub of this machine in the place of the real one, with an empty cache; see tests/made_up/hub_server.py."""
+    from hub_server import serve
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    from peftbench.hub import asking, fetching
+
+    with serve() as server:  # the client reads these when it is used, and HF_ENDPOINT at its import
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(asking, "_resolved", {})
+        monkeypatch.setattr(asking, "PAUSES", (0.01, 0.02))
+        monkeypatch.setattr(fetching, "WORTH_SAYING", 0)
+        yield server
+        close_session()
+
+
+@pytest.fixture
+def hub_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client as with HF_HUB_OFFLINE=1, also behind `hub`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

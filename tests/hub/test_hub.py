@@ -46,7 +46,12 @@ def test_a_token_goes_to_the_hub_alone(hub, monkeypatch):
         (403, {"X_Error_Code": "GatedRepo"}, "the repository is gated", "licence"),
         (404, {"X_Error_Code": "RepoNotFound"}, "no such repository", "task.hub.repo"),
         (404, {"X_Error_Code": "RevisionNotFound"}, "no such revision", "leave task.hub.revision empty"),
-        (401, {"X_Error_Message": "Invalid credentials in Authorization header"}, "does not accept the token", "HF_TOKEN"),
+        (
+            401,
+            {"X_Error_Message": "Invalid credentials in Authorization header"},
+            "does not accept the token",
+            "HF_TOKEN",
+        ),
         (403, {"X_Error_Message": "Scope missing"}, "403 Forbidden: Scope missing", "token that may read"),
         (403, {"X_Error_Message": "Access to this resource is disabled."}, "is disabled", ""),
         (429, {"Retry_After": "3600"}, "too many requests", "wait 3600 s"),
@@ -64,7 +69,7 @@ def test_what_the_hub_answers_is_said_as_what_it_is(status, headers, reason, way
     assert reason in raised.value.reason
     assert way in raised.value.way
     assert "cannot be reached" not in raised.value.reason
-    assert "http" not in raised.value.reason.replace(constants.ENDPOINT, "").replace("for url", "")
+    assert "http" not in raised.value.reason.replace(constants.ENDPOINT, "")
 
 
 @pytest.mark.parametrize(("status", "headers"), [(503, {}), (429, {"Retry_After": "0"}), (500, {})])
@@ -101,12 +106,14 @@ def test_no_network(hub, monkeypatch):
     hub.server_close()
     monkeypatch.setattr(asking, "_resolved", {})
     assert get().name == commit, "cached: no request is needed, and the branch is what it was"
-    with pytest.raises(HubProblem, match=r"not in the hub's cache, and the hub \(http://127.* cannot be reached") as raised:
+    with pytest.raises(
+        HubProblem, match=r"not in the hub's cache, and the hub \(http://127.* cannot be reached"
+    ) as raised:
         get(SET)
     assert "run once with a network" in raised.value.way
 
 
-def test_offline_is_said_and_what_is_missing(hub, offline, monkeypatch):
+def test_offline_is_said_and_what_is_missing(hub, hub_is_offline, monkeypatch):
     with pytest.raises(HubProblem, match="not in the hub's cache, and HF_HUB_OFFLINE=1 forbids"):
         get()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -183,7 +190,7 @@ def test_a_connection_that_is_cut(times, whole, hub):
     if whole:
         assert (get() / "model.safetensors").read_bytes() == FILES["model.safetensors"]
     else:
-        with pytest.raises(HubProblem, match="was cut|wrong length") as raised:
+        with pytest.raises(HubProblem, match=r"was cut|wrong length") as raised:
             get()
         assert "give the same command again" in raised.value.way
 

@@ -1,4 +1,4 @@
-"""A hub of this machine: the endpoints that the hub's client asks, over tiny repositories that a test makes, with faults.
+"""A hub of this machine: the endpoints that the hub's client asks, over tiny repositories of a test, with faults.
 
 What it answers, with which headers, was read off the client. Large files (`LARGE`) lie on a second host name, as on the
 real hub, so that a test sees that a token does not go there.
@@ -70,7 +70,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """`url` is its HF_ENDPOINT; `requests` are the methods and paths that were asked, `tokens` which of them had one."""
+    """`url` is its HF_ENDPOINT; `requests` the methods and paths that were asked, `tokens` what they carried."""
 
     daemon_threads = True
 
@@ -156,7 +156,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         about = {"repo": {"name": name, "type": "model"}, "status": "open", "isPullRequest": True}
         pulls = [
-            {"title": title, "num": number, "author": {"name": author}, "createdAt": "2026-01-01T00:00:00.000Z", **about}
+            {
+                "title": title,
+                "num": number,
+                "author": {"name": author},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                **about,
+            }
             for number, author, title, *_ in repo.pulls
         ]
         self.send(200, json.dumps({"count": len(pulls), "start": 0, "discussions": pulls}))

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from peftbench.config import compose
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache, adapter_content, contents
-from peftbench.models import content, hashing, load_backbone, sources
+from peftbench.models import content, hashing, load_backbone
 from peftbench.models.backbone_cache import keep_loaded
 from peftbench.models.content import content_id
 from peftbench.models.hashing import content_hash
@@ -84,7 +84,6 @@ def test_head_and_architecture_are_in_the_name(model_config):
 def test_a_branch_is_its_commit(tmp_path, monkeypatch, model_config):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    sources._resolved.clear()
     repository = tmp_path / "models--org--net"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("a" * 40)

@@ -1,28 +1,32 @@
-"""Hub models without a network: the hub's cache, the errors, and the safetensors conversions."""
+"""Hub models: the hub's cache, the messages, and the safetensors conversions. What the hub answers besides is tested in
+tests/hub."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
-from huggingface_hub import constants, errors
+from huggingface_hub import constants
 
 from peftbench.errors import UsageError
-from peftbench.models import load_backbone, sources
+from peftbench.hub import asking
+from peftbench.models import conversions, load_backbone, sources
+from peftbench.models.content import content_id
 
-MAIN, CONVERSION = "a" * 40, "b" * 40
+MAIN = "a" * 40
 
 
-@pytest.fixture
-def tiny_bert(tmp_path, model_config) -> Path:
-    """A saved tiny BERT."""
-    backbone = load_backbone(model_config("tiny-bert"), "features")
-    backbone.model.save_pretrained(tmp_path / "saved")
-    backbone.tokenizer.save_pretrained(tmp_path / "saved")
-    return tmp_path / "saved"
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, bytes]:
+    """A saved tiny BERT: name -> content."""
+    from peftbench.config import compose
+
+    folder = tmp_path_factory.mktemp("saved")
+    backbone = load_backbone(compose(["model=tiny-bert", "method=lora"]).model, "features")
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -33,15 +37,23 @@ def hub_cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "hub" / "models--org--net"
 
 
-def fill(repository: Path, folder: Path, commit: str) -> None:
-    shutil.copytree(folder, repository / "snapshots" / commit)
+def fill(repository: Path, files: dict[str, bytes], commit: str) -> None:
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    for name, content in files.items():
+        (repository / "snapshots" / commit / name).write_bytes(content)
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(commit)
 
 
+def pickled(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same with its weights in a file that is never read."""
+    others = {name: content for name, content in files.items() if name != "model.safetensors"}
+    return {**others, "pytorch_model.bin": files["model.safetensors"]}
+
+
 @pytest.mark.parametrize("revision", [None, "main", MAIN])
-def test_cached_repository_loads_without_a_network(revision, tiny_bert, hub_cache, model_config):
-    fill(hub_cache, tiny_bert, MAIN)
+def test_cached_repository_loads_without_a_network(revision, files, hub_cache, model_config):
+    fill(hub_cache, files, MAIN)
     backbone = load_backbone(model_config("hub", path="org/net", revision=revision), "features")
     assert backbone.name == "org/net"
     assert backbone.revision == MAIN, "the commit is recorded, whatever was asked for"
@@ -55,10 +67,11 @@ def test_not_cached_and_no_network(hub_cache, model_config):
         assert said in str(raised.value)
 
 
-def test_cached_repository_with_pickled_weights_only(tiny_bert, hub_cache, model_config):
-    (tiny_bert / "model.safetensors").rename(tiny_bert / "pytorch_model.bin")
-    fill(hub_cache, tiny_bert, MAIN)
-    with pytest.raises(UsageError, match=r"no \*\.safetensors file.*never read.*model\.revision=COMMIT"):
+def test_cached_pickled_weights_whose_conversion_nobody_knows(files, hub_cache, model_config):
+    fill(hub_cache, pickled(files), MAIN)
+    with pytest.raises(
+        UsageError, match=r"no \*\.safetensors file.*never read.*HF_HUB_OFFLINE=1.*model\.revision=COMMIT"
+    ):
         load_backbone(model_config("hub", path="org/net"), "features")
 
 
@@ -68,93 +81,107 @@ def test_bad_names(path, message, hub_cache, model_config):
         load_backbone(model_config("hub", path=path, name="hub"), "features")
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [
-        (errors.GatedRepoError, "gated.*hf auth login"),
-        (errors.RepositoryNotFoundError, "no such repository"),
-        (errors.RevisionNotFoundError, "no such revision"),
-        (errors.HfHubHTTPError, "download failed"),
-        (errors.HTTPError, "download failed"),
-        (PermissionError, "download failed"),
-    ],
-)
-def test_what_the_hub_answers_becomes_one_message(kind, message, monkeypatch, model_config):
-    def answer(*_, **__):
-        raise kind.__new__(kind)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
-    with pytest.raises(UsageError, match=f"model=gpt2 .*{message}"):
-        load_backbone(model_config("gpt2"), "features")
+def test_a_model_is_fetched_under_quiet_and_offline_from_then_on(files, hub, model_config, monkeypatch, capfd):
+    """transformers' bars are off while a model is loaded; what is fetched is said all the same."""
+    commit = hub.model("org/net").commit({**files, "pytorch_model.bin": b"", "modeling.py": b""})
+    backbone = load_backbone(model_config("hub", path="org/net"), "features")
+    assert backbone.revision == commit
+    assert f"peftbench: fetching org/net@{commit}, " in capfd.readouterr().err
+    assert not any(asked.endswith((".bin", ".py")) for asked in hub.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load_backbone(model_config("hub", path="org/net"), "features").revision == commit
 
 
-def pull(author=sources.CONVERSION_BOT, title=sources.CONVERSION_TITLE, number=1):
-    return SimpleNamespace(author=author, title=title, git_reference=f"refs/pr/{number}")
+def test_main_that_moves_is_another_model(files, hub, model_config, monkeypatch):
+    first = hub.model("org/net").commit(files)
+    assert content_id(model_config("hub", path="org/net")) == first
+    second = hub.model("org/net").commit({**files, "README.md": b"moved"})
+    assert content_id(model_config("hub", path="org/net")) == first, "one command, one commit"
+    monkeypatch.setattr(asking, "_resolved", {})  # the next command
+    assert content_id(model_config("hub", path="org/net")) == second
 
 
-class FakeApi:
-    """The questions that the look-up asks."""
-
-    def model_info(self, repo_id, revision):
-        assert (repo_id, revision) == ("org/net", "main")
-        return SimpleNamespace(sha=MAIN, siblings=[SimpleNamespace(rfilename="pytorch_model.bin")])
-
-    pulls: list = []  # noqa: RUF012
-    parent = MAIN
-
-    def get_repo_discussions(self, repo_id, author, discussion_type):
-        assert (repo_id, author, discussion_type) == ("org/net", sources.CONVERSION_BOT, "pull_request")
-        return iter(self.pulls)
-
-    def list_repo_commits(self, repo_id, revision):
-        assert revision.startswith("refs/pr/")
-        return [SimpleNamespace(commit_id=CONVERSION), SimpleNamespace(commit_id=self.parent)]
+def test_the_message_has_the_reason_and_the_ways_out(hub, model_config):
+    hub.model("org/net").fault("info", 429, Retry_After="600")
+    with pytest.raises(
+        UsageError, match=r"model=org/net \(org/net at main\): .*429 .*wait 600 s.*HF_TOKEN.*model=local"
+    ):
+        load_backbone(model_config("hub", path="org/net"), "features")
 
 
 @pytest.fixture
-def pickled_main(tiny_bert, tmp_path, monkeypatch):
-    """A repository whose main has pickled weights and whose conversion commit has safetensors."""
-    fill(tmp_path / "net", tiny_bert, CONVERSION)
-    fill(tmp_path / "net", tiny_bert, MAIN)
-    weights = tmp_path / "net" / "snapshots" / MAIN / "model.safetensors"
-    weights.rename(weights.with_name("pytorch_model.bin"))
-
-    def snapshot_download(path, revision, allow_patterns, ignore_patterns):
-        assert not any(p.endswith(".bin") for p in allow_patterns)
-        return str(tmp_path / "net" / "snapshots" / (MAIN if revision in (None, "main") else revision))
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    sources._resolved.clear()
+def converted(files, hub):
+    """A repository whose main has pickled weights; returns it, its main and the commit of the conversion."""
+    repo = hub.model("org/net")
+    conversion = repo.commit(files, "refs/pr/1")
+    main = repo.commit(pickled(files))
+    repo.pulls = [
+        (3, conversions.BOT, "Update README", "e" * 40, main),
+        (1, conversions.BOT, conversions.TITLE, conversion, main),
+    ]
+    return repo, main, conversion
 
 
-def test_the_hubs_own_conversion_is_used_and_recorded(pickled_main, monkeypatch, model_config):
-    monkeypatch.setattr(FakeApi, "pulls", [pull(title="Update README", number=3), pull()])
-    assert load_backbone(model_config("hub", path="org/net"), "features").revision == CONVERSION
+def test_the_hubs_own_conversion_is_used_recorded_and_found_again_offline(converted, model_config, monkeypatch):
+    repo, main, conversion = converted
+    cfg = model_config("hub", path="org/net")
+    assert load_backbone(cfg, "features").revision == conversion
+    for offline in (True, False):  # on a machine without a network; while the hub fails
+        monkeypatch.setattr(asking, "_resolved", {})
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        repo.fault("info", 503)
+        repo.fault("discussions", 503)
+        assert load_backbone(cfg, "features").revision == conversion
+        assert content_id(model_config("hub", path="org/net", revision=main)) == conversion
 
 
-@pytest.mark.parametrize(
-    ("pulls", "parent"),
-    [([], MAIN), ([pull(author="somebody")], MAIN), ([pull()], "c" * 40)],
-    ids=["none", "not the bot's", "of another commit"],
-)
-def test_other_conversions_are_not_trusted(pulls, parent, pickled_main, monkeypatch, model_config):
-    monkeypatch.setattr(FakeApi, "pulls", pulls)
-    monkeypatch.setattr(FakeApi, "parent", parent)
+def test_a_conversion_that_could_not_be_asked_for_is_no_missing_one(converted, model_config):
+    repo, main, _ = converted
+    repo.fault("discussions", 503)
+    with pytest.raises(UsageError, match=rf"{main} holds no .*could not be asked: the hub fails \(.*503"):
+        content_id(model_config("hub", path="org/net"))
+
+
+@pytest.mark.parametrize("change", ["none", "not the bot's", "of another commit", "no discussions"])
+def test_other_conversions_are_not_trusted(change, converted, model_config):
+    repo, _, conversion = converted
+    if change == "no discussions":
+        repo.fault("discussions", 403)
+    number, bot, title, _, parent = repo.pulls.pop()
+    repo.pulls = [] if change == "none" else [
+        (number, "somebody" if change == "not the bot's" else bot, title, conversion,
+         "c" * 40 if change == "of another commit" else parent)
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="never read here"):
         load_backbone(model_config("hub", path="org/net"), "features")
 
 
-def test_a_config_that_was_looked_at_is_no_whole_checkpoint(hub_cache, model_config, monkeypatch):
+def test_a_config_that_was_looked_at_is_no_whole_checkpoint(files, hub, model_config, monkeypatch):
     """The hub is asked which files there are, and no conversion of weights that were not looked for."""
-    (hub_cache / "snapshots" / MAIN).mkdir(parents=True)
-    (hub_cache / "snapshots" / MAIN / "config.json").write_text("{}")
-    asked = []
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(sources, "_resolved", {})
-    monkeypatch.setattr(sources, "_ask", lambda cfg, revision: (MAIN, ["config.json", "model.safetensors"]))
-    monkeypatch.setattr(sources, "_safetensors_conversion", lambda *args: asked.append(args))
-    assert sources.from_hub(model_config("hub", path="org/net", revision=MAIN)).revision == MAIN
-    assert not asked
+    commit = hub.model("org/net").commit(files)
+    cfg = model_config("hub", path="org/net", revision=commit)
+    assert (sources.config_folder(cfg) / "config.json").exists()
+    monkeypatch.setattr(conversions, "of", lambda *_: pytest.fail("asked for a conversion"))
+    assert sources.from_hub(cfg).revision == commit
+    assert load_backbone(cfg, "features").revision == commit
+
+
+def test_damage_inside_the_cached_tensors_is_mended_and_never_trained_on(files, hub, model_config, capfd):
+    hub.model("org/net").commit(files)
+    cfg = model_config("hub", path="org/net")
+    folder = sources.locate(cfg).folder("hub")
+    blob = (folder / "model.safetensors").resolve()
+    content = bytearray(blob.read_bytes())
+    content[-4000:] = bytes(4000)
+    blob.write_bytes(content)
+    load_backbone(cfg, "features")
+    assert "is damaged" in capfd.readouterr().err
+    assert blob.read_bytes() == files["model.safetensors"]
+
+
+def test_a_removed_cache_is_fetched_again(files, hub, model_config):
+    hub.model("org/net").commit(files)
+    cfg = model_config("hub", path="org/net")
+    folder = sources.locate(cfg).folder("hub")
+    shutil.rmtree(folder.parents[1])
+    assert sources.locate(cfg).folder("hub") == folder

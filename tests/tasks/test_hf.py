@@ -65,6 +65,49 @@ def test_a_data_set_of_the_hub_has_its_commit_and_the_names_of_its_classes(monke
     assert (len(data.train), len(data.dev), len(data.unlabeled)) == (6, 2, 1)  # two of train stand in dev; -1 is hidden
 
 
+@pytest.fixture
+def hub_of_datasets(hub, monkeypatch, tmp_path):
+    """`hub`, asked by `datasets` too, which has read these at its import."""
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_MODULES_CACHE", tmp_path / "modules")
+    table = datasets.Dataset.from_list(records(20))
+    table.to_parquet(tmp_path / "train.parquet")
+    table.select(range(5)).to_parquet(tmp_path / "test.parquet")
+    content = {f"data/{split}-00000-of-00001.parquet": (tmp_path / f"{split}.parquet").read_bytes()
+               for split in ("train", "test")}  # fmt: skip
+    hub.dataset("org/name").commit({"README.md": b"# made up", **content})
+    return hub
+
+
+def test_a_data_set_is_fetched_through_datasets_said_and_recorded(hub_of_datasets, capfd):
+    data = load("org/name")
+    commit = hub_of_datasets.dataset("org/name").refs["main"]
+    assert (data.source.kind, data.source.where, data.source.revision) == ("hub", "org/name", commit)
+    assert (len(data.train), len(data.test)) == (15, 5)
+    assert f"peftbench: fetching org/name@{commit}, " in capfd.readouterr().err
+    asked = len(hub_of_datasets.requests)
+    assert load("org/name").sha256() == data.sha256()
+    assert not any("/resolve/" in r and r.endswith(".parquet") for r in hub_of_datasets.requests[asked:])
+    assert "fetching" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "how", "headers", "said"),
+    [
+        ("info", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
+        ("info", 404, {"X_Error_Code": "RevisionNotFound"}, r"no such revision\. Ways out: leave task\.revision empty"),
+        ("info", 429, {"Retry_After": "900"}, "wait 900 s"),
+        ("info", "page", {}, "did not answer as a hub"),
+        ("file", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
+    ],
+)
+def test_what_the_hub_answers_is_said_as_for_models(place, how, headers, said, hub_of_datasets):
+    hub_of_datasets.dataset("org/name").fault(place, how, **headers)
+    with pytest.raises(UsageError, match=rf"task\.path=org/name: .*{said}"):
+        load("org/name")
+
+
 def test_what_stops_the_library_is_one_message(monkeypatch):
     def script(*args, **kwargs):
         raise RuntimeError("Dataset scripts are no longer supported, but found name.py")

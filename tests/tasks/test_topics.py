@@ -137,7 +137,9 @@ def test_ag_news_labels_start_at_0_in_one_file_and_at_1_in_the_other(tmp_path, t
 
 def test_a_wrong_label_base_is_an_error_and_not_another_class(tmp_path, task_config):
     write(tmp_path / "other" / "ag_news", **{**AG_NEWS, "test_full_csv": "0,War,ends\n"})
-    with pytest.raises(UsageError, match=r"test_full\.csv, line 1: the label `0` .* Valid: 1 \(world\), .* 4 \(tech\)\."):
+    with pytest.raises(
+        UsageError, match=r"test_full\.csv, line 1: the label `0` .* Valid: 1 \(world\), .* 4 \(tech\)\."
+    ):
         load_task(task_config("topics", "task.subset=ag_news_full"), tmp_path)
     write(tmp_path / "b" / "other" / "ag_news", **{**AG_NEWS, "test_csv": "chip,4\n"})
     with pytest.raises(UsageError, match=r"test\.csv, line 1: the label `4` .* Valid: 0 \(world\), .* 3 \(tech\)\."):

@@ -4,10 +4,23 @@ Everything of peftbench that needs the hub comes through here, so that it is ask
 one way. Free of torch; the hub's client is imported when it is needed.
 """
 
-from peftbench.hub.asking import patiently, resolve
+from peftbench.hub.asking import patiently, resolve, say
 from peftbench.hub.blobs import is_cached
-from peftbench.hub.fetching import fetch, stoppable
-from peftbench.hub.problems import HubProblem, explain
+from peftbench.hub.fetching import fetch, readable, stoppable
+from peftbench.hub.problems import HubProblem, explain, known_problem
 from peftbench.hub.repository import COMMIT, Repository
 
-__all__ = ["COMMIT", "HubProblem", "Repository", "explain", "fetch", "is_cached", "patiently", "resolve", "stoppable"]
+__all__ = [
+    "COMMIT",
+    "HubProblem",
+    "Repository",
+    "explain",
+    "fetch",
+    "is_cached",
+    "known_problem",
+    "patiently",
+    "readable",
+    "resolve",
+    "say",
+    "stoppable",
+]

@@ -39,15 +39,15 @@ def say(text: str) -> None:
     print(f"peftbench: {text}", file=sys.stderr, flush=True)
 
 
-def patiently(ask: Callable[[], T], repository: Repository, pauses: tuple[float, ...] = PAUSES) -> T:
-    """`ask()`, again after a pause while the hub gives answers that may pass; each pause is said.
+def patiently(ask: Callable[[], T], repository: Repository, pauses: tuple[float, ...] | None = None) -> T:
+    """`ask()`, again after a pause (`PAUSES`) while the hub gives answers that may pass; each pause is said.
 
     Raises:
         HubProblem: it still does, asks for more than `LONGEST_PAUSE`, or the answer is a final one.
     """
     from huggingface_hub.errors import HTTPError
 
-    for pause in (*pauses, None):
+    for pause in (*(PAUSES if pauses is None else pauses), None):
         try:
             return ask()
         except (OSError, HTTPError, ValueError) as error:  # ValueError: a web page is no JSON
@@ -83,7 +83,7 @@ def resolve(repository: Repository, revision: str) -> Resolved:
             raise explain(OfflineModeIsEnabled(), repository)
         return Resolved(cached)
     try:
-        found = _ask(repository, revision, PAUSES if cached is None or is_commit else ())
+        found = _ask(repository, revision, None if cached is None or is_commit else ())
     except HubProblem as problem:
         if cached is None or (is_commit and problem.passing):
             raise
@@ -101,7 +101,7 @@ def keep_names(repository: Repository, commit: str) -> None:
             repository.remember(revision, commit)
 
 
-def _ask(repository: Repository, revision: str, pauses: tuple[float, ...]) -> Resolved:
+def _ask(repository: Repository, revision: str, pauses: tuple[float, ...] | None) -> Resolved:
     """The same from the hub, with one request."""
     from huggingface_hub import HfApi
 

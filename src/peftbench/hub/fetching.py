@@ -143,7 +143,8 @@ def stoppable(name: str, told: bool = True) -> Iterator[None]:
     def listen(number: int, frame: FrameType | None) -> None:
         if told and number not in heard:
             heard.append(number)
-            words = f"peftbench: {signal.Signals(number).name}: ending with the files under way of {name} (Ctrl-C ends at once)\n"
+            what = f"ending once the files of {name} that are under way are here (Ctrl-C again ends at once)"
+            words = f"peftbench: {signal.Signals(number).name}: {what}\n"
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, words.encode())
         before[number](number, frame)
 

@@ -38,10 +38,16 @@ class HubProblem(Exception):
 def explain(error: BaseException, repository: Repository) -> HubProblem:
     """The problem behind an exception of the client, or of a library that uses it.
 
-    The client wraps what it was told (`LocalEntryNotFoundError` around a 503): the innermost that says something counts.
+    The client wraps what it was told (`LocalEntryNotFoundError` around a 503): the innermost with a reason counts.
     """
+    found = known_problem(error, repository)
+    return found or HubProblem(f"the download failed: {type(error).__name__}: {_quote(error)}", AGAIN)
+
+
+def known_problem(error: BaseException, repository: Repository) -> HubProblem | None:
+    """The same; None if the exception has nothing to do with the hub."""
     found = [known for cause in _chain(error) if (known := _explain_one(cause, repository)) is not None]
-    return found[-1] if found else HubProblem(f"the download failed: {type(error).__name__}: {_quote(error)}", AGAIN)
+    return found[-1] if found else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -88,7 +94,8 @@ def _of_answer(error: Any, repository: Repository) -> HubProblem:
         return HubProblem("the hub has no such revision", f"leave {repository.revision_key} empty for main")
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubProblem(
-            "no such repository on the hub, or it is private", f"check {repository.key}; `hf auth login` for a private one"
+            "no such repository on the hub, or it is private",
+            f"check {repository.key}; `hf auth login` for a private one",
         )
     if status == 401:
         return HubProblem(
@@ -174,7 +181,7 @@ def _of_files(error: BaseException) -> HubProblem | None:
 
 def _quote(error: BaseException) -> str:
     """The first two sentences of what the client says, without its links and numbers of requests."""
-    text = re.sub(r"\(Request ID: [^)]*\)", "", str(error)).replace("Forbidden: None.", "Forbidden.")
+    text = re.sub(r"\(Request ID: [^)]*\)| for url:? \S+", "", str(error)).replace("Forbidden: None.", "Forbidden.")
     lines = [line.strip() for line in text.splitlines()]
     said = [line for line in lines if line and not line.startswith(("For more information", "Url:"))][:2]
     return (" ".join(said) or type(error).__name__)[:LONGEST_QUOTE].rstrip(". ")

@@ -6,20 +6,23 @@ conversion has is remembered in the hub's cache, so that it is found without a n
 
 from __future__ import annotations
 
-from peftbench.hub import HubProblem, Repository, patiently
+from peftbench.hub import HubProblem, Repository, fetch, patiently
 
 BOT = "SFconvertbot"
 TITLE = "Adding `safetensors` variant of this model"
+
+
+def known(repository: Repository, commit: str) -> str | None:
+    """The conversion of `commit` that was found before and lies in the hub's cache."""
+    return repository.reference(_name(commit))
 
 
 def of(repository: Repository, commit: str) -> str | None:
     """The bot's commit on top of `commit`: the same files plus model.safetensors. None if the hub has none.
 
     Raises:
-        HubProblem: it is not known here, and the hub could not be asked.
+        HubProblem: the hub could not be asked.
     """
-    if known := repository.reference(_name(commit)):
-        return known
     try:
         return patiently(lambda: _ask(repository, commit), repository)
     except HubProblem as problem:
@@ -29,7 +32,13 @@ def of(repository: Repository, commit: str) -> str | None:
 
 
 def remember(repository: Repository, commit: str, conversion: str) -> None:
-    """Keep what `of` has found, once the conversion lies in the hub's cache."""
+    """Keep what `of` has found, once the conversion lies in the hub's cache, and what its branch names: the client
+    keeps the name of a commit only beside files of it.
+
+    Raises:
+        HubProblem: the commit's config.json, which stands for it, cannot be had.
+    """
+    fetch(repository, commit, ["config.json"])
     repository.remember(_name(commit), conversion)
 
 

@@ -156,7 +156,7 @@ def readable(cfg: ModelConfig, source: str, folder: Path) -> Iterator[None]:
     except Exception as error:  # tokenizers raises bare Exception
         reason = " ".join(str(error).split())[:300].rstrip(".")
         if "custom code" in reason or "remote_code" in reason:
-            way = "The model has code of its own, which is never run here: use a model that transformers knows"
+            way = "A model with code of its own: not supported, remote code is never run"
         elif cfg.source == "hub":  # its files were compared with the hub's hashes
             way = "Its files are those of the hub: try another commit (model.revision=COMMIT)"
         else:

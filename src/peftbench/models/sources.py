@@ -153,16 +153,17 @@ def from_hub(cfg: ModelConfig) -> Checkpoint:
     The revision that counts is the commit of the files that are read: what a branch names now. A repository whose
     weights are only pickled is read at the commit of the hub's own safetensors conversion, if it has one.
     """
-    original, files = _resolve(cfg)
-    commit = original
-    if files is not None and not any(name.endswith(".safetensors") for name in files):
+    repository, (original, files) = _repository(cfg), _resolve(cfg)
+    known = conversions.known(repository, original)
+    commit = known or original
+    if known is None and files is not None and not any(name.endswith(".safetensors") for name in files):
         commit = _converted_by_the_hub(cfg, original)
 
     def get() -> Path:
         with _said(cfg):
-            folder = fetch(_repository(cfg), commit, (*CONFIG_AND_TOKENIZER, WEIGHTS), NOT_WEIGHTS)
-        if commit != original:
-            conversions.remember(_repository(cfg), original, commit)
+            folder = fetch(repository, commit, (*CONFIG_AND_TOKENIZER, WEIGHTS), NOT_WEIGHTS)
+            if known is None and commit != original:
+                conversions.remember(repository, original, commit)
         return folder
 
     return Checkpoint(commit, f"Hugging Face hub {cfg.path}@{commit}", get)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from peftbench.config.tasks import adapter
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.hub import HubProblem, Repository, known_problem, readable, resolve, say, stoppable
 from peftbench.tasks.base import DataSource, TaskData
 from peftbench.tasks.own_data import ALL, OWN_KEYS, OwnDataConfig, Record, named, own_task
 from peftbench.tasks.sources import file_sha256
@@ -47,33 +49,82 @@ def _fetch(cfg: HubDataConfig, place: Path | None) -> tuple[Mapping[str, Any], s
     """The splits of a data set, and the commit (of local files, a hash) that they were loaded from."""
     import datasets
 
-    where = f"task.path={cfg.path}"
-    if place is not None and place.is_file():
-        if place.suffix.lower() not in BUILDERS:
-            raise UsageError(f"{where}: no reader for this kind of file. Known: {', '.join(BUILDERS)}.")
-        options: dict[str, Any] = {"data_files": str(place.resolve())}
-        if place.suffix.lower() == ".tsv":
-            options["sep"] = "\t"
-        name = BUILDERS[place.suffix.lower()]
-    else:
-        name, options = str(place.resolve()) if place else str(cfg.path), {}
-    bars = datasets.is_progress_bar_enabled()
+    if place is not None:
+        name, options = _builder_of(cfg, place)
+        return _load(cfg, lambda: datasets.load_dataset_builder(name, cfg.config, **options))
+    repository, revision, problem = _repository(cfg), cfg.revision, None
+    try:
+        revision = resolve(repository, cfg.revision or "main").commit
+    except HubProblem as found:
+        if found.status and not found.passing:
+            raise _refused(cfg, found) from found
+        problem = found  # `datasets` has a cache of its own, which may do
+    return _load(cfg, lambda: datasets.load_dataset_builder(str(cfg.path), cfg.config, revision=revision), problem)
+
+
+def _repository(cfg: HubDataConfig) -> Repository:
+    return Repository(str(cfg.path), "dataset", "task.path", "task.revision")
+
+
+def _builder_of(cfg: HubDataConfig, place: Path) -> tuple[str, dict[str, Any]]:
+    """What of `datasets` reads a local file or folder, and with which options."""
+    if not place.is_file():
+        return str(place.resolve()), {}
+    if place.suffix.lower() not in BUILDERS:
+        raise UsageError(f"task.path={cfg.path}: no reader for this kind of file. Known: {', '.join(BUILDERS)}.")
+    separator = {"sep": "\t"} if place.suffix.lower() == ".tsv" else {}
+    return BUILDERS[place.suffix.lower()], {"data_files": str(place.resolve()), **separator}
+
+
+def _load(
+    cfg: HubDataConfig, make: Callable[[], Any], problem: HubProblem | None = None
+) -> tuple[Mapping[str, Any], str | None]:
+    """What the builder of `datasets` that `make` gives prepares: read from its cache, or fetched and said.
+
+    Args:
+        problem: that the hub could not be asked, and why.
+    """
+    import datasets
+
+    shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        builder = datasets.load_dataset_builder(name, cfg.config, revision=None if place else cfg.revision, **options)
-        builder.download_and_prepare()
+        builder = make()
+        awaited = problem is None and _announced(cfg, builder)
+        if awaited and sys.stderr.isatty():
+            datasets.enable_progress_bars()
+        with stoppable(str(cfg.path), told=awaited):
+            builder.download_and_prepare()
         return builder.as_dataset(), builder.hash
     except Exception as error:  # whatever stops the library: no network, no such data set, a script, a damaged file
+        found = problem if problem and isinstance(error, OSError) else known_problem(error, _repository(cfg))
+        if found is not None:
+            raise _refused(cfg, found) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        ways = "Check the name" if place is None else "Check the files"
         raise UsageError(
-            f"{where}: `datasets` cannot load it ({type(error).__name__}: {reason}). {ways}, task.config and "
-            "task.revision; a data set of the hub needs the network once (without HF_HUB_OFFLINE), and one that is a "
-            "script never runs here."
+            f"task.path={cfg.path}: `datasets` cannot load it ({type(error).__name__}: {reason}). Check the files, "
+            "task.config and task.revision; a data set that is a script never runs here."
         ) from error
     finally:
-        if bars:
-            datasets.enable_progress_bars()
+        (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+
+
+def _announced(cfg: HubDataConfig, builder: Any) -> bool:
+    """Say how much of the hub's files is to come, if any; whether it was said."""
+    repository = _repository(cfg)
+    files = [str(file) for names in (builder.config.data_files or {}).values() for file in names]
+    if Path(builder.cache_dir).is_dir() or not all(file.startswith("hf://") for file in files):
+        return False
+    sizes = resolve(repository, cfg.revision or "main").files or {}
+    found = [sizes.get(file.partition("@")[2].partition("/")[2]) for file in files]
+    size = "" if None in found else f", {readable(sum(n for n in found if n is not None))}"
+    say(f"fetching {repository.name}@{builder.hash}{size}")
+    return True
+
+
+def _refused(cfg: HubDataConfig, problem: HubProblem) -> UsageError:
+    ways = "; ".join(way for way in (problem.way, "task.path=FOLDER with a copy of its files") if way)
+    return UsageError(f"task.path={cfg.path}: {problem.reason}. Ways out: {ways}.")
 
 
 def _splits(cfg: HubDataConfig, found: Mapping[str, Any]) -> dict[str, str]:
