@@ -62,6 +62,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(asking, "_resolved", {})
+        monkeypatch.setattr(asking, "_waited", set())
         monkeypatch.setattr(asking, "PAUSES", (0.01, 0.02))
         monkeypatch.setattr(fetching, "WORTH_SAYING", 0)
         yield server

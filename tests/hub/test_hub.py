@@ -87,6 +87,9 @@ def test_patience_has_an_end(hub):
     with pytest.raises(HubProblem, match="503"):
         resolve(NET, "main")
     assert len(hub.requests) == 1 + len(asking.PAUSES)
+    with pytest.raises(HubProblem, match="503"):
+        resolve(NET, "main")
+    assert len(hub.requests) == 2 + len(asking.PAUSES), "the next run of a sweep does not wait as long again"
 
 
 def test_a_branch_is_its_cached_commit_while_the_hub_fails(hub, monkeypatch, capfd):

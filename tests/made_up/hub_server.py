@@ -48,8 +48,8 @@ class Repo:
     faults: list[Fault] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, bytes], ref: str | None = "main") -> str:
-        """A new commit with these files; a branch names it from now on."""
-        names = json.dumps([len(self.commits), {name: _sha256(content) for name, content in files.items()}])
+        """The commit with these files, named by them; a branch names it from now on."""
+        names = json.dumps({name: _sha256(content) for name, content in files.items()})
         commit = hashlib.sha1(names.encode()).hexdigest()
         self.commits[commit] = dict(files)
         if ref is not None:

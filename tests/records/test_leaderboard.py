@@ -42,6 +42,7 @@ COLUMNS = [
     "test_texts",
     "tricks",
     "noise",
+    "model_revision",
 ]
 
 

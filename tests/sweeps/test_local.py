@@ -375,5 +375,5 @@ def test_a_wrong_sweep_runs_and_writes_nothing(here, capsys, args, words):
 
 def test_a_combination_that_cannot_be_a_run_leaves_no_folder(here, capsys):
     assert call("-m", *FAST, "method=lm_bff", "model=tiny-bert,tiny-llama") == 2
-    assert "cannot be a run: model=tiny-llama: method/formulation=cloze does not fit" in capsys.readouterr().out
+    assert "could not start: model=tiny-llama: method/formulation=cloze does not fit" in capsys.readouterr().out
     assert {p.name for p in (here / "results" / "runs").iterdir()} == records(here / "results").keys()

@@ -7,7 +7,7 @@ one way. Free of torch; the hub's client is imported when it is needed.
 from peftbench.hub.asking import patiently, resolve, say
 from peftbench.hub.blobs import is_cached
 from peftbench.hub.fetching import fetch, readable, stoppable
-from peftbench.hub.problems import HubProblem, explain, known_problem
+from peftbench.hub.problems import HubProblem, explain, gated, known_problem
 from peftbench.hub.repository import COMMIT, Repository
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Repository",
     "explain",
     "fetch",
+    "gated",
     "is_cached",
     "known_problem",
     "patiently",

@@ -32,6 +32,8 @@ class Resolved:
 
 _resolved: dict[tuple[Repository, str], Resolved] = {}
 """What the hub has answered to this process."""
+_waited: set[tuple[Repository, str]] = set()
+"""Questions that were not answered in spite of all patience: the next run of a sweep does not wait as long again."""
 
 
 def say(text: str) -> None:
@@ -82,9 +84,11 @@ def resolve(repository: Repository, revision: str) -> Resolved:
         if cached is None:
             raise explain(OfflineModeIsEnabled(), repository)
         return Resolved(cached)
+    patient = (cached is None or is_commit) and (repository, revision) not in _waited
     try:
-        found = _ask(repository, revision, None if cached is None or is_commit else ())
+        found = _ask(repository, revision, None if patient else ())
     except HubProblem as problem:
+        _waited.add((repository, revision))
         if cached is None or (is_commit and problem.passing):
             raise
         if not is_commit:
@@ -111,6 +115,7 @@ def _ask(repository: Repository, revision: str, pauses: tuple[float, ...] | None
         )
         if not COMMIT.fullmatch(str(facts.sha)):
             raise no_hub()
-        return Resolved(str(facts.sha), {file.rfilename: file.size for file in facts.siblings or []})
+        siblings = getattr(facts, "siblings", None) or []
+        return Resolved(str(facts.sha), {file.rfilename: file.size for file in siblings})
 
     return patiently(ask, repository, pauses)

@@ -85,9 +85,7 @@ def _of_answer(error: Any, repository: Repository) -> HubProblem:
 
     status, said = error.response.status_code, _quote(error)
     if isinstance(error, errors.GatedRepoError):
-        return HubProblem(
-            "the repository is gated", "accept its licence on its hub page and log in with `hf auth login`"
-        )
+        return gated()
     if isinstance(error, errors.DisabledRepoError):
         return HubProblem("access to the repository is disabled on the hub")
     if isinstance(error, errors.RevisionNotFoundError):
@@ -148,6 +146,11 @@ def _of_network(error: BaseException) -> HubProblem | None:
     if names & {"JSONDecodeError", "FileMetadataError"}:
         return no_hub()
     return None
+
+
+def gated() -> HubProblem:
+    """Its owner lets those in who have accepted something."""
+    return HubProblem("the repository is gated", "accept its licence on its hub page and log in with `hf auth login`")
 
 
 def no_hub() -> HubProblem:

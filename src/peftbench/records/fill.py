@@ -11,6 +11,7 @@ from pathlib import Path
 from peftbench.config import registry
 from peftbench.config.schema import RunConfig
 from peftbench.files import write_atomic
+from peftbench.hub import COMMIT
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.ids import Basis
 from peftbench.records.record import Record
@@ -53,7 +54,7 @@ def base_record(cfg: RunConfig, data: TaskData, drawn: Draw, run_id: str, basis:
             "score_range": data.score_range,
             **({"test_texts": looked} if (looked := tricks_that_see_test(cfg)) else {}),
         },
-        notes=[*data.notes, *drawn.notes, *_seen(cfg, data), *_test_texts(cfg)],
+        notes=[*data.notes, *drawn.notes, *_seen(cfg, data), *_test_texts(cfg), *_moving(cfg, basis)],
         tuning=dict(cfg.tuning),
         config=asdict(cfg),
         identity=dict(basis or {}),
@@ -67,6 +68,14 @@ def _seen(cfg: RunConfig, data: TaskData) -> list[str]:
         if how := seen_before(plain, task.name, task.subset):
             notes.append(f"the backbone has seen {name} in its own training: {how}")
     return notes
+
+
+def _moving(cfg: RunConfig, basis: Basis | None) -> list[str]:
+    """Which commit a branch of the hub was: it may be another one for the next run, which is another run then."""
+    commit = ((basis or {}).get("contents") or {}).get("model", "").partition("+")[0]
+    if cfg.model.source != "hub" or not commit or COMMIT.fullmatch(cfg.model.revision or ""):
+        return []
+    return [f"{cfg.model.revision or 'main'} of {cfg.model.path} is {commit} now; model.revision={commit} pins it"]
 
 
 def tricks_that_see_test(cfg: RunConfig) -> list[str]:

@@ -39,7 +39,7 @@ _AFTER_SCORES = [
     "trainable_params", "train_seconds", "eval_seconds", "total_seconds", "train_peak_mib", "eval_peak_mib",
     "step_flops", "saved_bytes", "tokens_per_second", "device", "n_devices", "precision", "git_sha", "dirty",
     "data_sha", "versions", "created", "train_cpu_seconds", "tuning_trials", "tuning_seconds", "seen",
-    "test_texts", "tricks", "noise",
+    "test_texts", "tricks", "noise", "model_revision",
 ]
 # fmt: on
 
@@ -91,6 +91,7 @@ def row(record: Record) -> Row:
         "seen": seen_before(record.config, record.task, record.subset),
         "test_texts": " ".join(record.data.get("test_texts") or ()) or None,
         "tricks": "+".join((record.config.get("method") or {}).get("trick") or ()) or NONE,
+        "model_revision": record.model_info.get("revision"),
         "noise": (record.config.get("protocol") or {}).get("noise") or 0,
         "variant": variant(record.config, record.data.get("sha256") or "", record.identity),
         "identity": record.identity,

@@ -119,7 +119,7 @@ def of_mistakes(mistakes: Mapping[int, str], names: Mapping[int, str]) -> list[s
     lines = []
     for error, members in kinds.items():
         more = f"; and {len(members) - SHOWN} more" if len(members) > SHOWN else ""
-        lines.append(f"cannot be a run: {'; '.join(members[:SHOWN])}{more}: {error}")
+        lines.append(f"could not start: {'; '.join(members[:SHOWN])}{more}: {error}")
     return lines
 
 
@@ -136,7 +136,9 @@ def tell_end(launch: Launch) -> int:
         print_means(launch.store, list(rows_of(launch.store, [str(job.run_id) for job in done]).values()))
     if launch.saved:
         say(launch.saved)
-    say(f"{len(done)} of {len(outcomes)} runs are done; sweep {launch.sweep.sweep_id}")
+    begun = f"{len(done)} of {len(outcomes) + len(launch.mistakes)} runs are done"
+    unbegun = f", {len(launch.mistakes)} could not start" if launch.mistakes else ""
+    say(f"{begun}{unbegun}; sweep {launch.sweep.sweep_id}")
     for line in report(outcomes, launch.why).splitlines():
         say(line)
     for line in [*of_mistakes(launch.mistakes, labels(launch.jobs)), *warnings_by_kind(outcomes)]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from peftbench.config.tasks import adapter
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.hub import HubProblem, Repository, known_problem, readable, resolve, say, stoppable
+from peftbench.hub import HubProblem, Repository, gated, known_problem, readable, resolve, say, stoppable
 from peftbench.tasks.base import DataSource, TaskData
 from peftbench.tasks.own_data import ALL, OWN_KEYS, OwnDataConfig, Record, named, own_task
 from peftbench.tasks.sources import file_sha256
@@ -98,6 +98,8 @@ def _load(
         return builder.as_dataset(), builder.hash
     except Exception as error:  # whatever stops the library: no network, no such data set, a script, a damaged file
         found = problem if problem and isinstance(error, OSError) else known_problem(error, _repository(cfg))
+        if isinstance(error, datasets.exceptions.DatasetNotFoundError) and "gated" in str(error):
+            found = gated()  # the library has dropped what the hub's client said
         if found is not None:
             raise _refused(cfg, found) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
