@@ -70,7 +70,8 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """`url` is its HF_ENDPOINT; `requests` the methods and paths that were asked, `tokens` what they carried."""
+    """`url` is its HF_ENDPOINT; `requests` are the methods and paths that were asked, `tokens` what they carried, `sent`
+    the large files that went out whole in spite of a fault."""
 
     daemon_threads = True
 
@@ -79,6 +80,7 @@ class Hub(ThreadingHTTPServer):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.requests: list[str] = []
         self.tokens: dict[str, str | None] = {}
+        self.sent: list[str] = []
 
     @property
     def url(self) -> str:
@@ -205,6 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         for piece in pieces:
             self.wfile.write(piece)
             time.sleep(fault.seconds / len(pieces))
+        self.server.sent.append(f"{commit}/{file}")
         return None
 
     def known(self, repo: Repo, revision: str) -> str | None:

@@ -13,6 +13,7 @@ from peftbench.hub.repository import Repository
 NETWORK = "run once with a network (the files stay in the hub's cache, HF_HOME, and later runs need none)"
 FORBIDDEN = ", and HF_HUB_OFFLINE=1 forbids to ask the hub"
 AGAIN = "give the same command again; files that are whole are not fetched twice"
+LATER = "give the same command again later; files that are whole are not fetched twice"
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """What a hub answers that may do better in a moment."""
 LONGEST_QUOTE = 300
@@ -113,7 +114,7 @@ def _of_answer(error: Any, repository: Repository) -> HubProblem:
         )
     if status in PASSING:
         wait = _asked_to_wait(error.response.headers)
-        return HubProblem(f"the hub fails ({said})", f"{AGAIN}, later", True, wait)
+        return HubProblem(f"the hub fails ({said})", LATER, True, wait)
     return HubProblem(f"the hub answers {said}", AGAIN)
 
 
@@ -138,7 +139,7 @@ def _of_network(error: BaseException) -> HubProblem | None:
     names = {kind.__name__ for kind in type(error).__mro__}
     where = f"the hub ({constants.ENDPOINT})"
     if names & {"ConnectError", "ConnectTimeout", "ProxyError", "ConnectionError"}:
-        return HubProblem(f"not in the hub's cache, and {where} cannot be reached ({_quote(error)})", NETWORK)
+        return HubProblem(f"{where} cannot be reached ({_quote(error)})", NETWORK)
     if "TimeoutException" in names:
         return HubProblem(f"{where} does not answer in time ({_quote(error)})", AGAIN, True)
     if names & {"NetworkError", "RemoteProtocolError"}:

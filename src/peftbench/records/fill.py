@@ -75,7 +75,7 @@ def _moving(cfg: RunConfig, basis: Basis | None) -> list[str]:
     commit = ((basis or {}).get("contents") or {}).get("model", "").partition("+")[0]
     if cfg.model.source != "hub" or not commit or COMMIT.fullmatch(cfg.model.revision or ""):
         return []
-    return [f"{cfg.model.revision or 'main'} of {cfg.model.path} is {commit} now; model.revision={commit} pins it"]
+    return [f"{cfg.model.revision or 'main'} of {cfg.model.path} was {commit}; model.revision={commit} pins it"]
 
 
 def tricks_that_see_test(cfg: RunConfig) -> list[str]:
