@@ -70,7 +70,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """`url` is its HF_ENDPOINT; `requests` are the methods and paths that were asked, `tokens` what they carried, `sent`
+    """`url` is its HF_ENDPOINT; `requests` what was asked, `tokens` what the requests carried by their paths, `sent`
     the large files that went out whole in spite of a fault."""
 
     daemon_threads = True

@@ -108,6 +108,12 @@ def test_what_the_hub_answers_is_said_as_for_models(place, how, headers, said, h
         load("org/name")
 
 
+def test_a_broken_file_of_a_data_set_is_no_fault_of_the_hub(hub_of_datasets):
+    hub_of_datasets.dataset("org/torn").commit({"train.jsonl": b'{"text": "a", "label": "b"}\n{"text": '})
+    with pytest.raises(UsageError, match=r"task\.path=org/torn: `datasets` cannot load it .*Check the files"):
+        load("org/torn")
+
+
 def test_what_stops_the_library_is_one_message(monkeypatch):
     def script(*args, **kwargs):
         raise RuntimeError("Dataset scripts are no longer supported, but found name.py")

@@ -97,10 +97,7 @@ def _load(
             builder.download_and_prepare()
         return builder.as_dataset(), builder.hash
     except Exception as error:  # whatever stops the library: no network, no such data set, a script, a damaged file
-        found = problem if problem and isinstance(error, OSError) else known_problem(error, _repository(cfg))
-        if isinstance(error, datasets.exceptions.DatasetNotFoundError) and "gated" in str(error):
-            found = gated()  # the library has dropped what the hub's client said
-        if found is not None:
+        if found := problem if problem and isinstance(error, OSError) else _of_the_hub(cfg, error):
             raise _refused(cfg, found) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise UsageError(
@@ -109,6 +106,17 @@ def _load(
         ) from error
     finally:
         (datasets.enable_progress_bars if shown else datasets.disable_progress_bars)()
+
+
+def _of_the_hub(cfg: HubDataConfig, error: Exception) -> HubProblem | None:
+    """What the hub has to do with an error of `datasets`; None if it is about the files themselves."""
+    from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+
+    if Path(str(cfg.path)).expanduser().exists() or isinstance(error, DatasetGenerationError):
+        return None
+    if isinstance(error, DatasetNotFoundError) and "gated" in str(error):
+        return gated()  # the library has dropped what the hub's client said
+    return known_problem(error, _repository(cfg))
 
 
 def _announced(cfg: HubDataConfig, builder: Any) -> bool:
