@@ -143,6 +143,16 @@ def test_bytes_that_are_not_the_hubs_are_fetched_again(hub, capfd):
         assert (get() / name).read_bytes() == FILES[name], "damage on this disk, in a large and in a small file"
 
 
+def test_files_that_others_fetched_are_not_looked_at(hub, capfd):
+    from huggingface_hub import snapshot_download
+
+    hub.model("org/net").commit(FILES)
+    other = Path(snapshot_download("org/net"), "README.md").resolve()
+    other.write_bytes(b"not the hub's")
+    get()
+    assert "damaged" not in capfd.readouterr().err
+
+
 def test_damage_that_stays_names_the_blob_and_what_to_remove(hub, monkeypatch):
     commit = hub.model("org/net").commit(FILES)
     hub.model("org/net").fault("cdn", "flip")

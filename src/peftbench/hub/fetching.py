@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -61,7 +61,16 @@ def fetch(repository: Repository, commit: str, files: Sequence[str], without: Se
         with stoppable(repository.name, told=awaited), bars(awaited):
             folder = patiently(load, repository, ())  # the client has its own patience with files
         keep_names(repository, commit)
-    return _checked(repository, folder, load, offline)
+    present = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    wanted = [folder / name for name in _chosen(present, files, without)]  # other programs fetch other files
+    return _checked(repository, folder, wanted, load, offline)
+
+
+def _chosen(names: Iterable[str], files: Sequence[str], without: Sequence[str]) -> list[str]:
+    """Those of `names` that the patterns choose, as the client has it."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    return list(filter_repo_objects(names, allow_patterns=list(files), ignore_patterns=list(without) or None))
 
 
 def _not_here(missing: Exception, repository: Repository) -> HubProblem:
@@ -71,11 +80,10 @@ def _not_here(missing: Exception, repository: Repository) -> HubProblem:
 
 def _announced(repository: Repository, commit: str, files: Sequence[str], without: Sequence[str]) -> bool:
     """Say what is to come and how much, unless that is over at once; whether it was said."""
-    from huggingface_hub.utils import filter_repo_objects
-
     known = resolve(repository, commit).files or {}
-    wanted = filter_repo_objects(known, allow_patterns=list(files), ignore_patterns=list(without) or None)
-    sizes = [known[name] for name in wanted if not (repository.snapshot(commit) / name).exists()]
+    sizes = [
+        known[name] for name in _chosen(known, files, without) if not (repository.snapshot(commit) / name).exists()
+    ]
     if not sizes or None in sizes:
         say(f"fetching {repository.name}@{commit}")
         return True
@@ -98,9 +106,11 @@ def readable(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-def _checked(repository: Repository, folder: Path, load: Callable[..., Path], offline: bool) -> Path:
-    """`folder` once its files are those of the hub; damaged ones are fetched again, once."""
-    broken = damaged(folder.rglob("*"))
+def _checked(
+    repository: Repository, folder: Path, wanted: Sequence[Path], load: Callable[..., Path], offline: bool
+) -> Path:
+    """`folder` once its `wanted` files are those of the hub; damaged ones are fetched again, once."""
+    broken = damaged(wanted)
     if broken and not offline:
         names = [path.relative_to(folder).as_posix() for path in broken]
         say(f"{repository.name}: {', '.join(names)} in the hub's cache is damaged (not the hash in its name); again")
