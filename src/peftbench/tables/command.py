@@ -64,6 +64,8 @@ def matching(pattern: str) -> list[str]:
 
 def _write_all(name: str, options: argparse.Namespace) -> int:
     """One of several tables, into the folder `--out`: as Markdown, LaTeX and CSV unless `--format` says which."""
+    if options.offline and not any(row.offline for row in spec.load(name).rows):
+        return 0
     table, code = _make(name, options)
     folder = options.out or Path(options.out_dir) / "tables"
     for kind in [options.format] if options.format else ["md", "latex", "csv"]:

@@ -19,6 +19,10 @@ REFERENCES = ("lora", "full", "head_only", "frozen_lr")
 BEST = 3
 """So many rows of the best average rank are compared with each other and with the references."""
 LEVEL = 0.95
+CHOSEN_BY_TEST = (
+    "The rows that are compared here were picked by their ranks on these very test items, so their leads are rather "
+    "too large."
+)
 
 
 def page(
@@ -48,6 +52,7 @@ def page(
         "## What cannot be told apart",
         *_not_apart(read),
         _list(" ".join(sentences(c, LEVEL)) for c in open_ones),
+        CHOSEN_BY_TEST if compared else "",
         "## What can",
         _list(" ".join(sentences(c, LEVEL)) for c in real) or "Nothing of what was compared above.",
         "## What tuning changes",
@@ -76,8 +81,8 @@ def comparisons(read: Reading, store: Store) -> list[Comparison]:
         Side(row, frozenset(), tuple(r for cells in read.tuned.values() for r in cells[row].groups[0].runs))
         for row in chosen
     ]
-    found, averages, _ = Comparer(store, None, (), LEVEL).compare(sides)
-    return averages or found
+    comparer = Comparer(store, None, (), LEVEL)
+    return comparer.averages(sides) or comparer.compare(sides)[0]
 
 
 def _head(read: Reading, effort: Mapping[str, float]) -> str:

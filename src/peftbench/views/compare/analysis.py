@@ -80,6 +80,16 @@ class Comparer:
                 averages.append(self._average(a, b, [cells for _, cells in pairs]))
         return self._adjusted(found), self._adjusted(averages), list(dict.fromkeys(notes))
 
+    def averages(self, sides: Sequence[Side]) -> list[Comparison]:
+        """Every pair on the average over the settings that both have, where there are several; without the tests of
+        each setting, of which those that exchange answers take a second each. Raises as `compare`."""
+        found = []
+        for a, b in combinations(sides, 2):
+            pairs = [self._pair_of_cells(match) for match in pair_up(a, b, self.across, self.metric)[0]]
+            if len(pairs) > 1:
+                found.append(self._average(a, b, pairs))
+        return self._adjusted(found)
+
     def _comparison(self, match: Match, a: Cell, b: Cell) -> Comparison:
         across = not statistics.comparable(a, b)
         difference = statistics.difference(a, b, self.level, across=across)
