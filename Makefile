@@ -184,6 +184,7 @@ board: install-dev ## docs/board/: every tuner, one tuning budget (12 CPU hours,
 
 board-page: install-dev
 	$(BIN)/peftbench board --out-dir $(BOARD) --to docs/board
+	$(BIN)/peftbench pack --out-dir $(BOARD) --to docs/board/records
 BOARD ?= results/board
 
 bench-tables: install-dev ## CPU seconds from 1,000 and 10,000 records to a paper's table (300 MB of disk)

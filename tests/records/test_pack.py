@@ -53,6 +53,7 @@ def test_every_number_is_the_same(store):
             before, predictions={}, seconds={}, curves={}
         )
         assert after.seconds["train"] == 1.235
+        assert after.curves["loss"][-1] == before.curves["loss"][-1]  # `reproduce` compares it
         assert after.predictions["shortened"]
     one, other = current_rows(store), current_rows(again)
     same = ("run_id", "variant", "score", "outdated", "draw_sha")
@@ -179,6 +180,9 @@ def test_real_runs_are_compared_and_reported_from_the_file(tmp_path, capsys, mon
         assert ended.value.code == 0
         told.append(json.loads(capsys.readouterr().out))
     assert told[0] == told[1]
+    with pytest.raises(SystemExit) as ended:
+        main(["reproduce", Store(folder).all()[0].run_id, "--out-dir", str(folder)])
+    assert ended.value.code == 0  # equal in every number
     with pytest.raises(SystemExit) as ended:
         main(["report", "--out-dir", str(folder), "--out", str(tmp_path / "report.html")])
     assert ended.value.code == 0

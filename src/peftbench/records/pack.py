@@ -19,8 +19,7 @@ from peftbench.records.record import Record
 from peftbench.records.store import Store, encode
 
 DIGITS = 4
-"""Significant digits that are kept of times and curves. Scores and counts are kept as they are."""
-ROUNDED = ("seconds", "cpu_seconds", "curves")
+"""Significant digits that are kept of times, and of curves but for their last values. Scores and counts stay exact."""
 
 
 def pack(store: Store, records: Iterable[Record], folder: Path) -> Path:
@@ -63,9 +62,11 @@ def _shortened(record: Record, answers: bytes | None) -> Record:
     if answers is not None:
         kept = {key: value for key, value in record.predictions.items() if key in ("count", "invalid")}
         facts = {**kept, "file": "predictions.jsonl", "sha256": hashlib.sha256(answers).hexdigest(), "shortened": True}
-    rounded = {name: _round(getattr(record, name)) for name in ROUNDED}
+    rounded = {name: _round(getattr(record, name)) for name in ("seconds", "cpu_seconds")}
+    # the last values are kept as they are: `peftbench reproduce` looks for the same last loss
+    curves = {name: [*_round(values[:-1]), *values[-1:]] for name, values in record.curves.items()}
     stages = [{key: _round(v) if "seconds" in key else v for key, v in stage.items()} for stage in record.stages]
-    return replace(record, predictions=facts, stages=stages, **rounded)
+    return replace(record, predictions=facts, stages=stages, curves=curves, **rounded)
 
 
 def _round(value: Any) -> Any:
