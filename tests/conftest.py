@@ -1,5 +1,6 @@
 """For all tests."""
 
+import gc
 import os
 import signal
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs a network or waits for one; read at import
+os.environ.setdefault("WANDB_MODE", "disabled")  # a second and more of every run; what is about tracking asks for it
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's backgro
 # A loaded machine is no defect: neither a slow example nor slow generation fails a test.
 settings.register_profile("peftbench", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("peftbench")
+
+gc.disable()  # until the tests are imported
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: to walk through it at each collection would be a tenth of their time."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup() -> None:

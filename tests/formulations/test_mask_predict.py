@@ -118,6 +118,7 @@ def test_a_run_learns_and_is_loaded_again(tmp_path) -> None:
     run = peftbench.run(**{
         "method": "mask_predict", "model": "tiny-bert", "task": "demo_news", "shots": 2, "trainer.steps": 4,
         "trainer.max_length": 24, "trainer.progress": False, "trainer.save": "all", "protocol.test_rows": 12,
+        "protocol.dev": "none", "trainer.probe": False,
         "out_dir": str(tmp_path),
     })  # fmt: skip
     assert run.record.status == "done"

@@ -162,12 +162,12 @@ def test_plain_is_in_no_name() -> None:
 def test_a_trained_run_is_asked_again_and_named(tmp_path: Any) -> None:
     """The same run as if it had been trained for this; what is saved of it answers as it did."""
     given = ["model=tiny-llama", "task=demo_news", "shots=2", "trainer.steps=2", "method/formulation=score",
-             "tracking.wandb=disabled", f"out_dir={tmp_path}"]  # fmt: skip
+             "protocol.test_rows=21", "protocol.dev=none", "trainer.probe=false", f"out_dir={tmp_path}"]  # fmt: skip
     chosen = ["method/inference=ngram_bias", "method.inference.weight=3"]
     parent = peftbench.run(*given, method="lora")
     own = parent.infer(*chosen)
     facts = own.record.inference
-    assert (facts["parent"], facts["name"], facts["rows"]) == (parent.run_id, "ngram_bias", 105)
+    assert (facts["parent"], facts["name"], facts["rows"]) == (parent.run_id, "ngram_bias", 21)
     assert facts["each"]["own"]["flops"] >= facts["each"]["plain"]["flops"] > 0
     assert own.record.compute["steps"] == 0
     assert own.score != parent.score

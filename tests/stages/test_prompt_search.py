@@ -26,10 +26,11 @@ from peftbench.stages.prompt_search.promptor import times
 from peftbench.stages.prompt_search.writers import text_in
 from peftbench.tasks import load_task
 
-STEPS, CALLS = 6, 90
+STEPS, CALLS, ROWS = 6, 90, 14
 BASE: dict[str, Any] = {
     "task": "demo_news", "model": "tiny-llama", "shots": 2, "trainer.progress": False,
     "method.prompt_search.validation": 6, "method.prompt_search.batch": 5, "method.prompt_search.calls": CALLS,
+    "protocol.test_rows": ROWS, "trainer.probe": False,
 }  # fmt: skip
 FLOW = {"method": "promptflow", "method.prompt_search.steps": STEPS, "method.prompt_search.patience": None}
 
@@ -155,7 +156,7 @@ def test_test_rows_are_asked_by_the_found_prompt_alone(flow: tuple[Path, peftben
     tried = lines_of(folder)
     best = tried[found.record.stages[0]["facts"]["chosen"]]
     prompts = read_prompts(next(folder.glob("out/runs/*/prompts.jsonl.xz")))
-    assert len(prompts) == 105
+    assert len(prompts) == ROWS
     head = "\n".join(text for text in best["sections"].values() if text)
     assert all(prompt.startswith(head) for prompt in prompts.values())
     assert all(prompt.count("answer:") == 1 + len(best["examples"]) for prompt in prompts.values())
