@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from tiers import rest_slow
 
 from peftbench.hub import HubProblem, Repository, asking, explain, fetch, resolve
 
@@ -19,7 +20,7 @@ def get(repository: Repository = NET, revision: str = "main") -> Path:
     return fetch(repository, resolve(repository, revision).commit, WANTED)
 
 
-@pytest.mark.parametrize("repository", [NET, SET], ids=["model", "dataset"])
+@pytest.mark.parametrize("repository", rest_slow([NET, SET], [NET]), ids=["model", "dataset"])
 def test_a_branch_is_resolved_fetched_once_and_then_read_from_the_cache(repository, hub, capfd):
     commit = hub.repos.setdefault((f"{repository.kind}s", repository.name), hub.model("org/net")).commit(FILES)
     folder = get(repository)
@@ -72,7 +73,9 @@ def test_what_the_hub_answers_is_said_as_what_it_is(status, headers, reason, way
     assert "http" not in raised.value.reason.replace(constants.ENDPOINT, "")
 
 
-@pytest.mark.parametrize(("status", "headers"), [(503, {}), (429, {"Retry_After": "0"}), (500, {})])
+@pytest.mark.parametrize(
+    ("status", "headers"), rest_slow([(503, {}), (429, {"Retry_After": "0"}), (500, {})], [(503, {})])
+)
 def test_a_passing_fault_of_the_api_is_waited_for(status, headers, hub, capfd):
     hub.model("org/net").commit(FILES)
     hub.model("org/net").fault("info", status, 2, **headers)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiers import rest_slow
 
 from peftbench.config.sections import build_section
 from peftbench.errors import UsageError
@@ -92,15 +93,18 @@ def test_a_data_set_is_fetched_through_datasets_said_and_recorded(hub_of_dataset
     assert "fetching" not in capfd.readouterr().err
 
 
+ANSWERS = [
+    ("info", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
+    ("info", 404, {"X_Error_Code": "RevisionNotFound"}, r"no such revision\. Ways out: leave task\.revision empty"),
+    ("info", 429, {"Retry_After": "900"}, "wait 900 s"),
+    ("info", "page", {}, "did not answer as a hub"),
+    ("file", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
+]
+
+
 @pytest.mark.parametrize(
     ("place", "how", "headers", "said"),
-    [
-        ("info", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
-        ("info", 404, {"X_Error_Code": "RevisionNotFound"}, r"no such revision\. Ways out: leave task\.revision empty"),
-        ("info", 429, {"Retry_After": "900"}, "wait 900 s"),
-        ("info", "page", {}, "did not answer as a hub"),
-        ("file", 403, {"X_Error_Code": "GatedRepo"}, r"gated\. Ways out: accept its licence"),
-    ],
+    rest_slow(ANSWERS, ANSWERS[:1] + ANSWERS[-1:]),
 )
 def test_what_the_hub_answers_is_said_as_for_models(place, how, headers, said, hub_of_datasets):
     hub_of_datasets.dataset("org/name").fault(place, how, **headers)

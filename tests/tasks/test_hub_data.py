@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
+from tiers import rest_slow
 
 from peftbench.errors import UsageError
 from peftbench.tasks import load_task
@@ -61,18 +62,21 @@ def test_a_branch_of_a_data_set_is_recorded_as_its_commit(news, hub):
     assert news("main").source.revision == hub.dataset("ds/news").refs["main"]
 
 
+NO_USE = [
+    (table([]), r"masakhanews-test\.parquet: columns but no rows\. It is so on the hub: read another commit"),
+    (table([0, 4]), r"row 2 of the hub's file .*test\.parquet: the label `4` .*Valid: 0 \(business\), 1 \(entert"),
+    (table([0, -1]), r"row 2 of the hub's file .*: the label `-1` .*Valid: 0 \(business\)"),
+    (table(["business"]), r"row 1 of the hub's file .*`business` .*This file has to say 0 for `business`"),
+    (table([0], text=[None]), r"row 1 of the hub's file .*: `text` has to be text, found None"),
+    (table([0], text=None), r"row 1 of the hub's file .*: column `text` missing\. Found: "),
+    (b"PAR1 no parquet", r"not a readable parquet file .*It is so on the hub"),
+    (None, r"the commit has no file eng/masakhanews-test\.parquet"),
+]
+
+
 @pytest.mark.parametrize(
     ("test", "said"),
-    [
-        (table([]), r"masakhanews-test\.parquet: columns but no rows\. It is so on the hub: read another commit"),
-        (table([0, 4]), r"row 2 of the hub's file .*test\.parquet: the label `4` .*Valid: 0 \(business\), 1 \(entert"),
-        (table([0, -1]), r"row 2 of the hub's file .*: the label `-1` .*Valid: 0 \(business\)"),
-        (table(["business"]), r"row 1 of the hub's file .*`business` .*This file has to say 0 for `business`"),
-        (table([0], text=[None]), r"row 1 of the hub's file .*: `text` has to be text, found None"),
-        (table([0], text=None), r"row 1 of the hub's file .*: column `text` missing\. Found: "),
-        (b"PAR1 no parquet", r"not a readable parquet file .*It is so on the hub"),
-        (None, r"the commit has no file eng/masakhanews-test\.parquet"),
-    ],
+    rest_slow(NO_USE, NO_USE[:2]),
     ids=["empty", "not of eng", "hidden", "names", "null", "column", "torn", "absent"],
 )
 def test_files_of_the_hub_that_are_no_use(test, said, news):
