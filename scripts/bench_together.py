@@ -36,8 +36,7 @@ from peftbench.sweeps import sharing
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
 from peftbench.training.together import shared_pass
-from peftbench.training.together.shared_pass import Together, serve
-from peftbench.training.together.turns import Company, here
+from peftbench.training.together.shared_pass import train_together
 
 MODELS = ["tiny-bert", "minilm", "smollm2-135m"]
 METHODS = ["lora", "dept", "prompt_tuning", "bitfit", "houlsby"]
@@ -49,7 +48,7 @@ COMMON = [
 
 
 class Trainee:
-    """A run's learner, and its training alone or in a company."""
+    """A run's learner, and its training."""
 
     def __init__(self, words: list[str], inputs: InputCache) -> None:
         self.cfg = compose(words)
@@ -65,14 +64,6 @@ class Trainee:
             select="last", evaluate=None, clock=PhaseClock(), dist=Dist(torch.device("cpu")),
         )  # fmt: skip
 
-    def together(self) -> TrainResult:
-        """The same as a member."""
-        member = here()
-        assert member is not None
-        self.learner.together = Together(member, self.learner)
-        with self.learner.in_training():
-            return self.alone()
-
 
 def measured(work: Any) -> tuple[list[TrainResult], float, float]:
     """What it returns, its CPU seconds and its peak in MiB."""
@@ -80,15 +71,6 @@ def measured(work: Any) -> tuple[list[TrainResult], float, float]:
     with meter.phase("train"):
         found = work()
     return found, time.process_time() - began, meter.peaks()["train_peak_mib"]
-
-
-def in_company(group: list[Trainee]) -> list[TrainResult]:
-    """Train all as one company."""
-    members = Company([each.together for each in group], serve).run()
-    for member in members:
-        if member.error is not None:
-            raise member.error
-    return [member.result for member in members]
 
 
 def cell(model: str, method: str, length: int, size: int, steps: int, rounds: int) -> dict[str, Any]:
@@ -101,7 +83,9 @@ def cell(model: str, method: str, length: int, size: int, steps: int, rounds: in
             solo, group = ([Trainee([*words, f"seed={s}"], inputs) for s in range(1, size + 1)] for _ in range(2))
         known, *costs = measured(lambda solo=solo: [each.alone() for each in solo])
         alone.append((costs[0], costs[1]))
-        found, *costs = measured(lambda group=group: in_company(group))
+        found, *costs = measured(
+            lambda group=group: train_together([each.learner for each in group], [each.alone for each in group])
+        )
         together.append((costs[0], costs[1]))
         equal += sum(
             a.curves == b.curves and all(map(torch.equal, weights(one), weights(other)))

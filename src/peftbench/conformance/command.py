@@ -15,7 +15,7 @@ from rich.table import Table
 from peftbench.conformance.checks import CHECKS
 from peftbench.conformance.matrix import METHODS, STATUSES, Pair, pairs
 from peftbench.conformance.subject import FAMILIES, Subject, find_subject
-from peftbench.conformance.suite import FITS, PROCESSES, Finding, as_json, cases_of, judge
+from peftbench.conformance.suite import FITS, PROCESSES, TOGETHER, Finding, as_json, cases_of, judge
 from peftbench.errors import UsageError
 from peftbench.options import OptionParser
 
@@ -93,7 +93,7 @@ def show(console: Console, subject: Subject, findings: Sequence[Finding], second
     table = Table(title=escape(subject.name), title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("", *cases):
         table.add_column(column)
-    for check in (FITS, *CHECKS, PROCESSES):
+    for check in (FITS, TOGETHER, *CHECKS, PROCESSES):
         if any(f.check == check for f in findings):
             table.add_row(check, *(at.get((check, case), "") for case in cases))
     console.print(table)

@@ -10,12 +10,14 @@ from typing import Any
 
 from peftbench.conformance.bench import CASES, Bench, Case
 from peftbench.conformance.checks import CHECKS, SLOW, Check, Verdict, failed, not_claimed, passed
+from peftbench.conformance.company import claims_together, together
 from peftbench.conformance.processes import two_processes
 from peftbench.conformance.subject import FAMILIES, Subject
 from peftbench.errors import UsageError, did_you_mean
 
 FITS = "it fits the family"
 PROCESSES = "two processes equal one"
+TOGETHER = "together equals alone"
 EVERYWHERE = "every network"
 
 
@@ -33,6 +35,8 @@ class Finding:
 def judge(subject: Subject, cases: Sequence[Case], quick: bool = False, ddp: bool = False) -> Iterator[Finding]:
     """Findings as they come, those of one case after those of another."""
     checks: dict[str, Check] = {name: check for name, check in CHECKS.items() if not (quick and name in SLOW)}
+    if claims_together(subject.tuner()):
+        checks = {TOGETHER: together, **checks}
     if ddp:
         checks[PROCESSES] = lambda bench: two_processes(bench, subject)
     refusals = []

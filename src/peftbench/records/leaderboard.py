@@ -55,7 +55,7 @@ _LOCK_SECONDS = 60
 HIDDEN = (
     "variant", "reason", "steps", "planned_steps", "epochs", "batch_size", "micro_batch", "max_length",
     "import_seconds", "cpu_seconds", "process_peak_mib", "gpu_peak_mib", "total_params", "phases", "draw_sha",
-    "warnings", "identity", "outdated",
+    "warnings", "identity", "outdated", "shared",
 )  # fmt: skip
 """What a row knows beyond the CSV's columns: which runs are repetitions, why one failed, what a run costs, how many
 warnings its diagnosis has, and whether a part of it would give other numbers today."""
@@ -99,6 +99,7 @@ def row(record: Record) -> Row:
         "reason": record.reason,
         "phases": {phase: round(seconds, 3) for phase, seconds in record.seconds.items() if phase != "total"},
         "draw_sha": record.draw.get("sha256"),
+        "shared": bool(record.together),
         "warnings": len(record.diagnosis.get("warnings") or ()),
         **_cost(record),
     }
@@ -328,5 +329,6 @@ def _mean_row(cell: Row, members: Sequence[Row]) -> Row:
         "score_max": max(scores, default=None),
         "trainable_params": next((r["trainable_params"] for r in done), None),
         "seen": members[0].get("seen"),
+        "shared": any(r.get("shared") for r in done),
         **{name: members[0].get(name) for name in ("test_texts", "tricks", "noise")},
     }

@@ -49,9 +49,14 @@ ABOUT = ("seen", "test_texts")
 
 def remarks(rows: Iterable[Mapping[str, Any]], about: Sequence[str] = ABOUT) -> list[str]:
     """A line for each backbone and task among rows of the leaderboard of which the backbone has seen the task, and one
-    for each method that was trained with the texts of test."""
+    for each method that was trained with the texts of test; and one on runs whose seconds are shared."""
     found = {}
     for row in rows:
+        if row.get("shared"):
+            found["shared"] = (
+                "shared: seconds and peaks of runs that were trained together (trainer.together) are those of their "
+                "group and no measure of a method; they are in no mean"
+            )
         if row.get("test_texts") and "test_texts" in about:
             how = f"{TEXTS} method={row['method']} was trained with the texts of the rows that it is tested on"
             found[row["method"], TEXTS] = f"{how} (method.trick: {row['test_texts']}): not comparable with the others"

@@ -26,4 +26,6 @@ class PfeifferOptions(BottleneckOptions):
         return {"bottleneck": self.bottleneck_at(width), "activation": self.activation, "dropout": self.dropout}
 
 
-TUNER = TunerDeclaration("peftbench.tuners.adapter_tuner:AdapterTuner", options=PfeifferOptions)
+TUNER = TunerDeclaration(
+    "peftbench.tuners.adapter_tuner:AdapterTuner", options=PfeifferOptions, side_by_side=lambda o: not o.dropout
+)

@@ -233,6 +233,8 @@ def _show(name: str, r: Row) -> str:
     value: Any = r.get(name)
     if name == "interval":
         return "" if r.get("score_low") is None else f"[{r['score_low']:.1f}, {r['score_high']:.1f}]"
+    if value is None and r.get("shared") and name in leaderboard.MEASURED:
+        return "shared"
     if value is None or (name in ("tricks", "noise") and value in (NONE, 0)):
         return ""
     if name == "model" and r.get("seen"):

@@ -76,6 +76,8 @@ def _lines(record: Record, store: Store, is_new: bool) -> Iterator[tuple[str, st
         yield "tuned", _tuning(record.tuning, record.tuned)
     if record.parameters.get("total"):
         yield "trained", _parameters(record.parameters)
+    if record.together:
+        yield "time", f"shared: one of {record.together.get('size')} runs trained together, whose seconds these are"
     yield from (("time", line) for line in _time(record.seconds))
     if len(record.stages) > 1 or any(stage.get("parts") for stage in record.stages):
         yield from (("stages", _stage(stage)) for stage in record.stages)

@@ -11,22 +11,21 @@ what it would alone: on a CPU in fp32 bit for bit, which is looked at in some pa
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from peftbench.training.together.turns import Member
+from peftbench.training.together.turns import Company, Member, here
 
 if TYPE_CHECKING:
     from peftbench.learner import Learner
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FEWEST_ROWS = 16
 """Tokens of a batch below which it goes alone: for so few rows BLAS multiplies in another way than for many."""
@@ -59,6 +58,24 @@ class Backward:
     """A run's wish: the gradients behind a shared pass, those of its own outputs being there."""
 
     of: SharedPass
+
+
+def train_together(learners: Sequence[Learner], trainings: Sequence[Callable[[], T]]) -> list[T]:
+    """Have the training of each learner done as a member of one company; what they returned, in order. Raises what the
+    first one that failed did."""
+
+    def work(learner: Learner, training: Callable[[], T]) -> T:
+        member = here()
+        assert member is not None
+        learner.together = Together(member, learner)
+        with learner.in_training():
+            return training()
+
+    members = Company([partial(work, *each) for each in zip(learners, trainings, strict=True)], serve).run()
+    for member in members:
+        if member.error is not None:
+            raise member.error
+    return [member.result for member in members]
 
 
 def serve(requests: Sequence[Any], alive: Sequence[Member]) -> Sequence[Any]:
