@@ -29,7 +29,7 @@ from peftbench.records.store import Store
 from peftbench.runner import run
 from peftbench.sweeps.group import run_jobs
 from peftbench.sweeps.jobs import Job
-from peftbench.sweeps.sharing import group_key, why_alone
+from peftbench.sweeps.sharing import LARGEST, WORTH, gains, group_key, group_size, why_alone
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
 from peftbench.training.together.shared_pass import train_together
@@ -255,3 +255,13 @@ def test_check_method_finds_a_tuner_that_cannot_be_trained_so() -> None:
     assert outcome["ia3"].status == "fail"
     assert "differed from the one alone" in outcome["ia3"].detail
     assert [claims_together(find_subject(name, []).tuner()) for name in ("lora", "ia3", "dora")] == [True, False, False]
+
+
+def test_auto_makes_groups_only_where_that_was_measured_to_be_faster() -> None:
+    fast = next(line for line in gains() if line["ratio"] >= WORTH)
+    slow = next(line for line in gains() if line["ratio"] < WORTH)
+    for line, size in ((fast, LARGEST), (slow, 1)):
+        words = [f"model={line['model']}", f"method={line['tuner']}", f"trainer.max_length={line['length']}"]
+        assert group_size(compose([*FAST, *words, "trainer.together=auto"])) == size
+        assert group_size(compose([*FAST, *words, "trainer.together=3"])) == 3
+        assert group_size(compose([*FAST, *words])) == 1
