@@ -26,6 +26,8 @@ NO_CELLS = {
     "hft-trace": "instruction tuning of large models with their own benchmarks",
 }
 """Tables that this version cannot fill at all, and why."""
+NO_TEXTS = ("sciprompt",)
+"""Tables of data whose texts are not published (cloze-sciprompt and sciprompt-emerging have what is)."""
 TABLE = """
 title: One paper
 description: a method on two tasks
@@ -54,6 +56,8 @@ def test_every_table_that_can_has_an_offline_cell(name):
     cells = [c for c in spec.lay_out(name, spec.load(name)) if not c.missing and not c.mean_of]
     if name in NO_CELLS:
         assert not cells
+        return
+    if name in NO_TEXTS:
         return
     assert any(is_packaged(str(c.run.get("model", "minilm"))) for c in cells)
 
