@@ -140,7 +140,7 @@ start() {
   fi
   local node
   for node in "${NODES[@]}"; do
-    alive "slurmd.$node" || slurmd -N "$node"
+    alive "slurmd.$node" || slurmd -N "$node" || failed "the slurmd of $node did not start"
   done
   wait_for 60 all_up || failed "the nodes did not come up"
   say "up: $(shown)"

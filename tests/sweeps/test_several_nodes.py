@@ -65,7 +65,7 @@ def test_two_processes_equal_one_and_two_nodes_equal_one(tmp_path: Path) -> None
 
 
 def test_the_runs_of_a_node_that_dies_are_done_on_the_other(tmp_path: Path) -> None:
-    words = ["seed=1,2", "trainer.steps=400", "trainer.eval_every=200", "trainer.checkpoint_every=10"]
+    words = ["seed=1,2", "trainer.steps=800", "trainer.eval_every=400", "trainer.checkpoint_every=20"]
     front = Front(tmp_path, *words, "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=60")
     until(lambda: submitted(tmp_path) not in ([], [""]))
     (_, array), *_ = remembered(tmp_path / "results" / "sweeps")
