@@ -269,14 +269,14 @@ class FakeSelector(selectors.DefaultSelector):
 
 
 def test_a_signal_between_two_runs_in_one_process_is_told(here, monkeypatch, capsys):
-    real = local.run_job
+    real = local.run_jobs
 
     def run_and_be_stopped(*args):
         ended = real(*args)
         signal.raise_signal(signal.SIGTERM)
         return ended
 
-    monkeypatch.setattr(local, "run_job", run_and_be_stopped)
+    monkeypatch.setattr(local, "run_jobs", run_and_be_stopped)
     assert call("-m", *FAST, "method=majority", "seed=1,2") == 143
     assert "1 of 2 runs are done, 1 runs left" in capsys.readouterr().err
 
