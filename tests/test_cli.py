@@ -52,6 +52,9 @@ def test_demo_is_the_packaged_run(monkeypatch):
     monkeypatch.setattr("peftbench.cli.run_one", lambda cfg: seen.append(cfg) or 0)
     assert call("demo", "seed=3", "--out-dir", "a b") == 0
     assert (seen[0].task.name, seen[0].seed, seen[0].out_dir) == ("demo_news", 3, "a b")
+    assert (seen[0].trainer.name, seen[0].trainer.steps, seen[0].trainer.batch_size) == ("demo", 50, 8)
+    assert call("demo", "trainer=fewshot") == 0
+    assert seen[1].trainer.steps == 160
 
 
 def test_a_fault_of_ours_is_one_line_and_a_file(monkeypatch, capsys, tmp_path):

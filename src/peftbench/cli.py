@@ -54,7 +54,7 @@ COMMANDS = {
 
 TAKE_SETTINGS = ("run", "demo", "plan", "check-task", "terms")
 """Commands whose words are settings (`out_dir=FOLDER`); the others have options (`--out-dir FOLDER`)."""
-DEMO = ("method=dept", "task=demo_news", "shots=10")
+DEMO = ("method=dept", "task=demo_news", "shots=10", "trainer=demo")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
