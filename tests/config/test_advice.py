@@ -65,7 +65,7 @@ def test_advice_is_a_command_that_works(override, composer):
 
 def task_of(override):
     """A task whose YAML has the key."""
-    if override.startswith(("task.quoting=", "task.problem=")):
+    if override.startswith(("task.quoting=", "task.problem=", "task.path=")):
         return "file"
     if override.startswith(("task.of=", "task.heads=")):
         return "sequence"
