@@ -55,6 +55,9 @@ class Toy(nn.Module):
 
     backbone = SimpleNamespace(revision="random")
 
+    def backward(self, loss):
+        loss.backward()
+
     def logits(self, batch):
         mask = (batch["input_ids"] > 0).float().unsqueeze(-1)
         pooled = (self.embed(batch["input_ids"]) * mask).sum(1) / mask.sum(1)

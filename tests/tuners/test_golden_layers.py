@@ -52,7 +52,7 @@ def compare(model: nn.Module, own: dict[str, Tensor], expected: Tensor, kind: st
     theirs = torch.autograd.grad((expected * weight).sum(), tensors)
     for name, one, other in zip(own, ours, theirs, strict=True):
         scale = max(1.0, float(other.abs().max()))
-        assert float((one - other).abs().max()) <= 1e-5 * scale, name
+        assert float((one - other).abs().max()) <= 3e-5 * scale, name  # sums of hundreds of products, by CPU
 
 
 def bert(

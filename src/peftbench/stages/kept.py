@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -47,7 +48,7 @@ def probed(learner: Learner, batch: Batch, how: Hashable, measure: Callable[[], 
     modules = tuple((_name(module), module.extra_repr()) for module in learner.modules())
     shape = tuple(_shape(batch, learner.formulation.words_count))
     attention = getattr(learner.backbone.model.config, "_attn_implementation", None)
-    options = repr(config.method.tuner), repr(config.method.formulation), *map(_name, own)
+    options = repr(replace(config.method, lr={})), *map(_name, own)
     return cache.probes.once((how, attention, options, tensors, modules, shape), measure)
 
 

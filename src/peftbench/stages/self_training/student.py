@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftbench.formulations.base import Batch, Encoded
+from peftbench.stages.around import AroundLearner
 from peftbench.stages.self_training import SelfTrainingOptions
 from peftbench.stages.self_training.meta_weights import (
     Gradient,
@@ -23,7 +23,6 @@ from peftbench.stages.self_training.meta_weights import (
 from peftbench.stages.soft_losses import SoftLosses, collate_soft
 from peftbench.training import batching
 from peftbench.training.predict import to_device
-from peftbench.tuners.base import ParamGroups
 
 if TYPE_CHECKING:
     from peftbench.learner import Learner
@@ -55,7 +54,7 @@ class Labelled:
         return [self.items[i] for i in self.plan[step]]
 
 
-class Student(nn.Module):
+class Student(AroundLearner):
     """`learner` on items with soft targets. From step `first` on, weights come from `labelled`; before, all are 1.
 
     `forward` is the sum over a batch of weight x KL(target || prediction). The weights of a step have mean 1 over its
@@ -71,18 +70,14 @@ class Student(nn.Module):
         labelled: Labelled | None = None,
         first: int = 0,
     ) -> None:
-        super().__init__()
-        self.learner, self.cfg, self.dist, self.micro_batch = learner, cfg, dist, micro_batch
+        super().__init__(learner)
+        self.cfg, self.dist, self.micro_batch = cfg, dist, micro_batch
         self.labelled, self.first = labelled, first
         self.weights: dict[str, float] = {}
         """Row id -> weight in the present step; empty in a uniform one."""
         self.forward_mode: bool | None = None
         """Whether inner products come from forward-mode derivatives; None until that was tried."""
         self.tally = torch.zeros(4, dtype=torch.float64)
-
-    @property
-    def backbone(self) -> Any:
-        return self.learner.backbone
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         return collate_soft(self.learner, items)
@@ -92,15 +87,6 @@ class Student(nn.Module):
         if not self.weights:
             return losses.sum()
         return (losses * losses.new_tensor([self.weights[id_] for id_ in batch["ids"]])).sum()
-
-    def reusing(self) -> AbstractContextManager[None]:
-        return self.learner.reusing()
-
-    def before_training(self, gradients: Iterable[int]) -> None:
-        self.learner.before_training(gradients)
-
-    def after_training(self) -> None:
-        self.learner.after_training()
 
     def begin_step(self, step: int, seed: int, items: Sequence[Encoded]) -> None:
         """Choose the weights of the step's items, the same on every process."""
@@ -172,15 +158,6 @@ class Student(nn.Module):
         how = "forward-mode derivatives" if self.forward_mode else "a backward pass for each item"
         shown = f"weights of {steps:.0f} steps from {how}; mean effective batch {effective / steps:.1f}"
         return [shown + (f"; in {empty:.0f} of them all weights were 0" if empty else "")]
-
-    def param_groups(self) -> ParamGroups:
-        return self.learner.param_groups()
-
-    def before_step(self, step: int, steps: int) -> None:
-        self.learner.before_step(step, steps)
-
-    def after_step(self, step: int, steps: int) -> None:
-        self.learner.after_step(step, steps)
 
     def trainable_state(self) -> dict[str, Tensor]:
         return self.learner.trainable_state()
