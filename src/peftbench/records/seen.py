@@ -4,7 +4,7 @@ has seen the texts of test. Free of torch."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ ABOUT = ("seen", "test_texts")
 def remarks(rows: Iterable[Mapping[str, Any]], about: Sequence[str] = ABOUT) -> list[str]:
     """A line for each backbone and task among rows of the leaderboard of which the backbone has seen the task, and one
     for each method that was trained with the texts of test; and one on runs whose seconds are shared."""
-    found = {}
+    found: dict[Hashable, str] = {}
     for row in rows:
         if row.get("shared"):
             found["shared"] = (
