@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_writing import alone
 from tiny_answers import ARCHITECTURES, disturbed, learner, many_labels, task, texts
 
 from peftbench.errors import UsageError
@@ -93,16 +94,6 @@ def test_a_tuner_without_a_cache_is_scored_one_by_one():
     net.model.register_forward_pre_hook(lambda *_: calls.append(1))
     at_once(net, texts())
     assert len(calls) == len(task().labels)
-
-
-def alone(net, item, steps):
-    """The likeliest tokens, one after the other, each from a pass over the whole text without a cache."""
-    written = []
-    while len(written) < steps and net.formulation.eos not in written:
-        teacher = net.formulation.teacher_batch([item.data["prompt"]], [[*written, 0]])
-        logits, _ = net.formulation.answer_logits(net.model, teacher)
-        written.append(int(logits[0, -1].argmax()))
-    return written
 
 
 def assert_generation_is_plain(net):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from plain_writing import alone
 from tiny_answers import ARCHITECTURES, disturbed, learner, task, texts
 
 from peftbench.errors import UsageError
@@ -104,16 +105,6 @@ def test_nothing_is_shared_where_gradients_or_dropout_are_at_work():
     with torch.no_grad():
         assert read_shared(net.model, network, batch) is not None
         assert read_shared(net.train().model, network, batch) is None
-
-
-def alone(net, item, steps):
-    """The likeliest tokens, one after the other, each from a pass over the whole text without a cache."""
-    written = []
-    while len(written) < steps and net.formulation.eos not in written:
-        teacher = net.formulation.teacher_batch([item.data["prompt"]], [[*written, 0]])
-        logits, _ = net.formulation.answer_logits(net.model, teacher)
-        written.append(int(logits[0, -1].argmax()))
-    return written
 
 
 @pytest.mark.parametrize("model", ["tiny-llama", "tiny-gpt2"])
