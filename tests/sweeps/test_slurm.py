@@ -41,7 +41,10 @@ def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: 
 
     second = Front(tmp_path, *words)
     assert second.wait() == 0, second.said
-    assert re.search(r"12 runs: \d+ done already, [1-6] submitted", second.said)
+    # How many the first left depends on how fast the machine is; that none is left or done twice does not.
+    done, begun = map(int, re.search(r"12 runs: (\d+) done already, (\d+) submitted", second.said).groups())  # type: ignore[union-attr]
+    assert done + begun == 12
+    assert begun > 0
     third = Front(tmp_path, *words)
     assert third.wait() == 0
     assert "12 runs: 12 done already" in third.said
@@ -59,9 +62,10 @@ def test_time_limits_a_scancel_and_a_kill_cost_no_run_and_double_none(tmp_path: 
 
 
 def shorten(job: str) -> None:
-    """Give a running job the least time limit in whole minutes, so that SLURM finds it (nearly) used up."""
-    hours, minutes = re.search(r"RunTime=(\d+):(\d+)", asked("scontrol", "show", "job", job)).groups()  # type: ignore[union-attr]
-    asked("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * int(hours) + int(minutes) + 1}")
+    """Give a running job the least time limit, in whole minutes, that leaves it half a minute to put its work down."""
+    shown = asked("scontrol", "show", "job", job)
+    hours, minutes, seconds = map(int, re.search(r"RunTime=(\d+):(\d+):(\d+)", shown).groups())  # type: ignore[union-attr]
+    asked("scontrol", "update", f"JobId={job}", f"TimeLimit={60 * hours + minutes + (1 if seconds <= 30 else 2)}")
 
 
 def check_complete(store: Store) -> None:
