@@ -11,6 +11,7 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.inspect.arguments import existing_store
 from peftbench.options import OptionParser, whole
 from peftbench.records.leaderboard import current_rows
+from peftbench.records.naming import nearest
 from peftbench.records.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep
@@ -119,10 +120,11 @@ def select(every: Sequence[Entry], filters: Sequence[str]) -> list[Entry]:
             raise UsageError(f"ls runs {text}: a filter is COLUMN=VALUE. {did_you_mean(column, columns or COLUMNS)}")
         if every and column not in columns:
             raise UsageError(f"ls runs {text}: no column `{column}`. {did_you_mean(column, columns)}")
-        wanted, present = set(given.split(",")), {str(entry.get(column)) for entry in every}
-        present |= {*STATES} if column == "status" else set()
+        wanted, states = set(given.split(",")), STATES if column == "status" else ()
+        present = {*states, *(str(entry.get(column)) for entry in every)}
         for value in sorted(wanted - present) if every else ():
-            raise UsageError(f"ls runs {text}: no run has {column}=`{value}`. {did_you_mean(value, present)}")
+            way_out = nearest(column, value, every, more=states)
+            raise UsageError(f"ls runs {text}: no run has {column}=`{value}`. {way_out}")
         chosen = [entry for entry in chosen if str(entry.get(column)) in wanted]
     return chosen
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from peftbench.cache import Cache, code_stamp
+from peftbench.errors import a_or_an, did_you_mean
 from peftbench.records.ids import EXCLUDED, SEEDS, content
 from peftbench.records.leaderboard import Row
 from peftbench.records.record import Record
@@ -17,6 +18,8 @@ BLOCK = ("model", "task", "subset", "protocol", "shots", "metric")
 """What rows share that stand beside each other; their methods are told apart."""
 SECTIONS = ("method.tuner.", "method.lr.", "method.formulation.", "method.", "trainer.", "search.", "")
 """Where keys are looked for first, and what is left out of their names."""
+WORDS = ("task", "subset", "model", "method", "protocol", "metric", "status")
+"""Columns of words, any of which may be taken for another: sst2 is a subset of the task glue."""
 ABSENT = "none"
 LONGEST = 24
 TRICKS = "method.tricks"
@@ -55,6 +58,23 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def nearest(column: str, value: str, rows: Sequence[Row], written: str = "{}={}", more: Iterable[str] = ()) -> str:
+    """The end of a message to somebody who asks for a value that no row has in a column: the column that has it, or
+    else the nearest value.
+
+    Args:
+        written: how the command writes a column and a value, for `str.format`.
+        more: further values that may be asked for.
+
+    >>> nearest("task", "sst2", [{"task": "glue", "subset": "sst2"}], "--{} {}")
+    'That is a subset: `--subset sst2`.'
+    """
+    for other in WORDS:
+        if other != column and value in {str(r.get(other)) for r in rows}:
+            return f"That is {a_or_an(other)}: `{written.format(other, value)}`."
+    return did_you_mean(value, {str(r.get(column)) for r in rows} | {*more})
 
 
 def method_names(store: Store, rows: Iterable[Row]) -> dict[str, str]:

@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from peftbench.errors import UsageError, did_you_mean
+from peftbench.errors import UsageError
 from peftbench.options import OptionParser
 from peftbench.records import leaderboard
 from peftbench.records.leaderboard import Row, left_out_words
+from peftbench.records.naming import nearest
 from peftbench.records.store import Store
 
 FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
@@ -52,5 +53,5 @@ def _values(given: str, name: str, rows: Sequence[Row]) -> set[str]:
     values = {value.strip() for value in given.split(",")}
     present = {str(r[name]) for r in rows}
     for value in sorted(values - present if rows else ()):
-        raise UsageError(f"No run has {name}=`{value}`. {did_you_mean(value, present)}")
+        raise UsageError(f"No run has {name}=`{value}`. {nearest(name, value, rows, '--{} {}')}")
     return values

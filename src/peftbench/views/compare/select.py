@@ -8,7 +8,7 @@ from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.leaderboard import Row
-from peftbench.records.naming import filled, setting_of, tell_apart
+from peftbench.records.naming import filled, nearest, setting_of, tell_apart
 from peftbench.records.record import Record
 
 SETTING = ("model", "task", "subset", "shots")
@@ -62,8 +62,8 @@ def side(text: str, rows: Sequence[Row], load: Callable[[str], Record]) -> Side:
         column, equals, value = part.partition("=")
         if not equals:
             column, value = _meaning(part, rows), part
-        if column in columns:
-            _check(column, value, [str(r.get(column)) for r in rows])
+        if column in columns and value not in {str(r.get(column)) for r in rows}:
+            raise UsageError(f"compare: no run has {column}=`{value}`. {nearest(column, value, rows)}")
         if named.setdefault(column, value) != value:
             raise UsageError(f"compare: `{text}` names two values of {column}. Give them as two sides.")
     if not named:
@@ -83,7 +83,9 @@ def _meaning(name: str, rows: Sequence[Row]) -> str:
         return "method"
     if any(r["run_id"] == name for r in rows):
         return "run_id"
-    raise UsageError(f"compare: `{name}` is neither a method nor a run among these runs. {did_you_mean(name, methods)}")
+    raise UsageError(
+        f"compare: `{name}` is neither a method nor a run among these runs. {nearest('method', name, rows)}"
+    )
 
 
 def _with_settings(
@@ -98,15 +100,10 @@ def _with_settings(
         known = {words for words in found.values() if words is not None}
         if records and not known:
             raise UsageError(f"compare: no column or setting `{name}`. {did_you_mean(name, columns)}")
-        if records:
-            _check(name, value, known)
+        if records and value not in known:
+            raise UsageError(f"compare: no run has {name}=`{value}`. {did_you_mean(value, known)}")
         records = {variant: record for variant, record in records.items() if found[variant] == value}
     return [r for r in rows if r["variant"] in records]
-
-
-def _check(column: str, value: str, values: Collection[str]) -> None:
-    if value not in values:
-        raise UsageError(f"compare: no run has {column}=`{value}`. {did_you_mean(value, set(values))}")
 
 
 def pair_up(a: Side, b: Side, across: Collection[str], metric: str | None) -> tuple[list[Match], list[str]]:
