@@ -99,7 +99,7 @@ def dispatch(args: list[str]) -> int:
     if not args or first in ("-h", "--help", "help"):
         from peftbench.help import long_help, short_help
 
-        print(long_help(COMMANDS) if args else short_help(), end="")
+        print(long_help() if args else short_help(), end="")
         return DONE
     if first == "--version":
         print(f"peftbench {__version__}")
@@ -143,7 +143,7 @@ def run_command(args: list[str]) -> int:
     if {"-h", "--help"} & {*args}:
         from peftbench.help import long_help
 
-        print(long_help(COMMANDS), end="")
+        print(long_help(), end="")
         return DONE
     typed = sort_arguments(args)
     if {"-sc", "--shell-completion"} & {*typed.flags} and any(o.startswith("query=") for o in typed.overrides):

@@ -14,7 +14,7 @@ peftbench {version}: benchmarks of parameter-efficient fine-tuning that people c
   peftbench -m method=lora,dept data_seed=1,2,3   a sweep: every combination
   peftbench plan -m method=lora,dept ...          what that would run, what is done already, what it costs
   peftbench status                                how the newest sweep stands
-  peftbench ls methods                            what there is; also models, tasks, protocols, tricks, inferences, runs
+  peftbench ls methods                            what there is; also models, tasks, tables, tricks, recipes, runs ...
   peftbench leaderboard --group                   means and spread of all runs
   peftbench compare lora dept                     is a difference real?
   peftbench table dept-glue                       a paper's table: ours, the paper's number, a verdict
@@ -32,13 +32,13 @@ run:
   peftbench -m KEY=VALUE,VALUE ...       a sweep: every combination; hydra.launcher.n_jobs=2 side by side,
                                          hydra/launcher=slurm on a cluster (docs/sweeps.md)
   peftbench reproduce RUN_ID             runs it again from its record and compares old with new
-{run}before and during:
+before and during:
   peftbench plan [-m] KEY=VALUE,VALUE    what that would run, what is done already, what it costs, what will not fit
   peftbench status [SWEEP] [--watch]     how the newest sweep stands: who is at work, what failed and why
   peftbench gc [--yes]                   what killed processes left behind
   peftbench migrate [--out-dir DIR]      new ids for the runs of 0.1.0; the old ones find them still
 what there is:
-  peftbench ls [models|methods|tasks|protocols|tables|tricks|inferences] [NAME] [--json]
+  peftbench ls [models|methods|tasks|protocols|tables|formulations|tricks|inferences|recipes] [NAME] [--json]
   peftbench ls runs [COLUMN=VALUE ...]   the runs, also those at work
 results:
   peftbench leaderboard                  the table of all runs under results/
@@ -47,13 +47,17 @@ results:
   peftbench table [NAME]                 a paper's table: ours, the paper's number, a verdict; --run fills it
   peftbench plot [KIND]                  a figure of the runs as SVG, PDF, PNG or JSON; without KIND: the kinds
   peftbench report                       one HTML file: leaderboard, plots, a page a run; needs no network
-  peftbench board [TABLE]                what a tuned table says: ties first, ranks, gains of tuning, fronts -> a folder
+  peftbench board [TABLE]                what a tuned table says: ties first, ranks, gains of tuning, fronts
   peftbench pack --to FOLDER             records and answers as one small file that every view reads (docs/records.md)
-{results}your own:
+  peftbench predict RUN_ID --file FILE   labels for new rows, with probabilities, by what a run has trained
+  peftbench infer RUN_ID method/inference=NAME  test answered another way by what a run has trained
+  peftbench export RUN_ID DIR [--merge]  a folder that transformers and peft load without peftbench
+your own:
   peftbench check-task NAME|FILE.yaml    rows, classes, lengths, duplicates, possible shots of a data set, yours too
   peftbench check-method NAME|FILE.py    does a tuner, ours or yours, keep its promises? about a minute, offline
   peftbench terms KEY=VALUE --from LIST  label words for KPT and SciPrompt, retrieved from a list of terms
-{own}
+  peftbench cp method lora my_lora       a packaged config into $PEFTBENCH_CONF, to edit and use by its new name
+
 Every command has --help, and takes out_dir=FOLDER or --out-dir FOLDER.
 
 the four axes (`peftbench ls` says more):
@@ -64,7 +68,13 @@ the four axes (`peftbench ls` says more):
 
 more keys:
   protocol=NAME   {protocols}
-  method/inference=NAME  {inferences}
+  method/formulation=NAME
+                  {formulations}
+  method/inference=NAME
+                  {inferences}
+  +method/trick=NAME
+                  {tricks}
+  +recipe=NAME    {recipes}
   search=tpe|random  search.trials=20    choose hyper-parameters on dev first; what it cost is in the record
   seed=1  data_seed=null  data_dir=$PEFTBENCH_DATA  out_dir=results  rerun=false
   trainer=fewshot|full|debug  trainer.steps=160  trainer.max_length=128  trainer.devices=2 ...
@@ -81,38 +91,18 @@ Shell completion: eval "$(peftbench -sc install=bash)"   (also zsh, fish). Hydra
 Exit codes: 0 done; 1 a run failed (its record says why); 2 the command, the config or the data is wrong.
 """
 
-MORE = {
-    "run": {},
-    "results": {
-        "predict": "predict RUN_ID --file FILE   labels for new rows, with probabilities, by what a run has trained",
-        "infer": "infer RUN_ID method/inference=NAME  test answered another way by what a run has trained",
-        "export": "export RUN_ID DIR [--merge]  a folder that transformers and peft load without peftbench",
-        "diff": "diff RUN RUN                    what differs between two runs",
-    },
-    "own": {
-        "check-task": "check-task NAME                 is a task's YAML sound, and its data with it?",
-        "cp": "cp method lora my_lora       a packaged config into $PEFTBENCH_CONF, to edit and use by its new name",
-        "migrate": "migrate                         records of an older version under their new names",
-    },
-}
-"""Commands by purpose that are named if they are there."""
-
 
 def short_help() -> str:
     """What bare `peftbench` prints: one screen."""
     return SHORT.format(version=__version__)
 
 
-def long_help(commands: dict[str, str]) -> str:
+def long_help() -> str:
     """What `--help` prints; the choices are read from the config folder, so they are never out of date."""
-    from peftbench.config.catalogue import names
+    from peftbench.config.catalogue import GROUPS, names
 
     def wrap(group: str) -> str:
         return ("\n" + " " * 18).join(textwrap.wrap(", ".join(names(group)), 98))
 
-    groups = {f"{g}s": wrap(g) for g in ("model", "method", "task", "protocol", "inference")}
-    more = {
-        part: "".join(f"  peftbench {line}\n" for name, line in lines.items() if name in commands)
-        for part, lines in MORE.items()
-    }
-    return LONG.format(version=__version__, **groups, **more)
+    groups = {f"{group}s": wrap(group) for group in GROUPS if group != "table"}
+    return LONG.format(version=__version__, **groups)

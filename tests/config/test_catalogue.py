@@ -38,11 +38,12 @@ def test_the_generated_facts_are_those_of_the_methods_there_are() -> None:
     assert facts["methods"].keys() == needed - {"peft", "file"}
 
 
-@pytest.mark.parametrize("group", ["methods", "tasks", "tricks", "inferences"])
+@pytest.mark.parametrize("group", ["methods", "tasks", "formulations", "tricks", "inferences", "recipes"])
 def test_lists_are_printed_with_their_columns(group: str, capsys, monkeypatch) -> None:
     """On a terminal a table with a head; in a pipe a line an entry, and no head among them."""
     heads, entry = {"methods": (("fits", "trained", "paper"), "dora"), "tasks": (("subsets",), "ag_news"),
-                    "tricks": (("options",), "r_drop"), "inferences": (("options",), "vote")}[group]  # fmt: skip
+                    "formulations": (("options",), "cloze"), "tricks": (("options",), "r_drop"),
+                    "inferences": (("options",), "vote"), "recipes": (("options",), "subtasks")}[group]  # fmt: skip
     assert ls([group]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.partition("\t")[0] for line in lines} == set(names(group.removesuffix("s")))

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable  # not there in Python 3.10
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-GROUPS = ("model", "method", "task", "protocol", "table", "trick", "inference")
-FOLDERS = {"trick": "method/trick", "inference": "method/inference"}
+GROUPS = ("model", "method", "task", "protocol", "table", "formulation", "trick", "inference", "recipe")
+FOLDERS = {group: f"method/{group}" for group in ("formulation", "trick", "inference")}
 """Where a group's files lie, if not in a folder of its name."""
+ADDED = ("trick", "recipe")
+"""Groups of which a run has no choice unless one is added with `+`."""
 
 
 def names(group: str, own: bool = True) -> list[str]:
@@ -41,15 +43,14 @@ def entries(group: str, only: Sequence[str] = ()) -> list[dict[str, Any]]:
         "task": ("languages", "licence", "main_metric", "subsets"),
         "protocol": ("unit", "dev", "select"),
         "table": ("paper",),
-        "trick": ("options",),
-        "inference": ("options",),
+        **dict.fromkeys((*FOLDERS, "recipe"), ("options",)),
     }[group]
     rows = []
     for name in only or names(group):
         config = _read(group, name)
         if group == "method":
             config |= measured().get(name, {})
-        if group in FOLDERS:
+        if facts == ("options",):
             options = next(iter(config.values())) if group == "trick" else config
             config = {"description": _first_sentence(group, name), "options": [k for k in options if k != "name"]}
         row = {"name": name, "description": config.get("description", "")}
@@ -68,7 +69,7 @@ def setting_of(word: str) -> str:
     """
     for group in GROUPS:
         if group != "table" and word in files_of(group):
-            return f"Did you mean `{'+' if group == 'trick' else ''}{FOLDERS.get(group, group)}={word}`?"
+            return f"Did you mean `{'+' if group in ADDED else ''}{FOLDERS.get(group, group)}={word}`?"
     return ""
 
 
