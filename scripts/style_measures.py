@@ -7,7 +7,8 @@
 A line for each run: perplexity of its texts under 1-3-grams of the style's train passages (the model's tokens; the
 same weights and smoothing for all), under the frozen model behind the same openings, pairs of words that differ, words
 a text, and the mean divergence of the biased distribution (nats), if there is one. `held out`: what the author wrote.
-Perplexity falls with repetition, too: read it beside the other columns.
+Perplexity falls with repetition, too: read it beside the other columns. `to plain`: style perplexity as a share of what
+the first plain run's texts have, with a 95 % interval over rows (bootstrap).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from peftbench.config import compose
@@ -63,6 +65,19 @@ class Measures:
             count += len(own)
         return math.exp(total / max(count, 1))
 
+    def to_plain(
+        self, data: TaskData, texts: Sequence[str], plain: Sequence[str], rng: np.random.Generator
+    ) -> list[float]:
+        """Ratio of style perplexities and its interval, rows resampled in pairs 2,000 times."""
+        style = self.style(data)
+        own, other = (
+            np.array([(style.log_likelihood(ids), len(ids)) for ids in map(self.ids, side)]) for side in (texts, plain)
+        )
+        picks = np.concatenate([np.arange(len(own))[None], rng.integers(len(own), size=(2000, len(own)))])
+        (logs, n), (plain_logs, plain_n) = own[picks].sum(1).T, other[picks].sum(1).T
+        ratios = np.exp(plain_logs / plain_n - logs / n)
+        return [float(ratios[0]), *map(float, np.percentile(ratios[1:], [2.5, 97.5]))]
+
     def of(self, data: TaskData, pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
         pieces = grams([text for _, text in pairs], 2)
         style = self.style(data).perplexity([self.ids(text) for _, text in pairs])
@@ -106,12 +121,21 @@ def main() -> None:
         pairs = [(str(item.source), (item.answer or "").strip()) for item in items]
         facts = record.inference.get("facts") or {}
         row = {"subset": record.subset, "arm": name(record), **measures.of(data, pairs)}
-        rows.append({**row, "divergence": facts.get("divergence", 0.0)})
-        if not args.json:
-            for one in rows[-2:] if rows[-2:][0]["arm"] == "held out" else rows[-1:]:
-                print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in one.items()), flush=True)
-    if args.json:
-        print(json.dumps(rows, indent=1))
+        rows.append({**row, "divergence": facts.get("divergence", 0.0), "texts": [text for _, text in pairs]})
+    for subset in known:
+        of_subset = [row for row in rows if row["subset"] == subset and "texts" in row]
+        plain = next((row["texts"] for row in of_subset if row["arm"] == "zero_shot"), None)
+        for row in of_subset:
+            texts = row.pop("texts")
+            if plain is not None and texts != plain and len(texts) == len(plain):
+                row["to plain"] = measures.to_plain(known[subset], texts, plain, np.random.default_rng(0))
+    print(json.dumps(rows, indent=1) if args.json else "\n".join(map(line, rows)))
+
+
+def line(row: dict[str, Any]) -> str:
+    ratio, low, high = row.get("to plain") or (1.0, 1.0, 1.0)
+    shown = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else str(v) for k, v in row.items() if k != "to plain")
+    return f"{shown}  to plain {ratio:.2f} [{low:.2f}, {high:.2f}]" if "to plain" in row else shown
 
 
 if __name__ == "__main__":
