@@ -17,9 +17,8 @@ from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch
-from peftbench.formulations.cloze import ClozeConfig, snippet
+from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze.formulation import ClozeFormulation
-from peftbench.formulations.snippets import Network
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import TaskData
 
@@ -31,6 +30,7 @@ class SentinelCloze(ClozeFormulation):
     beginning of the longer ones."""
 
     title = "cloze"
+    sentinel = True
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         for key, only in (
@@ -61,9 +61,6 @@ class SentinelCloze(ClozeFormulation):
                 "way. Use method/formulation=score, or a T5 such as model=t5-base."
             )
         return SENTINEL
-
-    def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
-        return snippet.code(self, network, pairs, sentinel=True)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """(batch, classes)."""

@@ -210,3 +210,6 @@ class SoftVerbalizer(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             logits: Tensor = self.classes(hidden.float())
         return logits
+
+
+Verbalizer = MeanVerbalizer | KnowledgeableVerbalizer | SoftVerbalizer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from peftbench.formulations.label_words import TokenisedWords, choose_words, tok
 from peftbench.formulations.patterns import Pattern, PatternEncoder, single_mask
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad_inputs
-from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, MeanVerbalizer, SoftVerbalizer
+from peftbench.formulations.verbalizers import KnowledgeableVerbalizer, MeanVerbalizer, SoftVerbalizer, Verbalizer
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import PatternSet, Row, Target, TaskData
 
@@ -32,6 +33,8 @@ class ClozeFormulation(Calibrated, Formulation):
     """Class scores (batch, classes) are read from the (batch, vocabulary) scores at the one mask of each item."""
 
     purpose = "mlm"
+    sentinel: ClassVar[bool] = False
+    """Whether it is an encoder-decoder that fills the gap."""
 
     def __init__(self, backbone: Backbone, task: TaskData, max_length: int, cfg: ClozeConfig) -> None:
         super().__init__(backbone, task, max_length, cfg)
@@ -69,7 +72,17 @@ class ClozeFormulation(Calibrated, Formulation):
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         trained = self.cfg.train_head and network.base is not None
-        return snippet.code(self, network, pairs, head=mlm_head.prefix(model) if trained else None)
+        return snippet.code(
+            network,
+            self.task,
+            self.text_names(pairs),
+            self.encoder,
+            self.word_ids,
+            self.verbalizer,
+            virtual_tokens=self.virtual_tokens,
+            sentinel=self.sentinel,
+            head=mlm_head.prefix(model) if trained else None,
+        )
 
     def mask_token(self, backbone: Backbone) -> str:
         """The text that stands for the mask."""
@@ -165,9 +178,7 @@ class ClozeFormulation(Calibrated, Formulation):
         return [self.answer.read(id_, row) for id_, row in zip(batch["ids"], logits, strict=True)]
 
 
-def build_verbalizer(
-    words: TokenisedWords, cfg: ClozeConfig, backbone: Backbone
-) -> MeanVerbalizer | KnowledgeableVerbalizer | SoftVerbalizer:
+def build_verbalizer(words: TokenisedWords, cfg: ClozeConfig, backbone: Backbone) -> Verbalizer:
     """The verbalizer that the config names. A manual one with calibration or learned weights is a knowledgeable one:
     without either the two give the same probabilities, as means of logarithms and of scores differ by a constant.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import string
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from peftbench.errors import UsageError
 from peftbench.formulations import snippets
-from peftbench.formulations.patterns import Pattern, Placeholder
+from peftbench.formulations.patterns import Pattern, PatternEncoder, Placeholder
 from peftbench.formulations.snippets import Network
-from peftbench.formulations.verbalizers import LOG_EPSILON, MeanVerbalizer, SoftVerbalizer
-
-if TYPE_CHECKING:
-    from peftbench.formulations.cloze.formulation import ClozeFormulation
+from peftbench.formulations.verbalizers import LOG_EPSILON, MeanVerbalizer, SoftVerbalizer, Verbalizer
+from peftbench.tasks.base import TaskData
 
 CHANGES = {
     None: "str",
@@ -97,56 +96,66 @@ model.get_base_model().load_state_dict({{"{prefix}" + name: tensor for name, ten
 
 
 def code(
-    formulation: ClozeFormulation, network: Network, pairs: bool, *, sentinel: bool = False, head: str | None = None
+    network: Network,
+    task: TaskData,
+    names: Sequence[str],
+    encoder: PatternEncoder,
+    word_ids: Mapping[str, Sequence[Sequence[int]]],
+    verbalizer: Verbalizer,
+    *,
+    virtual_tokens: int,
+    sentinel: bool = False,
+    head: str | None = None,
 ) -> str:
     """The whole file.
 
     Args:
+        names: of the texts of a row.
+        word_ids: label name -> the tokens of each of its words.
+        verbalizer: how the words' scores make a label's.
         sentinel: whether an encoder-decoder fills the gap.
         head: what stands in front of the names in `head.safetensors` in the network; None if nothing is read from it.
 
     Raises:
         UsageError: the label words are a part of the network.
     """
-    classes, names = formulation.task.problem == "classification", formulation.text_names(pairs)
-    constants = _constants(formulation, names) | ({} if classes else {"RANGE": formulation.task.score_range})
-    virtual = f"{formulation.virtual_tokens} + " if formulation.virtual_tokens else ""
+    classes = task.problem == "classification"
+    constants = _words(word_ids, verbalizer) | _pattern(encoder, names)
+    constants |= {} if classes else {"RANGE": task.score_range}
+    virtual = f"{virtual_tokens} + " if virtual_tokens else ""
     return "".join(
         [
             snippets.start(network, constants, files=head is not None),
             HEAD.format(prefix=head) if head is not None else "",
-            snippets.fitted(formulation.encoder.pattern.shorten),
-            _filled(formulation.encoder.pattern, one=len(names) == 1),
+            snippets.fitted(encoder.pattern.shorten),
+            _filled(encoder.pattern, one=len(names) == 1),
             SENTINEL if sentinel else MASKED.format(virtual=virtual),
-            _class_scores(formulation.verbalizer),
+            _class_scores(verbalizer),
             PREDICT.format(label=BEST if classes else BETWEEN),
             snippets.end(names),
         ]
     )
 
 
-def _constants(formulation: ClozeFormulation, names: list[str]) -> dict[str, Any]:
-    encoder = formulation.encoder
+def _pattern(encoder: PatternEncoder, names: Sequence[str]) -> dict[str, Any]:
     return {
-        **_words(formulation),
         "PATTERN": [(p.name, p.change) if isinstance(p, Placeholder) else p for p in encoder.pattern.pieces if p],
         "NAMES": tuple(names),
         "MASK": encoder.mask,
         "PREFIX": encoder.prefix,
-        "MAX_LENGTH": formulation.max_length,
+        "MAX_LENGTH": encoder.max_length,
     }
 
 
-def _words(formulation: ClozeFormulation) -> dict[str, Any]:
+def _words(word_ids: Mapping[str, Sequence[Sequence[int]]], verbalizer: Verbalizer) -> dict[str, Any]:
     """The label words' tokens; weights and prior of those that count, where they are weighed."""
-    verbalizer = formulation.verbalizer
     if isinstance(verbalizer, SoftVerbalizer):
         raise UsageError(
             "method.formulation.verbalizer=soft puts a trained map into the network. `peftbench predict` answers for "
             "this run."
         )
     end = 1 if verbalizer.words.first else None
-    ids = {label: [word[:end] for word in own] for label, own in formulation.word_ids.items()}
+    ids = {label: [word[:end] for word in own] for label, own in word_ids.items()}
     if isinstance(verbalizer, MeanVerbalizer):
         return {"WORDS": ids}
     kept, weights = verbalizer.words_kept.tolist(), verbalizer.weights().tolist()
@@ -164,7 +173,7 @@ def _words(formulation: ClozeFormulation) -> dict[str, Any]:
     )
 
 
-def _class_scores(verbalizer: Any) -> str:
+def _class_scores(verbalizer: Verbalizer) -> str:
     if isinstance(verbalizer, MeanVerbalizer):
         return MEAN
     calibrated = verbalizer.calibrated

@@ -127,11 +127,14 @@ class TextFormulation(Formulation):
     def prompt_ids(self, row: Row) -> tuple[list[int], Cut]:
         """At most `max_length` token ids, and what became of the row's texts. For a causal model the answer still has
         to fit behind them."""
-        room = self.max_length - (0 if self.encoder_decoder else self.answer_length)
         task = self.task.part(row.domain)
         ids_of = partial(self._prompt, prefix=self.prefix_for(task))
-        texts, cut = fit_texts(text_fields(row, task), ids_of, room, self.tokenizer)
+        texts, cut = fit_texts(text_fields(row, task), ids_of, self.prompt_room(), self.tokenizer)
         return ids_of(texts), cut
+
+    def prompt_room(self) -> int:
+        """Tokens that a prompt may take: behind a causal model's the answer still has to fit."""
+        return self.max_length - (0 if self.encoder_decoder else self.answer_length)
 
     def _prompt(self, texts: Texts, prefix: str) -> list[int]:
         text = text_to_text_input(texts, prefix)
@@ -143,6 +146,11 @@ class TextFormulation(Formulation):
     def text_names(self, pairs: bool) -> list[str]:
         fields = list(self.task.fields)
         return fields if len(fields) > 2 else fields[: 1 + pairs]
+
+    def exported_prompt(self, pairs: bool) -> snippet.Prompt:
+        """The same prompt for the code of an exported folder."""
+        names, room, causal = self.text_names(pairs), self.prompt_room(), not self.encoder_decoder
+        return snippet.Prompt(names, self.prefix, room, causal, self.chat, self.cue_text)
 
     def tokens_depend_on(self) -> Hashable | None:
         """Of the classes alone that say so themselves: others have prompts of their own."""
@@ -263,7 +271,9 @@ class GenerateFormulation(TextFormulation):
             self._check_pooled()
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
-        return snippet.written(self, network, pairs)
+        return snippet.written(
+            network, self.task, self.exported_prompt(pairs), self.how, self.label_of, self.answer_length
+        )
 
     def _check_pooled(self) -> None:
         key = f"method.formulation.samples={self.how.samples}"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from peftbench.errors import UsageError
 from peftbench.formulations import snippets
+from peftbench.formulations.generate import GenerateConfig
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import CHAT_DATE
-
-if TYPE_CHECKING:
-    from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
+from peftbench.tasks.base import TaskData
 
 PROMPT = '''
 
@@ -95,58 +96,79 @@ PAIRED_LOGITS = """\
 """
 
 
-def written(formulation: GenerateFormulation, network: Network, pairs: bool) -> str:
+@dataclass(frozen=True)
+class Prompt:
+    """What a row is put into.
+
+    Attributes:
+        names: of the texts of a row.
+        prefix: what stands in front of them.
+        room: tokens that it may take.
+        causal: whether the answer goes on where it ends; else it is an encoder's.
+        chat: whether it is the user's turn of a chat.
+        cue: the end of a causal prompt that is no chat.
+    """
+
+    names: Sequence[str]
+    prefix: str
+    room: int
+    causal: bool
+    chat: bool
+    cue: str
+
+
+def written(
+    network: Network,
+    task: TaskData,
+    prompt: Prompt,
+    how: GenerateConfig,
+    label_of: Mapping[str, str],
+    answer_length: int,
+) -> str:
     """The whole file for answers that are generated.
+
+    Args:
+        how: they are chosen.
+        label_of: what is written -> the label that it stands for.
+        answer_length: tokens that an answer may take.
 
     Raises:
         UsageError: they are read, drawn or constrained by rules that have no short form.
     """
-    if formulation.task.problem not in ("classification", "regression"):
+    if task.problem not in ("classification", "regression"):
         raise UsageError(
-            f"answers of a {formulation.task.problem} task are read by a parser of peftbench's. `peftbench predict` "
+            f"answers of a {task.problem} task are read by a parser of peftbench's. `peftbench predict` "
             "answers for this run."
         )
-    if formulation.how.sample or formulation.how.constrain != "none":
+    if how.sample or how.constrain != "none":
         raise UsageError(
             "answers that are sampled or constrained are peftbench's to draw. `peftbench predict` answers for this run."
         )
-    classes = formulation.task.problem == "classification"
-    own: dict[str, Any] = {"LABEL_OF": formulation.label_of} if classes else {"RANGE": formulation.task.score_range}
+    classes = task.problem == "classification"
+    own: dict[str, Any] = {"LABEL_OF": label_of} if classes else {"RANGE": task.score_range}
     body = WRITTEN.format(
         reads="The label that a text stands for." if classes else "The number that a text is, if it is in the range.",
         reading=READ_LABEL if classes else READ_NUMBER,
-        new="" if formulation.encoder_decoder else NEW,
+        new=NEW if prompt.causal else "",
     )
-    begin = _start(formulation, network, pairs, {**own, "ANSWER_LENGTH": formulation.answer_length})
-    return ("" if classes else "import re\n") + begin + body + snippets.end(formulation.text_names(pairs))
+    begin = _start(network, prompt, {**own, "ANSWER_LENGTH": answer_length})
+    return ("" if classes else "import re\n") + begin + body + snippets.end(prompt.names)
 
 
-def ranked(formulation: TextFormulation, network: Network, pairs: bool, plain: bool) -> str:
-    """The whole file for labels that are ranked.
-
-    Raises:
-        UsageError: they are ranked by more than the mean log-likelihood of one answer each.
-    """
-    if not plain:
-        raise UsageError(
-            "labels with several candidates, with calibration or by other likelihoods than mean are ranked by rules of "
-            "peftbench's. `peftbench predict` answers for this run."
-        )
-    words = {label: formulation.space + formulation.answer_text(label) for label in formulation.task.labels}
-    body = RANKED.format(logits=PAIRED_LOGITS if formulation.encoder_decoder else CAUSAL_LOGITS)
-    if not formulation.encoder_decoder:
+def ranked(network: Network, prompt: Prompt, words: Mapping[str, str]) -> str:
+    """The whole file for labels that are ranked by the mean log-likelihood of one answer each, `words`."""
+    body = RANKED.format(logits=CAUSAL_LOGITS if prompt.causal else PAIRED_LOGITS)
+    if prompt.causal:
         body = body.replace("    mask = torch.ones_like(ids)\n", "")
-    return _start(formulation, network, pairs, {"WORDS": words}) + body + snippets.end(formulation.text_names(pairs))
+    return _start(network, prompt, {"WORDS": words}) + body + snippets.end(prompt.names)
 
 
-def _start(formulation: TextFormulation, network: Network, pairs: bool, own: dict[str, Any]) -> str:
+def _start(network: Network, prompt: Prompt, own: dict[str, Any]) -> str:
     """Until the prompt is there."""
-    causal, names = not formulation.encoder_decoder, tuple(formulation.text_names(pairs))
-    room = formulation.max_length - (formulation.answer_length if causal else 0)
-    constants = {**own, "FIELDS": names, "PREFIX": formulation.prefix, "ROOM": room}
-    cue = CHAT if formulation.chat else CUE if causal else NO_CUE
-    if causal:
-        constants |= {"DATE": CHAT_DATE} if formulation.chat else {"CUE": formulation.cue_text}
-    one = len(names) == 1
-    prompt = PROMPT.format(cue=cue, row="a text" if one else "a tuple of texts", texts="[row]" if one else "row")
-    return snippets.start(network, constants) + snippets.fitted("longest") + prompt
+    constants = {**own, "FIELDS": tuple(prompt.names), "PREFIX": prompt.prefix, "ROOM": prompt.room}
+    cue = CHAT if prompt.chat else CUE if prompt.causal else NO_CUE
+    if prompt.causal:
+        constants |= {"DATE": CHAT_DATE} if prompt.chat else {"CUE": prompt.cue}
+    one = len(prompt.names) == 1
+    asked = PROMPT.format(cue=cue, row="a text" if one else "a tuple of texts", texts="[row]" if one else "row")
+    return snippets.start(network, constants) + snippets.fitted("longest") + asked

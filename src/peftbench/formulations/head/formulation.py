@@ -54,7 +54,17 @@ class HeadFormulation(Formulation):
                 nn.init.zeros_(layer.bias)
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
-        return snippet.code(self, network, pairs)
+        return snippet.code(
+            network,
+            self.task,
+            self.text_names(pairs),
+            self.read,
+            prefix=self.prefix,
+            max_length=self.max_length,
+            virtual_tokens=self.virtual_tokens,
+            normalize=self.normalize,
+            dense=self.dense is not None,
+        )
 
     def tokens_depend_on(self) -> Hashable | None:
         if type(self) is not HeadFormulation:

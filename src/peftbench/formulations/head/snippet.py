@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from peftbench.formulations import snippets
-from peftbench.formulations.pooling import DECODER_END
+from peftbench.formulations.pooling import DECODER_END, Reader
 from peftbench.formulations.snippets import Network
-
-if TYPE_CHECKING:
-    from peftbench.formulations.head.formulation import HeadFormulation
+from peftbench.tasks.base import TaskData
 
 POOLED = {
     "mean": "(hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)  # mean over the text's tokens",
@@ -61,14 +60,31 @@ NUMBER = """\
 """
 
 
-def code(formulation: HeadFormulation, network: Network, pairs: bool) -> str:
-    """The whole file."""
-    task, read = formulation.task, formulation.read
-    classes = task.problem == "classification"
+def code(
+    network: Network,
+    task: TaskData,
+    names: Sequence[str],
+    read: Reader,
+    *,
+    prefix: str,
+    max_length: int,
+    virtual_tokens: int,
+    normalize: bool,
+    dense: bool,
+) -> str:
+    """The whole file.
+
+    Args:
+        names: of the texts of a row.
+        read: how one vector is read off the network's states.
+        prefix: what stands in front of the first text.
+        normalize: whether the vector has a fixed length.
+        dense: whether a layer comes before the linear one.
+    """
+    classes, pairs = task.problem == "classification", len(names) > 1
     constants: dict[str, Any] = {"LABELS": task.labels} if classes else {"RANGE": task.score_range}
-    constants |= {"PREFIX": formulation.prefix, "MAX_LENGTH": formulation.max_length}
-    virtual = f"[:, {formulation.virtual_tokens} :]" if formulation.virtual_tokens else ""
-    states = STATES.format(virtual=virtual)
+    constants |= {"PREFIX": prefix, "MAX_LENGTH": max_length}
+    states = STATES.format(virtual=f"[:, {virtual_tokens} :]" if virtual_tokens else "")
     if read.encoder_decoder:
         states = DECODER_STATES if read.pooling == DECODER_END else ENCODER_STATES
         states = states.replace("{first}", LAST_TOKEN if read.wraps else START)
@@ -77,11 +93,11 @@ def code(formulation: HeadFormulation, network: Network, pairs: bool) -> str:
         truncation='"longest_first"' if pairs else "True",
         states=states,
         pooled=POOLED[read.pooling],
-        normalised=NORMALISED if formulation.normalize else "",
-        dense=DENSE if formulation.dense is not None else "",
+        normalised=NORMALISED if normalize else "",
+        dense=DENSE if dense else "",
         row="a tuple of two texts" if pairs else "a text",
         and_scores=" and the classes' logits" if classes else "",
         arguments="[row[0] for row in rows], [row[1] for row in rows]" if pairs else "rows",
     )
     begin = snippets.start(network, constants, files=True, tokenizer=', padding_side="right"')
-    return begin + body + (CLASSES if classes else NUMBER) + snippets.end(formulation.text_names(pairs))
+    return begin + body + (CLASSES if classes else NUMBER) + snippets.end(names)

@@ -84,8 +84,13 @@ class ScoreFormulation(Calibrated, TextFormulation):
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
         cfg = self.cfg
-        plain = cfg.likelihood == "mean" and cfg.candidates is None and cfg.calibration == "none"
-        return snippet.ranked(self, network, pairs, plain)
+        if cfg.likelihood != "mean" or cfg.candidates is not None or cfg.calibration != "none":
+            raise UsageError(
+                "labels with several candidates, with calibration or by other likelihoods than mean are ranked by "
+                "rules of peftbench's. `peftbench predict` answers for this run."
+            )
+        words = {label: self.space + self.answer_text(label) for label in self.task.labels}
+        return snippet.ranked(network, self.exported_prompt(pairs), words)
 
     def predict(self, model: nn.Module, batch: Batch) -> list[Prediction]:
         scores = self.calibrated_scores(model, batch).cpu()

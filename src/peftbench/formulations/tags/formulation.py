@@ -104,7 +104,14 @@ class TagsFormulation(Formulation):
         ]
 
     def snippet(self, model: nn.Module, network: Network, pairs: bool) -> str:
-        return snippet.code(self, network)
+        return snippet.code(
+            network,
+            self.tags,
+            prefix=self.prefix,
+            max_length=self.max_length,
+            virtual_tokens=self.virtual_tokens,
+            normalize=self.normalize,
+        )
 
     def collate(self, items: Sequence[Encoded]) -> Batch:
         side = self.tokenizer.padding_side

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from peftbench.formulations import snippets
 from peftbench.formulations.snippets import Network
-
-if TYPE_CHECKING:
-    from peftbench.formulations.tags.formulation import TagsFormulation
 
 NORMALISED = "    hidden = torch.nn.functional.normalize(hidden, dim=-1) * hidden.shape[-1] ** 0.5\n"
 TAGS = '''head = load_file(HERE / "head.safetensors")
@@ -36,12 +33,20 @@ def tags_of(text, encoding, best):
 '''
 
 
-def code(formulation: TagsFormulation, network: Network) -> str:
-    """The whole file."""
-    constants = {"TAGS": formulation.tags, "PREFIX": formulation.prefix, "MAX_LENGTH": formulation.max_length}
+def code(
+    network: Network, tags: Sequence[str], *, prefix: str, max_length: int, virtual_tokens: int, normalize: bool
+) -> str:
+    """The whole file.
+
+    Args:
+        tags: in the order of the classifier's outputs.
+        prefix: what stands in front of a text.
+        normalize: whether hidden states have a fixed length.
+    """
+    constants = {"TAGS": tags, "PREFIX": prefix, "MAX_LENGTH": max_length}
     body = TAGS.format(
-        virtual=f"[:, {formulation.virtual_tokens} :]" if formulation.virtual_tokens else "",
-        normalised=NORMALISED if formulation.normalize else "",
+        virtual=f"[:, {virtual_tokens} :]" if virtual_tokens else "",
+        normalised=NORMALISED if normalize else "",
     )
     begin = snippets.start(network, constants, files=True, tokenizer=', padding_side="right"')
-    return begin + body + snippets.end(formulation.text_names(pairs=False))
+    return begin + body + snippets.end(["text"])
