@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peftbench.formulations.base import Formulation
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
-    from peftbench.models.base import Purpose
+    from peftbench.models.architecture import Purpose
     from peftbench.records.record import Record
     from peftbench.stages.base import Context
     from peftbench.tasks.base import Row, TaskData

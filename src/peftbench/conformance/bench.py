@@ -22,7 +22,8 @@ from peftbench.formulations.head.formulation import HeadFormulation
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models import load_backbone
-from peftbench.models.base import Backbone, Purpose
+from peftbench.models.architecture import Purpose
+from peftbench.models.base import Backbone
 from peftbench.tasks.base import DataSource, Row, TaskData
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train

@@ -13,7 +13,8 @@ from peftbench.conformance.checks import CHECKS
 from peftbench.conformance.subject import Subject
 from peftbench.conformance.suite import careful, in_words
 from peftbench.errors import UsageError
-from peftbench.models.base import Backbone, Purpose
+from peftbench.models.architecture import Purpose
+from peftbench.models.base import Backbone
 from peftbench.models.outline import outline
 
 METHODS = (

@@ -23,7 +23,8 @@ from peftbench.tasks.base import bare_task
 if TYPE_CHECKING:
     from peftbench.config.schema import FormulationConfig
     from peftbench.formulations.snippets import Network
-    from peftbench.models.base import Backbone, Purpose
+    from peftbench.models.architecture import Purpose
+    from peftbench.models.base import Backbone
     from peftbench.tasks.base import Row, TaskData
 
 PROMPT_TEXT = "prompt_text"

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Formulation, Prediction
-from peftbench.models.base import Backbone, Purpose
+from peftbench.models.architecture import Purpose
+from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 
 SHARED = "shared"

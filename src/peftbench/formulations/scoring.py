@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from peftbench.formulations.shared_prefix import SharedPrefix, read_shared
 from peftbench.formulations.text import pad
 from peftbench.formulations.trie import ROOT, Trie
-from peftbench.models.base import accepts
+from peftbench.models.architecture import accepts
 
 PACKED = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "qwen2", "qwen3")
 """Architectures that take a 4-D attention mask and position ids as they are given."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftbench.models.base import accepts
+from peftbench.models.architecture import accepts
 
 LEAST = 16
 """A shorter beginning is read with each prompt: one more pass costs about as much."""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from peftbench.config.schema import ModelConfig
-    from peftbench.models.base import Backbone, Purpose
+    from peftbench.models.architecture import Purpose
+    from peftbench.models.base import Backbone
 
 
 def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = None) -> Backbone:

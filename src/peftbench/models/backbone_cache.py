@@ -16,7 +16,8 @@ from peftbench.models.content import content_id
 
 if TYPE_CHECKING:
     from peftbench.config.schema import ModelConfig
-    from peftbench.models.base import Backbone, Purpose
+    from peftbench.models.architecture import Purpose
+    from peftbench.models.base import Backbone
 
 T = TypeVar("T")
 _cache: BackboneCache | None = None

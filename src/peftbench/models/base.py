@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from peftbench.models.formats import count
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from peftbench.models.anatomy.parts import Anatomy
-
-Family = Literal["encoder", "seq2seq", "causal"]
-Purpose = Literal["features", "lm", "mlm"]
-"""`features`: the bare stack that returns hidden states (AutoModel; of an encoder-decoder both halves); `lm`: with
-its language-model head;
-`mlm`: with the head that fills masked words (an encoder-decoder fills its sentinels with its language-model head)."""
+    from peftbench.models.architecture import Family, Purpose
 
 
 @dataclass
@@ -76,8 +69,3 @@ class Backbone:
     def total_parameters(self) -> int:
         """Number of parameters, shared tensors counted once."""
         return sum(count(p) for p in self.model.parameters())
-
-
-def accepts(module: nn.Module, keyword: str) -> bool:
-    """Whether `module.forward` has a parameter of this name."""
-    return keyword in inspect.signature(module.forward).parameters

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftbench.errors import UsageError
+from peftbench.models.architecture import accepts
 from peftbench.models.base import Backbone
 
 
@@ -188,14 +188,9 @@ def output_size(model: PreTrainedModel) -> int:
     return int(model(**inputs).last_hidden_state.shape[-1])
 
 
-def takes(model: nn.Module, keyword: str) -> bool:
-    """Whether `model.forward` has a parameter of this name."""
-    return keyword in inspect.signature(model.forward).parameters
-
-
 def check_padding(model: PreTrainedModel, what: str) -> None:
     """Raises UsageError if the network cannot be told where a text ends: its answers would depend on the batch."""
-    if not takes(model, "attention_mask"):
+    if not accepts(model, "attention_mask"):
         raise UsageError(
             f"{what}: a {type(model).__name__} takes no attention mask, so the padding of a batch would change its "
             "answers. Take a network with attention, such as model=minilm or model=bert-base."

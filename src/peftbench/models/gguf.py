@@ -56,7 +56,7 @@ def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from peftbench.models.load import AUTO_CLASSES, family_of
+    from peftbench.models.architecture import AUTO_CLASSES, family_of
 
     where: dict[str, Any] = {"gguf_file": path.name}
     auto_class = AUTO_CLASSES[family_of(AutoConfig.from_pretrained(path.parent, **where)), "lm"]

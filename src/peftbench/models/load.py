@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,46 +11,19 @@ from typing import Any
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING,
-)
 from transformers.utils import logging as hf_logging
 
 from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
 from peftbench.models import anatomy, checks, content, formats, mlm_head, random_init, sources
-from peftbench.models.base import Backbone, Family, Purpose
-
-AUTO_CLASSES = {
-    ("encoder", "features"): AutoModel,
-    ("causal", "features"): AutoModel,
-    ("causal", "lm"): AutoModelForCausalLM,
-    ("seq2seq", "features"): AutoModel,
-    ("seq2seq", "lm"): AutoModelForSeq2SeqLM,
-    ("encoder", "mlm"): AutoModelForMaskedLM,
-    ("seq2seq", "mlm"): AutoModelForSeq2SeqLM,
-}
-REFUSED = {
-    ("encoder", "lm"): "an encoder has no left-to-right language model: use formulation head (or auto), or a causal or "
-    "encoder-decoder model such as model=smollm2-135m or model=flan-t5-base for generate and score",
-    (
-        "causal",
-        "mlm",
-    ): "a causal model fills no masked words: use formulation generate or score (or auto), or a model with "
-    "a masked-LM head such as model=minilm-mlm or model=roberta-large for cloze",
-}
+from peftbench.models.architecture import Family, Purpose, accepts, auto_class_of, check_family, check_head, no_pooler
+from peftbench.models.base import Backbone
 
 
 @dataclass(frozen=True)
@@ -73,7 +45,7 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
     model.name_or_path = model.config._name_or_path = str(cfg.path) if cfg.source == "hub" else cfg.name
     checks.check_padding(model, f"model={cfg.name}")
     _set_padding(model, tokenizer, cfg.family)
-    if not checks.takes(model, "token_type_ids"):
+    if not accepts(model, "token_type_ids"):
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     limit = max_positions(model)
     if limit is not None:
@@ -93,13 +65,6 @@ def load_backbone(cfg: ModelConfig, purpose: Purpose, dropout: float | None = No
         revision=loaded.revision,
         source=loaded.source,
     )
-
-
-def auto_class_of(cfg: ModelConfig, purpose: Purpose) -> Any:
-    """The class of transformers that builds the network. Raises UsageError if the family does not serve `purpose`."""
-    if (cfg.family, purpose) in REFUSED:
-        raise UsageError(f"model={cfg.name} (family {cfg.family}): {REFUSED[cfg.family, purpose]}.")
-    return AUTO_CLASSES[cfg.family, purpose]
 
 
 def _random(cfg: ModelConfig, auto_class: Any, dropout: float | None) -> _Loaded:
@@ -180,40 +145,6 @@ def quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def family_of(config: PreTrainedConfig) -> Family:
-    """What the architecture is, whatever the YAML says. BERT-likes that can also decode count as encoders."""
-    if config.is_encoder_decoder:
-        return "seq2seq"
-    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and (
-        config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    ):
-        return "causal"
-    return "encoder"
-
-
-def check_family(cfg: ModelConfig, config: PreTrainedConfig) -> None:
-    """Raises UsageError if `model.family` contradicts the architecture."""
-    found = family_of(config)
-    if found != cfg.family:
-        raise UsageError(
-            f"model={cfg.name}: model.family={cfg.family}, but a {config.model_type} network is of family {found}. "
-            f"Set model.family={found}."
-        )
-
-
-def check_head(cfg: ModelConfig, config: PreTrainedConfig, auto_class: Any) -> None:
-    """Raises UsageError if transformers has no network of this architecture with the head that is asked for."""
-    if type(config) in auto_class._model_mapping:
-        return
-    if auto_class is AutoModelForMaskedLM:
-        lacks, way = "masked-LM head", "method/formulation=head, or a masked LM such as model=minilm-mlm for cloze"
-    elif auto_class is AutoModel:
-        lacks, way = "bare stack", "method/formulation=generate or score"
-    else:
-        lacks, way = "language-model head", "method/formulation=head"
-    raise UsageError(f"model={cfg.name}: transformers has no {lacks} for a {config.model_type} network. Use {way}.")
-
-
 def set_dropout(config: PreTrainedConfig, probability: float | None) -> None:
     """Set every dropout probability of `config`; the field's names for it are many (`*dropout*`, GPT-2's `*pdrop`)."""
     if probability is None:
@@ -221,17 +152,6 @@ def set_dropout(config: PreTrainedConfig, probability: float | None) -> None:
     for key, value in config.to_dict().items():
         if ("dropout" in key or key.endswith("pdrop")) and isinstance(value, int | float) and value is not True:
             setattr(config, key, probability)
-
-
-def no_pooler(auto_class: Any, config: PreTrainedConfig) -> dict[str, bool]:
-    """Pooling is ours (`Backbone.pooling`): BERT's extra dense layer on [CLS] is left out where the class allows."""
-    if auto_class is not AutoModel or type(config) not in MODEL_MAPPING:
-        return {}
-    model_class = MODEL_MAPPING[type(config)]
-    has_pooler = not isinstance(model_class, tuple | list) and (
-        "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    )
-    return {"add_pooling_layer": False} if has_pooler else {}
 
 
 def _set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family | str) -> None:

@@ -11,8 +11,9 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from peftbench.config.schema import ModelConfig
 from peftbench.models import anatomy, checks, random_init
-from peftbench.models.base import Backbone, Purpose
-from peftbench.models.load import auto_class_of, check_family, max_positions, no_pooler, quiet, readable
+from peftbench.models.architecture import Purpose, auto_class_of, check_family, no_pooler
+from peftbench.models.base import Backbone
+from peftbench.models.load import max_positions, quiet, readable
 from peftbench.models.sources import config_folder
 
 

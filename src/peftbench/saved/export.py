@@ -79,7 +79,7 @@ def _fill(home: Path, store: Store, record: Record, adapter: Path, manifest: Man
     from transformers import PreTrainedModel
 
     from peftbench.models import load_backbone
-    from peftbench.models.load import AUTO_CLASSES
+    from peftbench.models.architecture import AUTO_CLASSES
 
     cfg, task = _config(record, manifest), manifests.task_of(manifest)
     learner = restored(adapter, manifest, cfg, task)[0]

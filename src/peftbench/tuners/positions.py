@@ -11,7 +11,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from peftbench.models.base import accepts
+from peftbench.models.architecture import accepts
 
 
 def positions_from_mask(attention_mask: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from peftbench.formulations.shared_prefix import read_shared
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import chat_start, pad, pad_inputs, prompt_start, text_to_text_input
 from peftbench.formulations.trie import Trie
-from peftbench.models.base import Backbone, accepts
+from peftbench.models.architecture import accepts
+from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData, bare_task, text_fields
 from peftbench.tasks.problems import kinds
 from peftbench.tasks.tuple_formats import grammar_of

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftbench.errors import UsageError
-from peftbench.models.checks import takes
+from peftbench.models.architecture import accepts
 from peftbench.models.load import quiet
 
 CROSS = "crossattention"
@@ -30,7 +30,7 @@ def decoder_of(model: PreTrainedModel, name: str) -> PreTrainedModel:
         "method/formulation=mask_predict needs. Use a BERT or RoBERTa network with a masked-LM head, such as "
         "model=minilm-mlm or model=roberta-base."
     )
-    if not takes(model, "encoder_hidden_states"):
+    if not accepts(model, "encoder_hidden_states"):
         raise unfit
     config = copy.deepcopy(model.config)
     config.is_decoder, config.add_cross_attention = True, True

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peftbench.formulations.scoring import Read
-from peftbench.models.base import accepts
+from peftbench.models.architecture import accepts
 
 OfPrefixes = Callable[[Tensor], Tensor]
 """(prefixes, d) hidden states behind prefixes -> (prefixes,) log-probabilities of the attribute."""

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.models.anatomy.parts import Anatomy, Attention, Block, FeedForward, PrefixEntry, Projection, Stack
-from peftbench.models.base import accepts
+from peftbench.models.architecture import accepts, family_of
 
 Names = Mapping[str, Any]
 Network = TypeVar("Network", bound=nn.Module)
@@ -122,9 +122,7 @@ class Reader:
         return next(name for name in reversed(above) if isinstance(self.modules[name], PreTrainedModel))
 
     def _generates(self) -> bool:
-        """Whether a network of one stack answers from left to right, as `peftbench.models.load.family_of` has it."""
-        from peftbench.models.load import family_of
-
+        """Whether a network of one stack answers from left to right, as `family_of` has it."""
         return family_of(self.model.config) == "causal"
 
     def _members(self, pattern: str) -> list[str]:

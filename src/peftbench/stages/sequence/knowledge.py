@@ -25,7 +25,7 @@ from peftbench.tasks.base import Row
 
 if TYPE_CHECKING:
     from peftbench.learner import Learner
-    from peftbench.models.base import Purpose
+    from peftbench.models.architecture import Purpose
     from peftbench.stages.base import Context
 
 Scores = Callable[[Tensor], Tensor]
