@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,10 +19,6 @@ from peftbench.config.families import with_family
 from peftbench.config.metric_files import fingerprint as fingerprint_metric
 from peftbench.config.tasks import adapter_of, check_task
 from peftbench.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from peftbench.formulations.declared import Declared
-    from peftbench.tuners.base import TunerDeclaration
 
 S = TypeVar("S")
 
@@ -219,16 +215,16 @@ def formulation_options(name: str) -> type[schema.FormulationConfig]:
     """
     if registry.is_plugin("formulation", name):
         return schema.PluginFormulationConfig
-    declared: Declared = registry.get("formulation", name)
-    return declared.options
+    options: type[schema.FormulationConfig] = registry.get("formulation", name).options
+    return options
 
 
 def tuner_options(name: str) -> type[schema.TunerConfig]:
     """The dataclass of the tuner of that name. Raises UsageError if there is none."""
     if registry.is_plugin("tuner", name):
         return schema.PluginTunerConfig
-    declared: TunerDeclaration = registry.get("tuner", name)
-    return declared.options
+    options: type[schema.TunerConfig] = registry.get("tuner", name).options
+    return options
 
 
 @functools.cache

@@ -4,7 +4,8 @@ needs torch is imported with the tuner that is chosen."""
 from __future__ import annotations
 
 from peftbench.config import registry
-from peftbench.config.schema import TunerConfig
+from peftbench.config.schema import PluginTunerConfig, TunerConfig
+from peftbench.config.sections import build
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext, TunerDeclaration
 
 __all__ = ["ParamGroups", "Tuner", "TunerContext", "TunerDeclaration", "build_tuner", "get_tuner", "register"]
@@ -21,16 +22,17 @@ def get_tuner(name: str) -> TunerDeclaration:
 
 
 def build_tuner(cfg: TunerConfig) -> Tuner:
-    """The tuner that a `method.tuner` section names.
+    """The tuner that a `method.tuner` section names; the options of a plug-in are checked by the dataclass that it
+    declares.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or an option of a plug-in is not a field of its dataclass.
     """
-    if registry.is_plugin("tuner", cfg.name):
-        from peftbench.tuners.user_file import plugin_options
-
-        return get_tuner(cfg.name)(plugin_options(cfg))
-    return get_tuner(cfg.name)(cfg)
+    declared = get_tuner(cfg.name)
+    if isinstance(cfg, PluginTunerConfig):
+        options = {"name": registry.title(cfg.name), **cfg.options}
+        return declared(build(declared.options, options, "method.tuner.options"))
+    return declared(cfg)
 
 
 def register() -> None:

@@ -10,12 +10,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from peftbench.config import registry
 from peftbench.config.registry import run_file
 from peftbench.config.schema import TunerConfig
 from peftbench.config.sections import build
 from peftbench.errors import UsageError
-from peftbench.tuners import get_tuner
 from peftbench.tuners.base import Tuner
 from peftbench.tuners.file import FileOptions
 
@@ -29,16 +27,6 @@ def tuner_from_config(cfg: FileOptions) -> Tuner:
     _, config_class = classes_in(Path(cfg.file).resolve())
     options = {"name": Path(cfg.file).stem, **cfg.options}
     return tuner_from_file(cfg.file, build(config_class, options, "method.tuner.options"))
-
-
-def plugin_options(cfg: Any) -> TunerConfig:
-    """The options of a `PluginTunerConfig`, checked by the dataclass that the tuner declares.
-
-    Raises:
-        UsageError: there is no such tuner, or an option is not a field of its dataclass.
-    """
-    checked = {"name": registry.title(cfg.name), **cfg.options}
-    return build(get_tuner(cfg.name).options, checked, "method.tuner.options")
 
 
 def tuner_from_file(path: str, cfg: Any = None) -> Tuner:
