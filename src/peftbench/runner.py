@@ -26,11 +26,11 @@ from peftbench.training.launch import check_place, find_place
 
 if TYPE_CHECKING:
     from peftbench.formulations.predictions import Prediction
+    from peftbench.formulations.robustness import Asked
     from peftbench.records.record import Record
     from peftbench.stages.base import Context, Predictor
     from peftbench.tasks.base import Row
     from peftbench.tasks.protocols import Draw
-    from peftbench.tasks.robustness import Asked
 
 TRIALS = "trials"
 """Folder under `out_dir` with the runs of searches, which end with a dev score. No view of the results looks there."""
@@ -167,7 +167,7 @@ def ask_in_every_way(
     context: Context, predictor: Predictor, record: Record, answers: Sequence[Prediction]
 ) -> Sequence[Asked]:
     """The test set in each wording, where the formulation has several; what came of it goes into the record."""
-    from peftbench.tasks.robustness import summary, wording_facts
+    from peftbench.formulations.robustness import summary, wording_facts
 
     with context.clock("eval"), context.meter.phase("eval"):
         found = predictor.in_every_way(context.draw.test, answers[: len(context.draw.test)])

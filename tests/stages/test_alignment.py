@@ -15,11 +15,11 @@ from tiny_answers import disturbed, learner, task, texts
 import peftbench
 from peftbench.config.command import overrides_of
 from peftbench.errors import UsageError
+from peftbench.formulations.robustness import summary
 from peftbench.formulations.wordings.formulation import TEACHER
 from peftbench.stages.tricks import check_run
 from peftbench.stages.tricks.alignment import AlignmentOptions
 from peftbench.stages.tricks.alignment.agreement import aligned, said_of
-from peftbench.tasks.robustness import summary
 
 FORMS = ("{text}?", "Topic of {text}:", "{text} is")
 METHOD = ("model=tiny-llama", "method=soft_prompt_alignment")

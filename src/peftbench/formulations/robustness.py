@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from peftbench.formulations.predictions import Prediction
 from peftbench.tasks.base import Row, TaskData
 from peftbench.tasks.metrics import score
-
-if TYPE_CHECKING:
-    from peftbench.formulations.predictions import Prediction
 
 
 class Asked(NamedTuple):

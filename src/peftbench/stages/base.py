@@ -18,13 +18,13 @@ __all__ = ["Context", "Predictor", "Stage", "StageReport"]
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
     from peftbench.formulations.base import Prediction
+    from peftbench.formulations.robustness import Asked
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
     from peftbench.measure.memory import MemoryMeter
     from peftbench.records.record import Record
     from peftbench.tasks.base import Row, TaskData
     from peftbench.tasks.protocols import Draw
-    from peftbench.tasks.robustness import Asked
     from peftbench.training.distributed import Dist
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.formulations.base import PROMPT_TEXT, Batch, Encoded, Prediction
 from peftbench.formulations.fitting import Cut
+from peftbench.formulations.robustness import Asked
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.probe import Probe, probe_step
 from peftbench.records import manifest
@@ -21,7 +22,6 @@ from peftbench.stages import kept
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
-from peftbench.tasks.robustness import Asked
 from peftbench.training.batching import plan_batches
 from peftbench.training.checkpoint import disk_errors
 from peftbench.training.loop import train

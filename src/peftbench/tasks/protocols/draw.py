@@ -113,8 +113,10 @@ def _of_a_task(own: Draw) -> dict[str, Any]:
     return {key: value for key, value in own.to_dict().items() if key in OF_A_TASK}
 
 
-def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int | None = None, seed: int = 1) -> Draw:
-    """Draw the rows of a run.
+def draw_task(
+    data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int | None = None, seed: int = 1
+) -> Draw:
+    """Draw the rows of one task.
 
     Args:
         data: the task.
@@ -126,10 +128,6 @@ def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int |
     Raises:
         UsageError: impossible `shots`, a class with too few rows, or a task without a labelled test split.
     """
-    if data.tasks:
-        from peftbench.tasks.protocols.several import draw_tasks
-
-        return draw_tasks(data, cfg, shots, data_seed, seed)
     check_shots(shots, cfg)
     check_data(data, cfg, shots)
     check_noise(data, cfg, shots)

@@ -1,4 +1,4 @@
-"""The draw of a sequence of tasks: one of each task by the same protocol, and all of them together."""
+"""The draw of a run: of one task, or of a sequence one of each task by the same protocol, and all of them together."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from typing import Any
 from peftbench.config.schema import ProtocolConfig
 from peftbench.errors import UsageError
 from peftbench.tasks.base import TaskData
-from peftbench.tasks.protocols.draw import Draw, data_seed_of, draw
+from peftbench.tasks.protocols.draw import Draw, data_seed_of, draw_task
 from peftbench.tasks.protocols.splits import Key, Rows, hold_out, without
+
+
+def draw(data: TaskData, cfg: ProtocolConfig, shots: int | str, data_seed: int | None = None, seed: int = 1) -> Draw:
+    """Draw the rows of a run, as `draw_task`; of a sequence, as `draw_tasks`."""
+    return (draw_tasks if data.tasks else draw_task)(data, cfg, shots, data_seed, seed)
 
 
 def draw_tasks(
@@ -22,7 +27,7 @@ def draw_tasks(
     With `protocol.drop_overlap` no text of any task's test set is trained on in another task either.
 
     Raises:
-        UsageError: as `draw`, with the name of the task.
+        UsageError: as `draw_task`, with the name of the task.
     """
     tests = {name: _test_keys(task, cfg) for name, task in data.tasks.items()}
     draws: dict[str, Draw] = {}
@@ -31,7 +36,7 @@ def draw_tasks(
         others = {key for other, keys in tests.items() if other != name for key in keys}
         task, dropped[name] = _apart(task, others if cfg.drop_overlap else ())
         try:
-            draws[name] = draw(task, cfg, shots, data_seed, seed)
+            draws[name] = draw_task(task, cfg, shots, data_seed, seed)
         except UsageError as error:
             raise UsageError(f"task.of: {name}: {error}") from None
     notes = [f"{name}: {note}" for name, own in draws.items() for note in own.notes]
