@@ -181,6 +181,11 @@ def test_shots_zero_ranks_label_strings_and_refuses_a_fresh_head(here, capsys):
         (["method.tuner.rank=-1"], ["method.tuner.rank", "at least 0"]),
         (["method.lr.promt=0.1"], ["method.lr.promt"]),
         (["trainer.device=cuda"], ["cuda"]),
+        (["method.init_from=0123456789abcdef"], ["no such run"]),
+        (["method.stages=[distillation]"], ["ensemble"]),
+        (["search=random", "protocol.dev=none"], ["no dev rows"]),
+        (["search=random", "method.stages=[distillation]"], ["ensemble"]),
+        (["out_dir=a/new/place", "method.stages=[distillation]"], ["ensemble"]),
     ],
 )
 def test_mistakes_leave_nothing_behind(here, capsys, args, words):
@@ -193,7 +198,7 @@ def test_mistakes_leave_nothing_behind(here, capsys, args, words):
     assert "Traceback" not in error
     for word in words:
         assert word in error
-    assert not (here / "results" / "records").exists() or not records(here)
+    assert list(here.iterdir()) == []
 
 
 BAD_FILES = {

@@ -77,6 +77,15 @@ def persist(write: Callable[[], T]) -> T:
     return write()
 
 
+def again(make: Callable[[], T]) -> T:
+    """`make()`, which makes the folder that it writes to; anew where the folder went in between. A command that was
+    refused takes its empty ones away (`Store.claim`), perhaps while another begins in the same place."""
+    for _ in PAUSES:
+        with suppress(FileNotFoundError):
+            return make()
+    return make()
+
+
 class NotAFile(OSError):
     """A folder, named pipe, device or ring of links stands where a file is looked for."""
 
@@ -166,10 +175,9 @@ def write_atomic(path: Path, content: bytes, durable: bool = True, check: Callab
 
 
 def _write_and_rename(path: Path, content: bytes, durable: bool, check: Callable[[], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
-        _write_all(temporary, content, durable)
+        again(partial(_write_all, temporary, content, durable))
         check()
         os.replace(temporary, path)
     except BaseException:
@@ -188,6 +196,7 @@ def _keep_name(path: Path) -> None:
 
 
 def _write_all(path: Path, content: bytes, durable: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         rest = memoryview(content)

@@ -236,7 +236,7 @@ def test_a_really_full_disk(tmpfs: Path, make_record: Callable[..., Record]) -> 
     assert saved > 5
     assert len(store.all()) == saved
     assert leftovers(store) == []
-    shutil.rmtree(store.out_dir / "runs")
+    shutil.rmtree(store.out_dir / "runs", ignore_errors=True)
     store.path(f"{0:016x}").unlink()
     store.save(make_record(f"{0:016x}"))
     assert len(store.all()) == saved
@@ -410,5 +410,5 @@ def test_many_writers_and_a_reader(store: Store, writers: int, each: int) -> Non
     assert sorted(r.run_id for r in records) == sorted(f"{w:04x}{i:04x}" for w in range(writers) for i in range(each))
     assert path.read_bytes() == leaderboard.to_csv(leaderboard.rows(records))
     assert leftovers(store) == []
-    assert list(store.claims.iterdir()) == []
+    assert list(store.claims.glob("*")) == []
     assert not (store.out_dir / "quarantine").exists()

@@ -21,10 +21,11 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from peftbench.errors import UsageError
-from peftbench.files import NotAFile, check_place, read_file, readable_errors, sync_folder, write_atomic
+from peftbench.files import NotAFile, again, check_place, read_file, readable_errors, sync_folder, write_atomic
 from peftbench.records.leases import Found, Holder, Lease, scan
 from peftbench.records.packed import PACKED, unpacked
 from peftbench.records.record import RUN_ID, Record
@@ -108,7 +109,8 @@ class Store:
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Path]:
-        """Hold the run for this process and yield its folder, made if need be.
+        """Hold the run for this process and yield its folder, made if need be. A folder that was made and is still
+        empty when the run is given back goes again: a refused command leaves nothing.
 
         When the process dies, however it does, others may take the run over: at once on its own machine, elsewhere
         when its lease is over.
@@ -119,8 +121,9 @@ class Store:
         """
         self._refuse_packed()
         folder = self.folder(run_id)
+        made = [f for f in (folder, folder.parent, self.claims, self.out_dir, *self.out_dir.parents) if not f.exists()]
         with readable_errors("write to", self.out_dir):
-            folder.mkdir(parents=True, exist_ok=True)
+            again(partial(folder.mkdir, parents=True, exist_ok=True))
             claim = Lease(self.claims, run_id)
         self._held[run_id] = claim
         try:
@@ -128,6 +131,9 @@ class Store:
         finally:
             del self._held[run_id]
             claim.release()
+            for unused in made:
+                with suppress(OSError):  # something is in it
+                    unused.rmdir()
 
     def check_claim(self, run_id: str) -> None:
         """Make sure that the run is still this process's, if it was claimed through this object.
