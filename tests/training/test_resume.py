@@ -31,7 +31,8 @@ TWO = [f"method.stages=[supervised,{__name__}:another_round]"]
 
 def run_another_round(context: Context, incoming: Predictor | None) -> Predictor:
     """A second stage as a method with rounds has it: what is trained may change (half fine-tuning draws anew)."""
-    from peftbench.stages.learning import LearnerPredictor, supervised
+    from peftbench.stages.learning import LearnerPredictor
+    from peftbench.stages.supervised.training import supervised
 
     assert isinstance(incoming, LearnerPredictor)
     incoming.learner.tuner.on_round(incoming.learner.model, 1)

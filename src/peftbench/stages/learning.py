@@ -1,4 +1,4 @@
-"""The `supervised` stage: gradient steps on the drawn labelled rows."""
+"""What stages that train share: a learner that answers, and gradient steps on some items."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from peftbench.measure.probe import Probe, probe_step
 from peftbench.records import manifest
 from peftbench.stages import kept
 from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.ledger import once
 from peftbench.tasks.base import Row
 from peftbench.training.batching import plan_batches
 from peftbench.training.checkpoint import disk_errors
@@ -148,51 +147,6 @@ def fresh(context: Context, cfg: RunConfig | None = None) -> LearnerPredictor:
     """A new learner on the run's device, of the run's config or of a variation of it."""
     assert context.new_learner is not None, "a stage that trains needs a backbone"
     return LearnerPredictor(context.new_learner(context, cfg), context)
-
-
-def supervised(context: Context, incoming: Predictor | None) -> Predictor:
-    """Train on the draw's train rows; keep the best state on dev or the last one, as the protocol says. With tricks it
-    is `peftbench.stages.tricks.training` that does so.
-
-    With no labelled row (shots=0) nothing is trained.
-    """
-    if not context.draw.train:
-        return untrained(context, incoming)
-    predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
-    predictor.encode(context.draw.train)
-    if uses_dev(context):
-        predictor.encode(context.draw.dev)
-    if context.cfg.method.trick:
-        from peftbench.stages.tricks.training import Training
-
-        report = Training(context, predictor).run()
-    else:
-        report = once(context, predictor.learner, lambda folder: fit(context, predictor, folder))
-    context.reports.append(report)
-    return predictor
-
-
-def fit(context: Context, predictor: LearnerPredictor, folder: Path, course: Course | None = None) -> StageReport:
-    """Measure a step and train on the draw's train rows; checkpoints go to `folder`. `course`: see `train_on`."""
-    return train_on(
-        context,
-        predictor.learner,
-        mixed(context, predictor.encode(context.draw.train)),
-        folder,
-        StageReport("supervised"),
-        select=context.draw.select,
-        evaluate=(lambda: context.dev_score(predictor)) if uses_dev(context) else None,
-        on_log=context.log,
-        course=course,
-    )
-
-
-def mixed(context: Context, items: Sequence[Encoded]) -> Sequence[Encoded]:
-    """The items of the draw's train rows, of a mixture as often as it says."""
-    if context.data.mixture is None:
-        return items
-    shares = context.data.mixture.shares(context.draw.train)
-    return [replace(item, share=share) for item, share in zip(items, shares, strict=True)]
 
 
 def train_on(

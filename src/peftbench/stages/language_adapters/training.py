@@ -28,7 +28,8 @@ from peftbench.models.outline import outline
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.continued_pretraining.training import mean_loss
 from peftbench.stages.language_adapters.texts import Pool, languages, pools
-from peftbench.stages.learning import LearnerPredictor, fresh, supervised
+from peftbench.stages.learning import LearnerPredictor, fresh
+from peftbench.stages.supervised.training import supervised
 from peftbench.tasks import data_dir
 from peftbench.tasks.base import Row, bare_task
 from peftbench.tasks.unlabelled import RUN, Document

@@ -137,8 +137,8 @@ def contents(run: RunConfig, _: object) -> dict[str, str]:
 
 
 STAGE = Stage(
-    run="peftbench.stages.prompt_search.searching:prompt_search",
-    check="peftbench.stages.prompt_search.searching:check",
+    run="peftbench.stages.prompt_search.stage:prompt_search",
+    check="peftbench.stages.prompt_search.stage:check",
     options=PromptSearchOptions,
     section="prompt_search",
     uses=(*INPUT, "method.formulation", "task.label_words"),

@@ -15,6 +15,7 @@ from peftbench.stages.prompt_search.candidates import EXAMPLES, Candidate, Trial
 from peftbench.stages.prompt_search.operators import OPERATORS, Edit, Mistake, applicable
 from peftbench.stages.prompt_search.policy import Policy
 from peftbench.stages.prompt_search.searching import Search
+from peftbench.stages.prompt_search.start import first_prompt
 from peftbench.stages.prompt_search.writers import text_in
 from peftbench.tasks.base import Row
 
@@ -31,7 +32,7 @@ class Flow:
         cfg = search.cfg
         self.search, self.cfg = search, cfg
         self.policy = Policy(cfg.policy == "q", cfg.rate, cfg.softness, cfg.steps)
-        self.present = search.start()
+        self.present = first_prompt(search)
         first = search.note(self.present, kept=True)
         self.place = first.number
         first.dev = search.on_dev(self.present)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from peftbench.stages.prompt_search.candidates import Candidate, Trial, has_places
 from peftbench.stages.prompt_search.searching import Search
+from peftbench.stages.prompt_search.start import first_prompt
 from peftbench.tasks.base import Row
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Adapter:
     propose_new_texts = None
 
     def __init__(self, search: Search) -> None:
-        self.search, self.first = search, search.start()
+        self.search, self.first = search, first_prompt(search)
         self.trials: dict[str, Trial] = {}
 
     def evaluate(

@@ -1,63 +1,26 @@
-"""The `prompt_search` stage."""
+"""What all ways to search for a prompt share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 
-import yaml
-
-from peftbench.errors import UsageError
-from peftbench.files import write_atomic
 from peftbench.formulations.prompts import PromptSet, prompt_set
 from peftbench.learner import Learner
 from peftbench.models.remote import Completion
-from peftbench.stages.base import Context, Predictor, StageReport
-from peftbench.stages.learning import LearnerPredictor, fresh
+from peftbench.stages.base import Context, StageReport
+from peftbench.stages.learning import LearnerPredictor
 from peftbench.stages.prompt_search import OWN, PromptSearchOptions, is_writing
-from peftbench.stages.prompt_search.candidates import Candidate, Trial, filled, write_trials
-from peftbench.stages.prompt_search.judge import Budget, BudgetSpent, Comparison, Journal, Judge
+from peftbench.stages.prompt_search.candidates import Candidate, Trial, write_trials
+from peftbench.stages.prompt_search.judge import Budget, Comparison, Journal, Judge
 from peftbench.stages.prompt_search.writers import Author, LocalAuthor, author
 from peftbench.tasks.base import Row
 
-CANDIDATES, PROMPT = "candidates.jsonl", "prompt.yaml"
-"""Files in the run's folder: all that were tried, and the one that was found, as a set for `formulation.prompts`."""
-
-
-def check(context: Context) -> None:
-    """Raises UsageError if there are no dev rows to choose by."""
-    if not context.draw.dev:
-        raise UsageError(
-            f"protocol={context.cfg.protocol.name}: has no dev rows, a prompt is chosen on dev, and test is not for "
-            "choosing. Use protocol.dev=fixed or a protocol with dev rows (default)."
-        )
-
-
-def prompt_search(context: Context, incoming: Predictor | None) -> Predictor:
-    """Search; the model asked by the prompt that did best on dev, of equal ones the first."""
-    predictor = incoming if isinstance(incoming, LearnerPredictor) else fresh(context)
-    search = Search(context, predictor)
-    found = search.run()
-    context.reports.append(search.report())
-    return found
-
-
-class FoundPrompt(LearnerPredictor):
-    """A model asked by a prompt that was searched for."""
-
-    def __init__(self, learner: Learner, context: Context, search: Search) -> None:
-        super().__init__(learner, context)
-        self.search = search
-
-    def costs(self) -> dict[str, float]:
-        return self.search.costs()
-
-    def remarks(self) -> list[str]:
-        return [*super().remarks(), self.search.remark()]
+CANDIDATES = "candidates.jsonl"
+"""File in the run's folder: all that were tried."""
 
 
 class Search:
-    """What all ways to search share: rows, budget, judge, writer, and the list of what was tried.
+    """Rows, budget, judge, writer, and the list of what was tried.
 
     Attributes:
         dev: the rows that prompts are chosen by, at most `validation` of the draw's dev rows.
@@ -79,39 +42,6 @@ class Search:
         self._own = local_author(predictor.learner, self.cfg, context.cfg.seed)
         self._author: Author | None = None
         self._journal = Journal(context.stage_folder() / "written.jsonl")
-
-    def run(self) -> FoundPrompt:
-        """Search until the way to search ends or the budget is spent, and write both files."""
-        from peftbench.stages.prompt_search import flow, listed, peer, promptor
-
-        ways: dict[str, Callable[[Search], None]] = {
-            "promptflow": flow.promptflow, "promptor": promptor.promptor, "listed": listed.listed, "gepa": peer.gepa,
-        }  # fmt: skip
-        try:
-            ways[self.cfg.by](self)
-        except BudgetSpent:
-            self.notes.append("the budget was spent")
-        if not any(trial.dev is not None for trial in self.trials):
-            raise UsageError(
-                f"method.prompt_search.calls={self.cfg.calls}, tokens={self.cfg.tokens}: not enough to score one "
-                f"prompt on {len(self.dev)} dev rows. Raise them, or lower method.prompt_search.validation."
-            )
-        self.keep()
-        best = self.candidates[self.best().number]
-        plain = yaml.safe_dump(as_set(best, self.base), sort_keys=False, allow_unicode=True, width=120)
-        write_atomic(self.context.folder / PROMPT, plain.encode("utf-8", "surrogatepass"))
-        return FoundPrompt(self.judge.posed(best).learner, self.context, self)
-
-    def start(self) -> Candidate:
-        """The prompt that a search begins with: the sections of the options, or promptor's."""
-        if self.cfg.start == "promptor":
-            from peftbench.stages.prompt_search.promptor import composed
-
-            return composed(self)
-        texts = {
-            name: filled(text, self.base, self.form, self.context.data) for name, text in self.cfg.sections.items()
-        }
-        return Candidate(texts, self.first_examples(), self.form)
 
     def first_examples(self) -> tuple[str, ...]:
         """The first rows of the draw, classes in turn."""
@@ -222,11 +152,3 @@ def local_author(learner: Learner, cfg: PromptSearchOptions, seed: int) -> Local
     """The run's own model as a writer."""
     backbone = learner.backbone
     return LocalAuthor(learner.model, backbone.tokenizer, cfg, seed, backbone.max_positions)
-
-
-def as_set(candidate: Candidate, base: PromptSet) -> dict[str, object]:
-    """A found prompt as a file for `method.formulation.prompts`."""
-    made = candidate.written(base)
-    plain: dict[str, object] = {"source": made.source}
-    plain |= {key: dict(value) for key, value in (("words", made.words), ("languages", made.languages)) if value}
-    return plain | {"prompts": [asdict(made.prompts[0])]}

@@ -16,7 +16,8 @@ import numpy as np
 
 from peftbench.formulations.by_task import ByTask
 from peftbench.stages.base import Context, Predictor
-from peftbench.stages.learning import LearnerPredictor, supervised
+from peftbench.stages.learning import LearnerPredictor
+from peftbench.stages.supervised.training import supervised
 
 if TYPE_CHECKING:
     from peftbench.tasks.base import Row

@@ -26,7 +26,6 @@ from peftbench.stages.learning import (
     DEFAULT_RATE,
     LearnerPredictor,
     constant_groups,
-    fit,
     fresh,
     learning_rates,
     train_on,
@@ -34,6 +33,7 @@ from peftbench.stages.learning import (
 )
 from peftbench.stages.ledger import once
 from peftbench.stages.self_training.student import Labelled, Student
+from peftbench.stages.supervised.training import fit
 from peftbench.training import checkpoint
 from peftbench.training.batching import total_steps
 from peftbench.training.optim import Course, build_optimizer, load_optimizer_tensors, optimizer_tensors

@@ -7,7 +7,7 @@ from peftbench.stages import tricks
 from peftbench.stages.base import Stage
 
 STAGE = Stage(
-    run="peftbench.stages.learning:supervised",
+    run="peftbench.stages.supervised.training:supervised",
     uses=TRAINING,
     fits=tricks.fits,
     check=tricks.check_run,
