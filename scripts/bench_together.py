@@ -32,11 +32,11 @@ from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.measure.memory import MemoryMeter
 from peftbench.models.backbone_cache import keep_loaded
+from peftbench.passes import shared_pass
 from peftbench.sweeps import sharing
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
-from peftbench.training.together import shared_pass
-from peftbench.training.together.shared_pass import train_together
+from peftbench.training.together import train_together
 
 MODELS = ["tiny-bert", "minilm", "smollm2-135m"]
 METHODS = ["lora", "dept", "prompt_tuning", "bitfit", "houlsby"]

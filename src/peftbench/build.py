@@ -12,8 +12,8 @@ from peftbench.errors import UsageError, a_or_an
 from peftbench.formulations import formulation_class
 from peftbench.formulations.declared import declaration
 from peftbench.init_from import Source, source_of
+from peftbench.passes.turns import here
 from peftbench.stages import stages_of
-from peftbench.training.together.turns import here
 from peftbench.tuners.base import WHOLE_BACKBONE
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ def new_learner(record: Record, context: Context, cfg: RunConfig | None = None) 
     device = context.processes().device
     choose_attention(learner, context.cfg.trainer.attention, context.precision, device)
     if context.cfg.trainer.reuse_frozen:
-        from peftbench.training.frozen_blocks import FrozenBlocks
+        from peftbench.passes.frozen_blocks import FrozenBlocks
 
         learner.frozen = FrozenBlocks(learner.backbone, context.precision)
     learner.to(device)
     if (member := here()) is not None:
-        from peftbench.training.together.shared_pass import Together
+        from peftbench.passes.shared_pass import Together
 
-        learner.together = Together(member, learner)
+        learner.together = Together(member, learner.backbone.model)
     return learner
 
 

@@ -18,9 +18,9 @@ from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 
 if TYPE_CHECKING:
     from peftbench.config.schema import RunConfig
+    from peftbench.passes.frozen_blocks import FrozenBlocks
+    from peftbench.passes.shared_pass import Together
     from peftbench.tasks.base import Row
-    from peftbench.training.frozen_blocks import FrozenBlocks
-    from peftbench.training.together.shared_pass import Together
 
 HEAD = "head"
 """Name of the parameter group of the formulation's own parameters, and of its file."""

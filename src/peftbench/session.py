@@ -25,6 +25,7 @@ from peftbench.errors import UsageError
 from peftbench.files import StorageError, persist, readable_errors, replace_with, sync_folder, write_atomic
 from peftbench.imports import importing
 from peftbench.measure.clock import PhaseClock
+from peftbench.passes.turns import here
 from peftbench.records.fill import TRACEBACK, fill_failure
 from peftbench.records.leases import LeaseHeld, LeaseLost
 from peftbench.records.record import Record, plain
@@ -33,7 +34,6 @@ from peftbench.records.tracking import Tracker, resolve_mode
 from peftbench.stages import stages_of
 from peftbench.tasks.base import TaskData
 from peftbench.tasks.protocols import Draw
-from peftbench.training.together.turns import here
 from peftbench.tuners import get_tuner
 
 if TYPE_CHECKING:

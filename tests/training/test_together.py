@@ -22,6 +22,7 @@ from peftbench.inputs import InputCache
 from peftbench.learner import Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models.backbone_cache import keep_loaded
+from peftbench.passes.turns import Member
 from peftbench.records.leaderboard import MEASURED, row
 from peftbench.records.record import Record
 from peftbench.records.seen import remarks
@@ -32,8 +33,7 @@ from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.sharing import LARGEST, WORTH, gains, group_key, group_size, why_alone
 from peftbench.training.distributed import Dist
 from peftbench.training.loop import TrainResult, train
-from peftbench.training.together.shared_pass import train_together
-from peftbench.training.together.turns import Member
+from peftbench.training.together import train_together
 from peftbench.views.leaderboard_command import _show as shown
 
 FAST = (

@@ -9,7 +9,7 @@ import torch
 from peftbench.config import registry
 from peftbench.conformance.bench import Bench
 from peftbench.conformance.checks import Verdict, failed, passed
-from peftbench.training.together.shared_pass import train_together
+from peftbench.training.together import train_together
 from peftbench.tuners.base import Tuner
 
 STEPS = 6

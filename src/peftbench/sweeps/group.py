@@ -19,8 +19,8 @@ def run_jobs(jobs: Sequence[Job], inputs: InputCache) -> list[Ended]:
     works = [partial(run_job, job.config, inputs) for job in jobs if job.config is not None]
     if len(works) == 1:
         return [works[0]()]
-    from peftbench.training.together.shared_pass import serve
-    from peftbench.training.together.turns import Company
+    from peftbench.passes.shared_pass import serve
+    from peftbench.passes.turns import Company
 
     members = Company(works, serve).run()
     for member in members:

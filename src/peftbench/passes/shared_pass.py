@@ -15,17 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from peftbench.training.together.turns import Company, Member, here
-
-if TYPE_CHECKING:
-    from peftbench.learner import Learner
-
-T = TypeVar("T")
+from peftbench.passes.turns import Member
 
 FEWEST_ROWS = 16
 """Tokens of a batch below which it goes alone: for so few rows BLAS multiplies in another way than for many."""
@@ -58,24 +53,6 @@ class Backward:
     """A run's wish: the gradients behind a shared pass, those of its own outputs being there."""
 
     of: SharedPass
-
-
-def train_together(learners: Sequence[Learner], trainings: Sequence[Callable[[], T]]) -> list[T]:
-    """Have the training of each learner done as a member of one company; what they returned, in order. Raises what the
-    first one that failed did."""
-
-    def work(learner: Learner, training: Callable[[], T]) -> T:
-        member = here()
-        assert member is not None
-        learner.together = Together(member, learner)
-        with learner.in_training():
-            return training()
-
-    members = Company([partial(work, *each) for each in zip(learners, trainings, strict=True)], serve).run()
-    for member in members:
-        if member.error is not None:
-            raise member.error
-    return [member.result for member in members]
 
 
 def serve(requests: Sequence[Any], alive: Sequence[Member]) -> Sequence[Any]:
@@ -211,7 +188,7 @@ def _with_own_bias(modules: Sequence[nn.Linear], x: Tensor) -> Tensor:
 
 
 class Together:
-    """A learner's part in a company: while it is `in_training`, its network's passes are shared where they can be.
+    """A run's part in a company: while it is `in_training`, its network's passes are shared where they can be.
 
     Attributes:
         owners: the modules of its network with trained parameters of their own.
@@ -222,8 +199,8 @@ class Together:
         left: whether it does not take part any more.
     """
 
-    def __init__(self, member: Member, learner: Learner) -> None:
-        self.member, self.network = member, learner.backbone.model
+    def __init__(self, member: Member, network: nn.Module) -> None:
+        self.member, self.network = member, network
         self.owners = [m for m in self.network.modules() if any(p.requires_grad for p in m.parameters(recurse=False))]
         self.why_alone, self.left, self.passes = "", False, 0
         self.pending: list[Forward] = []

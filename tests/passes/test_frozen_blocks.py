@@ -13,10 +13,10 @@ from peftbench.config.schema import ModelConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.models import load_backbone
+from peftbench.passes.frozen_blocks import FrozenBlocks, untouched
 from peftbench.records.leaderboard import row
 from peftbench.records.record import Record
 from peftbench.runner import run
-from peftbench.training.frozen_blocks import FrozenBlocks, untouched
 
 FAST = (
     "model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=4", "trainer.device=cpu",
