@@ -59,8 +59,13 @@ BACK = {
 """Imports that close a circle of files and stay: (importing module, imported)."""
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imports(path: Path) -> list[tuple[str, int]]:
     """Names of the project that a file imports, with lines; those inside functions and for a type checker, too."""
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "peftbench":
             yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
