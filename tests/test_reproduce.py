@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 from peftbench.cli import main
 from peftbench.config import compose
+from peftbench.inputs import adapter_content
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.reproduce import checks, outcome
-from peftbench.reproduce.command import _lend
+from peftbench.reproduce.sources import lend, missing
 from peftbench.runner import run
 
 FAST = ["task=demo_news", "tracking.wandb=disabled", "shots=2"]
@@ -236,9 +238,68 @@ def test_two_runs_that_begin_alike_are_named(here, capsys):
     assert twin in text
 
 
-def test_the_run_that_was_started_from_is_lent(here):
-    record, other = only(here), Store("results/reproductions")
-    _lend(here, other, record.run_id)
-    assert other.load(record.run_id).score == record.score
-    assert (other.folder(record.run_id) / "predictions.jsonl").exists()
-    _lend(here, other, record.run_id)
+def heirs(store: Store) -> list[Record]:
+    """Made up: three runs, each started from the one before, and what each has trained."""
+    made: list[Record] = []
+    for number in range(3):
+        source = made[-1].run_id if made else None
+        content = adapter_content(store, source) if source else None
+        fields = {"run_id": f"{number:016x}", "config": {"method": {"init_from": source}}}
+        made.append(Record.from_dict({**store.all()[0].to_dict(), **fields}))
+        made[-1].identity = {"contents": {"init_from": content}} if source else {}
+        store.save(made[-1])
+        adapter = store.folder(made[-1].run_id) / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter.safetensors").write_bytes(bytes([number]))
+    return made
+
+
+def test_every_run_that_it_goes_back_to_is_lent(here):
+    first, second, last = heirs(here)
+    assert list(missing(here, last)) == []
+    other = Store("results/reproductions")
+    lend(here, other, last)
+    for record in (first, second):
+        assert other.load(record.run_id).run_id == record.run_id
+        assert adapter_content(other, record.run_id) == adapter_content(here, record.run_id)
+    assert other.load(last.run_id) is None
+
+
+@pytest.mark.parametrize("gone", ["record", "weights"])
+def test_a_source_that_is_gone_is_named(here, gone):
+    first, second, last = heirs(here)
+    here.path(first.run_id).unlink() if gone == "record" else shutil.rmtree(here.folder(first.run_id) / "adapter")
+    (refusal,) = missing(here, last)
+    assert refusal.what.startswith(f"run {second.run_id} started from run {first.run_id}, wh")
+    assert not refusal.can_force
+
+
+def test_a_source_that_was_trained_again_is_said(here):
+    _, second, last = heirs(here)
+    (here.folder(second.run_id) / "adapter" / "adapter.safetensors").write_bytes(b"other")
+    (refusal,) = missing(here, last)
+    assert "which has been trained again since" in refusal.what
+    assert refusal.can_force
+
+
+@pytest.mark.slow
+def test_a_chain_is_reproduced_and_without_its_first_run_refused(tmp_path, monkeypatch, capsys):
+    """The first run has trained the whole backbone: without it the last would start from other weights."""
+    monkeypatch.chdir(tmp_path)
+    place = [*FAST, "model=tiny-bert", "trainer=debug", "trainer.save=all", "protocol.drop_overlap=false"]
+    made: list[Record] = []
+    for method in ("full", "lora", "lora"):
+        source = [f"method.init_from={made[-1].run_id}"] if made else []
+        record, _ = run(compose([*place, *source, f"method={method}", f"seed={len(made)}"]))
+        made.append(record)
+    code, text = call(capsys, made[-1].run_id, "--json")
+    assert code == 0, text
+    found = json.loads(text)
+    assert found["level"] == "exact"
+    new = Store("results/reproductions").load(found["new_run_id"])
+    assert (new.identity["contents"], new.notes) == (made[-1].identity["contents"], made[-1].notes)
+    Store("results").path(made[0].run_id).unlink()
+    code, text = call(capsys, made[-1].run_id, "--force")
+    assert code == 2
+    assert f"run {made[1].run_id} started from run {made[0].run_id}, which is not in" in text
+    assert text.count("\n") == 1

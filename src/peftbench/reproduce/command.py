@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from peftbench.config.schema import RunConfig
@@ -24,6 +24,7 @@ from peftbench.reproduce.checks import (
     rebuild_config,
     refusals,
 )
+from peftbench.reproduce.sources import lend, missing
 
 FOLDER = "reproductions"
 """Below `out_dir`: a store of its own, so that no table counts a run twice."""
@@ -48,13 +49,13 @@ def reproduce_command(argv: Sequence[str]) -> int:
     old = _find(store, options.run_id)
     cfg = rebuild_config(old, str(Path(options.out_dir) / FOLDER), options.devices)
     inputs = InputCache()
-    _refuse(old, cfg, inputs, options.force)
+    _refuse(old, store, cfg, inputs, options.force)
     differ = conditions(old, cfg.trainer.devices)
     notes = code_changes(old, cfg)
     if options.check:
         print("\n".join([f"Run {old.run_id} can be reproduced, {_expectation(differ)}.", *map(_note, notes)]))
         return 0
-    new = _run(store, cfg, inputs)
+    new = _run(old, store, cfg, inputs)
     return _report(old, new, store, Store(cfg.out_dir), [*differ, *later_conditions(old, new)], notes, options)
 
 
@@ -87,12 +88,15 @@ def _command(record: Record) -> str:
     return command(overrides_of(record.config, always=["method"]))
 
 
-def _refuse(old: Record, cfg: RunConfig, inputs: InputCache, force: bool) -> None:
-    """Say what has changed, all at once; with `force` as a warning."""
-    changed = refusals(old, cfg, inputs)
+def _refuse(old: Record, store: Store, cfg: RunConfig, inputs: InputCache, force: bool) -> None:
+    """Say what has changed, all at once; with `force` as a warning, unless no run is possible."""
+    found = refusals(old, replace(cfg, out_dir=str(store.out_dir)), inputs)  # where what it started from lies
+    changed = [*found, *missing(store, old)]
     if not changed:
         return
     told = "; ".join(refusal.what for refusal in changed)
+    if not all(refusal.can_force for refusal in changed):
+        raise UsageError(f"Run {old.run_id} cannot be reproduced: {told}.")
     if not force:
         raise UsageError(
             f"Run {old.run_id} cannot be reproduced: {told}. --force runs it all the same, and then the numbers need "
@@ -111,26 +115,14 @@ def _expectation(differ: Sequence[str]) -> str:
     return "up to rounding, since these differ: " + "; ".join(differ)
 
 
-def _run(store: Store, cfg: RunConfig, inputs: InputCache) -> Record:
+def _run(old: Record, store: Store, cfg: RunConfig, inputs: InputCache) -> Record:
     from peftbench.runner import run
 
-    if cfg.method.init_from:
-        _lend(store, Store(cfg.out_dir), cfg.method.init_from)
+    lend(store, Store(cfg.out_dir), old)
     record, _ = run(cfg, inputs)
     if record is None:
         raise UsageError("reproduce: start it by hand, not as one of several processes.")
     return record
-
-
-def _lend(store: Store, reproductions: Store, run_id: str) -> None:
-    """Let the run that this one started from be found in the store of reproductions too."""
-    for source, link in (
-        (store.path(run_id), reproductions.path(run_id)),
-        (store.folder(run_id), reproductions.folder(run_id)),
-    ):
-        if source.exists() and not link.exists():
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.path.relpath(source.resolve(), link.parent.resolve()))
 
 
 def _report(
