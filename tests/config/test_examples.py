@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from peftbench.config import compose, registry
+from peftbench.config.command import overrides_of
 from peftbench.errors import UsageError
 from peftbench.runner import run
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = "examples/extending"
 FAST = ["model=tiny-bert", "task=weather", "shots=2", "trainer=debug", "tracking.wandb=disabled", "trainer.device=cpu"]
 
 
@@ -91,3 +94,17 @@ def test_a_launcher_is_one_file_that_hydra_finds(monkeypatch: pytest.MonkeyPatch
     assert made.launch(["a", "b"], 0) == ["did a", "did b"]
     stored = ConfigStore.instance().load("hydra/launcher/last_first.yaml")
     assert stored.node["_target_"] == "hydra_plugins.last_first_launcher.LastFirstLauncher"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["method=lora", f"method.stages=[{EXAMPLES}/shorter_first.py,supervised]"],
+        ["method=lora", f"+method.trick.sure.name={EXAMPLES}/confidence_penalty.py", "+method.trick.sure.beta=0.3"],
+        ["method=tfidf_lr", f"task.main_metric={EXAMPLES}/worst_recall.py"],
+    ],
+)
+def test_a_config_with_a_file_gives_back_its_command(given):
+    config = asdict(compose(given))
+    assert config["plugins"]
+    assert overrides_of(config) == given

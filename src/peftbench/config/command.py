@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from peftbench.config.catalogue import files_of, names
 from peftbench.config.grammar import hydra_value
 from peftbench.config.load import compose, compose_raw
+from peftbench.config.schema import NOT_TYPED
 from peftbench.config.sections import GROUPS, formulation_options
 
 _HOW = ("out_dir", "data_dir", "tracking", "rerun", "trainer.progress")
@@ -32,7 +33,8 @@ def overrides_of(config: dict[str, Any], keep: Sequence[str] = (), always: Seque
     Args:
         config: a resolved config, as a record holds it. A key that this version does not have is left out, so the
             result is right for records of this version.
-        keep: dotted keys among those of how and where (`data_dir`) that are wanted too.
+        keep: dotted keys among those of how and where (`data_dir`) that are wanted too. What no command can say
+            (`NOT_TYPED`) follows from the rest: `plugins` from the files that are named.
         always: groups (`method`) that are named even if they are the default.
 
     Raises:
@@ -122,7 +124,7 @@ def is_open(key: str, value: Any) -> bool:
 
 
 def _is_left_out(key: str, keep: Sequence[str]) -> bool:
-    return any(key == how or key.startswith(f"{how}.") for how in _HOW if how not in keep)
+    return any(key == part or key.startswith(f"{part}.") for part in (*_HOW, *NOT_TYPED) if part not in keep)
 
 
 def command(overrides: Sequence[str], multirun: bool = False) -> str:
