@@ -164,7 +164,7 @@ def through_hydra(typed: Arguments) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
+    from peftbench.config.hydra_source import COMMAND, CONFIG_MODULE, HYDRA_DEFAULTS
     from peftbench.config.load import check_overrides, explain, opened, opened_for_sweep, to_run_config
 
     check_overrides(typed.overrides)
@@ -181,7 +181,7 @@ def through_hydra(typed: Arguments) -> int:
     sys.argv = [sys.argv[0], *typed.flags, *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us, who say them in one line
     try:
-        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", **HYDRA_DEFAULTS)(job)()
+        hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name=COMMAND, **HYDRA_DEFAULTS)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, typed.overrides) from None
     except SystemExit as end:  # after words of its own, about a package that is not there

@@ -4,10 +4,9 @@ import functools
 import re
 
 import pytest
-from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 
-from peftbench.config import compose
+from peftbench.config import compose, composition
 from peftbench.config.catalogue import entries, names
 from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
 from peftbench.config.load import compose_raw, from_plain, opened_for_sweep, resolve
@@ -77,8 +76,8 @@ def test_mistakes_are_named_with_the_nearest_choice(override, named, near):
 def test_an_unknown_key_costs_one_composition_at_most(monkeypatch):
     from peftbench.config import load
 
-    calls, real = [], load.hydra_compose
-    monkeypatch.setattr(load, "hydra_compose", lambda *args, **keys: calls.append(1) or real(*args, **keys))
+    calls, real = [], load.compose_by_hydra
+    monkeypatch.setattr(load, "compose_by_hydra", lambda *args, **keys: calls.append(1) or real(*args, **keys))
     assert "Did you mean `trainer.steps`" in message("trainer.stpes=3")
     assert len(calls) == 0
     assert "Did you mean `method.lr.head`" in message("method.lr.haed=3")
@@ -91,6 +90,46 @@ def test_another_formulation_than_the_methods_own_is_possible_but_for_its_keys()
     rest = text.rpartition("sets: ")[2].replace("'", "").split()
     cfg = compose(["method=list", "method/formulation=head", *rest])
     assert cfg.method.formulation.name == "head"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["method=lora", "seed=3", "+method/trick=[ema]", "++task.lang=swa"],
+        ["+recipe=augmentation", "~method.space", "trainer.steps=5"],
+        ["model=local", "model.path=${out_dir}/x", "tracking.wandb=disabled"],
+    ],
+)
+def test_without_hydras_own_section_a_config_is_the_same(overrides):
+    with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
+        assert composition.loaded("config", overrides) == composition.whole_command(overrides)
+
+
+def test_a_file_that_sets_something_of_hydras_is_composed_with_all_of_it(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /hydra/launcher: slurm\nseed: 7\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    (tmp_path / "experiment" / "wide.yaml").write_text(
+        "# @package _global_\nhydra:\n  launcher:\n    n_jobs: 2\nseed: 8\n"
+    )
+    monkeypatch.setenv("PEFTBENCH_CONF", str(tmp_path))
+    calls, real = [], composition.whole_command
+    monkeypatch.setattr(composition, "whole_command", lambda *args: calls.append(1) or real(*args))
+    assert (compose(["+experiment=mine"]).seed, compose(["+experiment=wide"]).seed, len(calls)) == (7, 8, 2)
+    assert compose(["hydra.launcher.n_jobs=3", "seed=9"]).seed == 9
+    assert compose(["seed=1"]).seed == 1
+    assert len(calls) == 3
+
+
+def test_an_unknown_key_in_a_file_is_not_looked_for_again_and_again(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\ndefaults:\n  - override hydra/launcher: slurm\n")
+    monkeypatch.setenv("PEFTBENCH_CONF", str(tmp_path))
+    calls, real = [], composition.loaded
+    monkeypatch.setattr(composition, "loaded", lambda *args: calls.append(1) or real(*args))
+    assert "experiment/hydra/launcher" in message("+experiment=mine")
+    assert len(calls) == 2
 
 
 @functools.cache
@@ -108,7 +147,7 @@ def in_place_of_the_default(group: str, name: str) -> RunConfig:
     plain, known = default()
     referred_to = f"+shots={plain['shots']}"
     with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
-        chosen = resolve(hydra_compose(overrides=[referred_to, f"+{group}={name}", *needs_of(group, name)]))
+        chosen = resolve(composition.loaded(None, [referred_to, f"+{group}={name}", *needs_of(group, name)]))
 
     def section(key: str, own: dict) -> object:
         return build_section(key, own) if key in chosen else getattr(known, key)

@@ -1,4 +1,4 @@
-"""Configs for tests that are about something else: equal to `peftbench.config.compose`, at a tenth of its cost.
+"""Configs for tests that are about something else: equal to `peftbench.config.compose`, at a fifth of its cost.
 
 Files of the user's own are read and hashed once: a test that edits one composes in full.
 """

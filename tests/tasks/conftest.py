@@ -6,9 +6,10 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import initialize_config_module
 from omegaconf import OmegaConf
 
+from peftbench.config.composition import loaded
 from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS
 from peftbench.config.schema import ProtocolConfig, TaskConfig
 from peftbench.config.sections import build, build_task
@@ -16,9 +17,9 @@ from peftbench.config.tasks import adapter_of
 
 
 @cache
-def compose_task(choice: str, *overrides: str) -> dict[str, Any]:
+def compose_section(group: str, choice: str, *overrides: str) -> dict[str, Any]:
     with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
-        return OmegaConf.to_container(compose(overrides=[f"+task={choice}", *overrides]), resolve=True)["task"]
+        return OmegaConf.to_container(loaded(None, [f"+{group}={choice}", *overrides]), resolve=True)[group]
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def task_config():
     """`task_config("trec", "task.subset=mr")`: the composed and checked `TaskConfig`, without the rest of a run."""
 
     def make(choice: str, *overrides: str) -> TaskConfig:
-        section = compose_task(choice, *overrides)
+        section = compose_section("task", choice, *overrides)
         return build(adapter_of(section["adapter"]).config, section, "task")
 
     return make
@@ -35,7 +36,7 @@ def task_config():
 @pytest.fixture
 def settled_task():
     """`task_config`, as a run gets it: with what the adapter completes when the config is composed."""
-    return lambda choice, *overrides: build_task(compose_task(choice, *overrides))
+    return lambda choice, *overrides: build_task(compose_section("task", choice, *overrides))
 
 
 @pytest.fixture
@@ -43,9 +44,7 @@ def protocol():
     """`protocol("lm_bff")`: the checked section of that name."""
 
     def make(name: str, **changes: Any) -> ProtocolConfig:
-        with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
-            section = OmegaConf.to_container(compose(overrides=[f"+protocol={name}"]), resolve=True)["protocol"]
-        return build(ProtocolConfig, {**section, **changes}, "protocol")
+        return build(ProtocolConfig, {**compose_section("protocol", name), **changes}, "protocol")
 
     return make
 

@@ -21,6 +21,8 @@ from peftbench.config.user_files import check_settings, user_folder
 from peftbench.errors import UsageError
 
 CONFIG_MODULE = "peftbench.conf"
+RUN, COMMAND = "config", "command"
+"""What a run is, and around it how Hydra does what a command asks for."""
 SCHEME = "peftbench-user"
 PACKAGED = "peftbench-packaged"
 HYDRA_DEFAULTS: dict[str, str] = {"version_base": "1.3"} if hydra_version.startswith("1.3.") else {}

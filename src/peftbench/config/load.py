@@ -8,9 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -19,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.config import registry, schema
 from peftbench.config.catalogue import names
 from peftbench.config.components import choices, components, stages_run
+from peftbench.config.composition import compose_by_hydra
 from peftbench.config.doors import check_override, shortened
-from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS, ConfigFiles, PackagedSource, UserSource
+from peftbench.config.hydra_source import ConfigFiles, PackagedSource, UserSource
 from peftbench.config.sections import CHOSEN_METRIC, GROUPS, build_section, field_names, first_line, mapping
 from peftbench.config.space import rate_decades, read_space
 from peftbench.config.tasks import adapter_of
@@ -56,17 +54,12 @@ def compose_raw(overrides: Sequence[str]) -> DictConfig:
         UsageError: the overrides, or the user's files that they name, cannot be composed.
     """
     check_overrides(overrides)
-    outer = GlobalHydra.instance().hydra  # of a host application, which gets it back
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
-            return hydra_compose("config", overrides=[for_one_run(override) for override in overrides])
+        return compose_by_hydra([for_one_run(override) for override in overrides])
     except UsageError:
         raise
     except Exception as error:  # nothing but Hydra runs in there, on what the user wrote
         raise explain(error, overrides) from None
-    finally:
-        GlobalHydra.instance().hydra = outer
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -340,7 +333,7 @@ def _all_keys(error: Exception, overrides: Iterable[str], bad: str) -> list[str]
         keys = {o: o.lstrip("+~").split("=")[0] for o in overrides}
         rest = [o for o, key in keys.items() if "." not in key or not f"{bad}.".startswith(f"{key}.")]
         try:
-            cfg = compose_raw(rest)
+            cfg = compose_raw(rest if len(rest) < len(keys) else [])  # it may stand in a file that one of them names
         except UsageError:
             cfg = compose_raw([])
     parent, node = bad, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import math
@@ -286,7 +287,24 @@ def check_keys_of_other_formulations(
 
 
 def build(schema_class: type[S], section: dict[str, Any], where: str) -> S:
-    """An instance of `schema_class` from plain values: keys, types and ranges checked."""
+    """An instance of `schema_class` from plain values: keys, types and ranges checked.
+
+    Of configs made one after the other most sections are alike, and to check one costs fifty times what a copy does.
+    """
+    known = (schema_class, repr(section))
+    if known not in _built:
+        if len(_built) == MOST_BUILT:
+            _built.clear()
+        _built[known] = _checked(schema_class, section, where)
+    return cast(S, copy.deepcopy(_built[known]))
+
+
+_built: dict[tuple[type, str], Any] = {}
+MOST_BUILT = 1000
+"""Sections remembered; a long search sets other values in each of its trials."""
+
+
+def _checked(schema_class: type[S], section: dict[str, Any], where: str) -> S:
     fields = field_names(schema_class)
     for key in section:
         if key not in fields:

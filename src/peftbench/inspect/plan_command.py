@@ -13,7 +13,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from peftbench.config.load import CONFIG_MODULE, explain
+from peftbench.config.hydra_source import CONFIG_MODULE
+from peftbench.config.load import explain
 from peftbench.config.sections import build
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.inspect.estimate import NO_BASIS
