@@ -148,6 +148,16 @@ def test_processes_that_do_not_fit_together(store: Store) -> None:
     assert plan_of(store, *command, options=LocalOptions(n_jobs=2), machine=machine).warnings == []
 
 
+def test_a_training_of_a_length_for_gpus_is_warned_of(store: Store) -> None:
+    command = ["method=madx", "model=tiny-bert", "task=demo_news"]
+    (warning,) = plan_of(store, *command).warnings
+    assert warning.startswith("1 x method.language_adapters.steps=50000: ")
+    assert plan_of(store, *command, "method.language_adapters.steps=300").warnings == []
+    assert plan_of(store, *command, options=ArrayOptions(gpus_per_node=1)).warnings == []
+    (warning,) = plan_of(store, "method=lora", "trainer.steps=20000").warnings
+    assert warning.startswith("1 x trainer.steps=20000: ")
+
+
 def test_arrays_that_would_be_submitted(store: Store) -> None:
     jobs = jobs_of(store, "method=lora", "seed=1,2,3,4,5,6")
     ran(store, jobs[0])

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from peftbench.config.schema import RunConfig
+from peftbench.config.space import value_at
 from peftbench.inspect.estimate import CostEstimate, Estimator
 from peftbench.inspect.machine import Machine
 from peftbench.inspect.shared import sharing
 from peftbench.records.leaderboard import newest_rows
 from peftbench.records.states import TO_DO, RunState, run_states
 from peftbench.records.store import Store
+from peftbench.stages import stages_of
 from peftbench.sweeps.arrays import ArrayOptions, ArraySpec, arrays
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.launchers import one_out_dir
@@ -23,6 +25,9 @@ from peftbench.sweeps.local import LocalOptions
 Options = LocalOptions | ArrayOptions
 BASIS = 5000
 """Records that estimates rest on, the newest ones: to read all of a hundred thousand takes longer than the rest."""
+
+LONG_STEPS = 20_000
+"""Optimiser steps of one training that are a matter of hours or days on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +206,7 @@ def warnings(
     to_do: Sequence[PlannedJob], cost: Cost, options: Options, specs: Sequence[ArraySpec], machine: Machine
 ) -> list[str]:
     """What a reader must know before the command is given."""
-    found = []
+    found = long_trainings(to_do, options, machine)
     if isinstance(options, ArrayOptions):
         known, limit = known_costs(to_do), 60.0 * options.timeout_min
         spans = [task_seconds(task, known) for spec in specs for task in spec.tasks]
@@ -215,6 +220,19 @@ def warnings(
             f"MiB together; hydra.launcher.n_jobs={fits} would"
         )
     return found
+
+
+def long_trainings(to_do: Sequence[PlannedJob], options: Options, machine: Machine) -> list[str]:
+    """The keys that set a training of a length for GPUs (`LONG_STEPS`) for runs that would be done on a CPU."""
+    asked: Counter[str] = Counter()
+    for cfg in (p.job.config for p in to_do if p.job.config is not None):
+        if device_of(cfg, options, machine) == "cpu":
+            keys = {stage.steps_key for stage in stages_of(cfg.method.stages) if stage.trains}
+            asked.update(f"{key}={steps}" for key in keys if (steps := value_at(cfg, key) or 0) >= LONG_STEPS)
+    return [
+        f"{count:,} x {setting}: a training of a length for GPUs, hours or days on a CPU; fewer take less"
+        for setting, count in sorted(asked.items())
+    ]
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
