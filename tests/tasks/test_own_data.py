@@ -12,6 +12,7 @@ from peftbench.records.ids import run_id
 from peftbench.tasks import load_task
 from peftbench.tasks.hf import HubDataConfig
 from peftbench.tasks.own_data import OwnDataConfig, parse_split
+from peftbench.tasks.protocols import draw
 
 
 def config(path, **values):
@@ -121,6 +122,23 @@ def test_splits_of_ones_own_are_files_or_a_folder(tmp_path):
     assert [len(split) for split in (data.train, data.dev, data.test)] == [40, 0, 10]
     with pytest.raises(UsageError, match="the data has splits of its own"):
         load_task(config(folder, split="80/20"), None)
+
+
+def test_an_eval_file_as_traces_fomc_has_it_which_is_its_test_file_is_no_dev_set(tmp_path, default_protocol):
+    """So dev is drawn from train, and no test row that stands in train is trained on."""
+    folder = tmp_path / "FOMC"
+    folder.mkdir()
+    train, test = rows({"A": 20, "B": 20, "C": 20}), rows({"A": 5, "B": 5, "C": 5}, offset=100)
+    for name, own in {"train": [*train, *test[:3]], "test": test, "eval": test}.items():
+        lines = (json.dumps({"prompt": text, "answer": label}) for text, label in own)
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    data = load_task(config(folder, text="prompt", label="answer"), None)
+    found = draw(data, default_protocol, 8)
+    tested = {row.text for row in found.test}
+    assert len(data.dev) == 0
+    assert len(found.dev) > 0
+    assert tested == {text for text, _ in test}
+    assert not tested & {row.text for row in (*found.train, *found.dev)}
 
 
 def test_scores_are_a_regression(tmp_path):
