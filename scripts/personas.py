@@ -16,12 +16,13 @@ from collections.abc import Iterator
 import peftbench
 
 COMMON = (
-    "task=code_tests", "model=smollm2-135m", "protocol.dev=none", "protocol.select=last", "task.other_rows=10",
+    "task=code_tests", "model=smollm2-135m", "protocol.dev=none", "protocol.select=last", "protocol.test_rows=16",
+    "task.other_rows=8",
     "task.metrics=[bleu,edit_similarity,exact_match,parses_java]", "trainer.batch_size=4", "trainer.micro_batch=1",
     "trainer.max_length=256", "method/formulation=generate", "method.formulation.answer_tokens=160",
     "tracking.wandb=disabled",
 )  # fmt: skip
-START = ("method=full", "task.train_on=others", "shots=96", "trainer.steps=24", "trainer.save=all")
+START = ("method=full", "task.train_on=others", "shots=64", "trainer.steps=16", "trainer.save=all")
 PERSONA = ("shots=40", "trainer.steps=10")
 METHODS = {
     "others again": ("method=full", "task.train_on=others"),

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from made_up_configs import compose
 from tiny_answers import learner, texts
 
@@ -21,6 +22,7 @@ from peftbench.stages.recipe.pairs import PairsFormulation
 from peftbench.stages.recipe.screening import COPY, EMPTY, EQUAL, OVERLAP, REPEATED, pair_of, screened, text_of
 from peftbench.stages.recipe.subtasks.files import definitions, subtasks
 from peftbench.stages.recipe.subtasks.rules import RULES
+from peftbench.stages.recipe.writing import Author, Cost, LineWritten, first_line
 from peftbench.tasks.base import Row
 
 LONG = "the river rose above the old bridge in the night"
@@ -243,6 +245,29 @@ def test_made_rows_join_the_drawn_ones_and_are_kept(tmp_path):
     assert tokens[0] == pytest.approx(1500, rel=0.25)
     assert tokens[1] == pytest.approx(1500, rel=0.25)
     assert "made" not in budget[1].stages[0].get("facts", {})
+
+
+def test_a_text_ends_with_its_line_and_its_line_is_the_same(monkeypatch):
+    author = Author("tiny-llama", torch.device("cpu"))
+    ends = author.backbone.tokenizer("\n", add_special_tokens=False)["input_ids"][-1]
+
+    def more_lines(module, given, output):
+        output.logits[..., ends] += 4
+
+    author.model.register_forward_hook(more_lines)
+    asked = [f"text:{number}" for number in range(4)], ["Texts about\n1."] * 4
+    how = {"tokens": 40, "temperature": 1.0, "top_p": 1.0, "seed": 1}
+
+    def written():
+        author.cost = Cost()
+        return author(*asked, **how), author.cost.written_tokens
+
+    texts, tokens = written()
+    monkeypatch.setattr(LineWritten, "__call__", lambda self, ids, scores, **more: torch.zeros(len(ids)).bool())
+    longer, most = written()
+    assert [first_line(text) for text in texts] == [first_line(text) for text in longer]
+    assert tokens < most
+    assert all("\n" not in text.strip() for text in texts)
 
 
 @pytest.mark.slow

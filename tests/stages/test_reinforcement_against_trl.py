@@ -1,6 +1,6 @@
-"""Our RLOO against trl's, line by line the code of another: advantages of a round, and the loss after the policy has moved.
+"""Our RLOO against trl's, the code of another: advantages of a round, and the loss after the policy has moved.
 
-trl is no dependency: `pip install trl accelerate datasets` into an environment of your own runs it (seen with trl 1.16).
+trl is no dependency: `pip install trl accelerate datasets` into an environment of your own runs it (seen with 1.16).
 No network is trained or loaded: trl's trainer is given its answers, their rewards and log-probabilities.
 """
 
@@ -65,7 +65,12 @@ def trls_trainer() -> Any:
             self.mask_truncated_completions = self.aux_loss_enabled = False
             self.reward_weights, self.reward_func_names = torch.ones(1, dtype=torch.float64), ["judge"]
             self._metrics = {"train": defaultdict(list)}
-            self._logs = {"prompt": deque(), "completion": deque(), "advantages": deque(), "rewards": defaultdict(deque)}
+            self._logs = {
+                "prompt": deque(),
+                "completion": deque(),
+                "advantages": deque(),
+                "rewards": defaultdict(deque),
+            }
             self._pending_extra_logs, self._pending_metrics = {}, {}
             self.state = SimpleNamespace(global_step=0)
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import LogitsProcessorList, TopPLogitsWarper
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopPLogitsWarper,
+)
 
 from peftbench.config import compose
 from peftbench.formulations.generate.decoding import Draw
@@ -29,8 +36,23 @@ class Cost:
         return {name: float(value) for name, value in vars(self).items()}
 
 
+class LineWritten(StoppingCriteria):
+    """Ends a text with its first line that says something, which is all that is read of it.
+
+    Args:
+        start: places of the prompts.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        self.tokenizer, self.start = tokenizer, start
+
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        return torch.tensor(["\n" in text.lstrip() for text in texts], device=input_ids.device)
+
+
 class Author:
-    """`model=NAME`, a causal model, as it is.
+    """`model=NAME`, a causal model, as it is, that writes single lines.
 
     Raises:
         UsageError: it cannot be had.
@@ -46,7 +68,8 @@ class Author:
     def __call__(
         self, ids: Sequence[str], prompts: Sequence[str], *, tokens: int, temperature: float, top_p: float, seed: int
     ) -> list[str]:
-        """What stands behind each prompt, at most `tokens` of it; draws follow from `seed` and the prompt's id."""
+        """What stands behind each prompt up to the end of a line that says something, at most `tokens` of it; draws
+        follow from `seed` and the prompt's id."""
         found: list[str] = []
         for start in range(0, len(prompts), BATCH):
             part = slice(start, start + BATCH)
@@ -65,6 +88,7 @@ class Author:
         out = self.model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=tokens, do_sample=False, num_beams=1, pad_token_id=tokenizer.pad_token_id,
             logits_processor=chosen,
+            stopping_criteria=StoppingCriteriaList([LineWritten(tokenizer, inputs["input_ids"].shape[1])]),
         )  # fmt: skip
         written = new_tokens(out, inputs["input_ids"])
         self.cost.calls += len(prompts)
