@@ -19,11 +19,11 @@ COMMON = (
     "task=code_tests", "model=smollm2-135m", "protocol.dev=none", "protocol.select=last", "protocol.test_rows=16",
     "task.other_rows=8",
     "task.metrics=[bleu,edit_similarity,exact_match,parses_java]", "trainer.batch_size=4", "trainer.micro_batch=1",
-    "trainer.max_length=256", "method/formulation=generate", "method.formulation.answer_tokens=160",
+    "trainer.max_length=256", "method/formulation=generate", "method.formulation.answer_tokens=128",
     "tracking.wandb=disabled",
 )  # fmt: skip
 START = ("method=full", "task.train_on=others", "shots=64", "trainer.steps=16", "trainer.save=all")
-PERSONA = ("shots=40", "trainer.steps=10")
+PERSONA = ("shots=40", "trainer.steps=8")
 METHODS = {
     "others again": ("method=full", "task.train_on=others"),
     "custom": ("method=full",),
