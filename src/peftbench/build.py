@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from peftbench.config import registry
 from peftbench.errors import UsageError, a_or_an
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peftbench.learner import Learner
     from peftbench.measure.clock import PhaseClock
     from peftbench.models.architecture import Purpose
+    from peftbench.models.base import Backbone
     from peftbench.records.record import Record
     from peftbench.stages.base import Context
     from peftbench.tasks.base import Row, TaskData
@@ -83,59 +84,98 @@ def build_learner(
     with clock("import"):
         import torch
 
-        from peftbench.formulations.by_task import ByTask, one_purpose
+        import peftbench.formulations.by_task  # what is imported here is no time of the model or the method
+        import peftbench.tuners  # noqa: F401
         from peftbench.learner import Learner
         from peftbench.models import load_backbone
         from peftbench.models.checks import check_length
-        from peftbench.tuners import build_tuner
-        from peftbench.tuners.base import TunerContext
         from peftbench.tuners.budget import fit_budget
 
     source = source_of(cfg) if cfg.method.init_from is not None else None
     weights = source.weights if source is not None else weights
+    parts = choose_parts(cfg, data, shots, restoring)
+    with clock("model"):
+        check_fit(parts.tuner, cfg.model, parts.purpose, parts.context)
+        backbone = load_backbone(cfg.model, parts.purpose, dropout=cfg.trainer.dropout)
+        if weights is not None:
+            start_weights(backbone.model, weights)
+    if not parts.tuner.reads_windows:
+        check_length(backbone, parts.context.max_length, key=length_key(cfg))
+    with clock("method"):
+        torch.manual_seed(cfg.seed)
+        formulation = pose(parts, backbone, data, cfg, shots)
+        if cfg.method.budget is not None:
+            fit_budget(parts.tuner, cfg.method.budget, backbone, parts.context)
+        learner = Learner(backbone, parts.tuner, formulation, parts.context)
+        if source is not None:
+            warm_start(learner, source)
+        learner.start = weights
+    name = parts.chosen.recorded_name()
+    posed = replace(cfg.method.formulation, name=name)
+    learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
+    check_trains(learner, cfg, parts.chosen.__name__)
+    return learner, {**backbone.facts(), "formulation": name}
+
+
+class Parts(NamedTuple):
+    """What a learner will be made of, before weights are loaded.
+
+    Attributes:
+        classes: task -> its formulation; "" is the name of a task that stands alone.
+        context: what the tuner may know.
+    """
+
+    tuner: Tuner
+    classes: dict[str, type[Formulation]]
+    purpose: Purpose
+    context: TunerContext
+
+    @property
+    def chosen(self) -> type[Formulation]:
+        """The formulation, of a sequence that of the first task."""
+        return next(iter(self.classes.values()))
+
+
+def choose_parts(cfg: RunConfig, data: TaskData, shots: Sequence[Row], restoring: bool) -> Parts:
+    """Tuner and formulation, asked whether they fit the config and the data. Raises UsageError if not."""
+    from peftbench.formulations.by_task import one_purpose
+    from peftbench.tuners import build_tuner
+    from peftbench.tuners.base import TunerContext
+
     check_calibration(cfg.method)
     check_trained_by(cfg.method)
     classes = {
         name: formulation_class(cfg.method.formulation, cfg.model.family, cfg.labelled, task.problem)
         for name, task in (data.tasks or {"": data}).items()
     }
-    chosen, purpose = next(iter(classes.values())), one_purpose(classes, data.shared_head)
+    purpose = one_purpose(classes, data.shared_head)
     tuner = build_tuner(cfg.method.tuner)
     check_family(tuner, cfg)
     check_format(cfg)
-    own = getattr(cfg.method.formulation, "max_length", None)
-    longest = own or cfg.trainer.max_length
     first, start = next(iter(data.tasks.items()), ("", data))  # of a sequence nothing is known yet but its first task
     words = tuple(start.label_words.get(label, label) for label in start.labels)
     seen = [row for row in shots if not data.tasks or row.domain == first]
+    longest = getattr(cfg.method.formulation, "max_length", None) or cfg.trainer.max_length
     context = TunerContext(longest, words, cfg.seed, start.train, seen, start.domains, restoring)
     for name, made in classes.items():
         made.check(data.tasks.get(name, data), cfg.method.formulation)
-    with clock("model"):
-        check_fit(tuner, cfg.model, purpose, context)
-        backbone = load_backbone(cfg.model, purpose, dropout=cfg.trainer.dropout)
-        if weights is not None:
-            start_weights(backbone.model, weights)
-    if not tuner.reads_windows:
-        check_length(backbone, longest, key="method.formulation.max_length" if own else "trainer.max_length")
-    with clock("method"):
-        torch.manual_seed(cfg.seed)
-        formulation: Formulation
-        if data.tasks:
-            formulation = ByTask(backbone, data, longest, cfg.method.formulation, classes, shots)
-        else:
-            formulation = chosen(backbone, data, longest, cfg.method.formulation)
-        if cfg.method.budget is not None:
-            fit_budget(tuner, cfg.method.budget, backbone, context)
-        learner = Learner(backbone, tuner, formulation, context)
-        if source is not None:
-            warm_start(learner, source)
-        learner.start = weights
-    name = chosen.recorded_name()
-    posed = replace(cfg.method.formulation, name=name)
-    learner.config = replace(cfg, method=replace(cfg.method, formulation=posed))
-    check_trains(learner, cfg, chosen.__name__)
-    return learner, {**backbone.facts(), "formulation": name}
+    return Parts(tuner, classes, purpose, context)
+
+
+def length_key(cfg: RunConfig) -> str:
+    """The key that says how long an input may be: the formulation's own, if it has one that is set."""
+    own = getattr(cfg.method.formulation, "max_length", None)
+    return "method.formulation.max_length" if own else "trainer.max_length"
+
+
+def pose(parts: Parts, backbone: Backbone, data: TaskData, cfg: RunConfig, shots: Sequence[Row]) -> Formulation:
+    """The formulation on its backbone: of a sequence of tasks, one of them all."""
+    from peftbench.formulations.by_task import ByTask
+
+    longest, options = parts.context.max_length, cfg.method.formulation
+    if data.tasks:
+        return ByTask(backbone, data, longest, options, parts.classes, shots)
+    return parts.chosen(backbone, data, longest, options)
 
 
 def check_trains(learner: Learner, cfg: RunConfig, formulation: str) -> None:
