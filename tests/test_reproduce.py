@@ -197,6 +197,8 @@ def test_tolerance_comes_from_other_training_seeds_not_from_other_draws(here):
         (["--devices", "0"], "not a whole number above 0"),
         (["--tolerance", "-1"], "from 0 to 100"),
         (["../x"], "is not a run id"),
+        (["--chek"], "--chek: no such option. Did you mean `--check`?"),
+        (["0" * 16, "--out-dir", "result"], "Did you mean `results`?"),
     ],
 )
 def test_mistakes_are_one_line(here, capsys, args, words):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from itertools import takewhile
+from typing import Any, NoReturn
 
-from peftbench.errors import UsageError
+from peftbench.errors import UsageError, did_you_mean
 
 OUT_DIR = "out_dir="
 
@@ -34,6 +35,20 @@ class OptionParser(argparse.ArgumentParser):
             self.add_argument("--out-dir", "--out_dir", default="results", metavar="FOLDER", help="default: results")
         if json:
             self.add_argument("--json", action="store_true", help="machine-readable")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse has it, but a word that is no option is said before what is lacking because of it.
+
+        Raises:
+            UsageError: there is such a word, or another mistake.
+        """
+        known = self._option_string_actions
+        before_dashes = takewhile(lambda word: word != "--", args or ())
+        for word in (word.partition("=")[0] for word in before_dashes if word.startswith("--")):
+            if word not in known:
+                near = did_you_mean(word[:100], [name for name in known if name.startswith("--")])
+                raise UsageError(f"{self.prog} {word[:100]}: no such option. {near}")
+        return super().parse_known_args(args, namespace)
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """The options; `out_dir=FOLDER`, as a run's command has it, counts as `--out-dir FOLDER`."""

@@ -392,7 +392,7 @@ def test_without_a_kind_the_kinds_are_listed(capsys: pytest.CaptureFixture) -> N
         (["rank"], "Did you mean `ranks`"),
         (["shots", "--out", "a.gif"], r"must end in \.svg, \.pdf, \.png, \.json"),
         (["shots", "--method", "loar"], "Did you mean `lora`"),
-        (["shots", "--colour", "red"], "unrecognized arguments"),
+        (["shots", "--colour", "red"], "--colour: no such option"),
     ],
 )
 def test_mistakes_name_the_way_out(store: Store, arguments: list[str], message: str) -> None:

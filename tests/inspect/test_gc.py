@@ -180,7 +180,7 @@ def test_wrong_options(store: Store, tmp_path: Path) -> None:
         gc_command(["--out-dir", str(tmp_path / "resluts")])
     with pytest.raises(UsageError, match="not a number of days"):
         run_gc(store, "--older-than", "-1")
-    with pytest.raises(UsageError, match="gc: unrecognized arguments: --yess"):
+    with pytest.raises(UsageError, match=r"gc --yess: no such option. Did you mean `--yes`"):
         run_gc(store, "--yess")
 
 

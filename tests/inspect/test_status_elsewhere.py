@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peftbench.errors import UsageError
-from peftbench.inspect.arguments import existing_store
+from peftbench.records.find import existing_store
 
 
 def test_a_wrong_folder_is_told_without_listing_its_neighbours(tmp_path: Path) -> None:

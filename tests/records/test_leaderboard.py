@@ -391,7 +391,7 @@ def test_no_runs_yet(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
         (["--sort", "scor"], "no column `scor`. Did you mean `score`?"),
         (["--sort", "score:down"], "`asc` or `desc`"),
         (["--limit", "0"], "not a whole number above 0"),
-        (["--metod", "lora"], "unrecognized arguments: --metod"),
+        (["--metod", "lora"], "--metod: no such option. Did you mean `--method`?"),
     ],
 )
 def test_wrong_options(filled: Store, argv: list[str], message: str) -> None:

@@ -187,3 +187,15 @@ def test_real_runs_are_compared_and_reported_from_the_file(tmp_path, capsys, mon
         main(["report", "--out-dir", str(folder), "--out", str(tmp_path / "report.html")])
     assert ended.value.code == 0
     assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+def test_a_place_that_is_no_folder_is_refused_before_anything_is_read(store, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for argv, words in (
+        (["--to", str(tmp_path / "file")], "--to"),
+        (["--to", "x", "--out-dir", str(tmp_path / "absent")], "there is no folder"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(["pack", *argv, *([] if "--out-dir" in argv else ["--out-dir", str(tmp_path)])])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err

@@ -404,7 +404,7 @@ def run(capsys, *argv):
         (["dept-glue", "seed=one"], "seeds are whole numbers"),
         (["dept-glue", "rte"], "rte: not KEY=VALUE"),
         (["dept-glue", "modle=minilm"], "modle: no such key. Did you mean `model`?"),
-        (["dept-glue", "--run-it"], "unrecognized arguments: --run-it"),
+        (["dept-glue", "--run-it"], "--run-it: no such option"),
     ],
 )
 def test_a_mistake_is_one_message(capsys, tmp_path, argv, message):

@@ -65,3 +65,7 @@ def test_a_prefix_names_one_run(tmp_path: Path) -> None:
         diff_command(["abc", "abc2", "--out-dir", str(tmp_path)])
     with pytest.raises(UsageError, match="diff fff: no such run"):
         diff_command(["fff", "abc2", "--out-dir", str(tmp_path)])
+    with pytest.raises(UsageError, match=r"Did you mean `abc[12]0{12}`"):
+        diff_command(["abc1", "abc3" + "0" * 12, "--out-dir", str(tmp_path)])
+    with pytest.raises(UsageError, match="there is no folder"):
+        diff_command(["abc1", "abc2", "--out-dir", str(tmp_path / "elsewhere")])

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from peftbench.attempt import ATTEMPTS, PROGRESS
 from peftbench.files import readable_errors
-from peftbench.inspect.arguments import existing_store
 from peftbench.options import OptionParser, number
+from peftbench.records.find import existing_store
 from peftbench.records.leaderboard import rows_of
 from peftbench.records.leases import LeaseHeld, time_on
 from peftbench.records.states import run_states

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.inspect.arguments import existing_store
 from peftbench.options import OptionParser
+from peftbench.records.find import existing_store
 
 _EPILOG = """\
 Example: peftbench infer 0123456789abcdef method/inference=ngram_bias method.inference.weight=0.2

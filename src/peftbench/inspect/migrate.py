@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from peftbench.inspect.arguments import existing_store
 from peftbench.migration import migrate
 from peftbench.options import OptionParser
+from peftbench.records.find import existing_store
 from peftbench.records.leaderboard import rebuild
 from peftbench.views.display import say
 

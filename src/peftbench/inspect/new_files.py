@@ -30,7 +30,8 @@ def read_columns(name: str, text_column: str) -> tuple[list[int], list[Columns]]
         return list(range(1, len(lines) + 1)), [{text_column: line} for line in lines]
     path = Path(name).expanduser()
     if not path.is_file():
-        raise UsageError(f"--file {name}: no such file.")
+        what = "is a folder; give one file" if path.is_dir() else "no such file"
+        raise UsageError(f"--file {name}: {what}.")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         lines = read_text(path).splitlines()

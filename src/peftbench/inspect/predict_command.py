@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from peftbench.inspect.arguments import existing_store
 from peftbench.inspect.new_files import Columns, check_output, read_columns, texts_of, write_rows
 from peftbench.options import OptionParser
+from peftbench.records.find import existing_store
 from peftbench.tasks.problems import kind
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 
 from peftbench.config.schema import transfer_name
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.inspect.arguments import existing_store
 from peftbench.options import OptionParser, whole
+from peftbench.records.find import existing_store
 from peftbench.records.leaderboard import current_rows
 from peftbench.records.naming import nearest
 from peftbench.records.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError, did_you_mean
-from peftbench.inspect.arguments import existing_store
 from peftbench.options import OptionParser
+from peftbench.records.find import existing_store
 from peftbench.records.states import STATES, RunState, age_seconds, run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep, cause, detail_file

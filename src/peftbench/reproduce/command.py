@@ -12,7 +12,7 @@ from peftbench.config.schema import RunConfig
 from peftbench.errors import UsageError
 from peftbench.inputs import InputCache
 from peftbench.options import OptionParser, number, whole
-from peftbench.records.find import find_run
+from peftbench.records.find import existing_store, find_run
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 from peftbench.reproduce.checks import (
@@ -45,7 +45,7 @@ _POINTS = number("a number of points from 0 to 100", lambda points: 0 <= points 
 def reproduce_command(argv: Sequence[str]) -> int:
     """Run `peftbench reproduce ARGV`; returns the exit code. Raises UsageError if the run cannot be repeated."""
     options = _parser().parse_args(argv)
-    store = Store(options.out_dir)
+    store = existing_store(options.out_dir)
     old = _find(store, options.run_id)
     cfg = rebuild_config(old, str(Path(options.out_dir) / FOLDER), options.devices)
     inputs = InputCache()

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from peftbench.errors import UsageError, did_you_mean
+from peftbench.errors import UsageError
+from peftbench.records.find import existing_store, find_run
 from peftbench.records.ids import EXCLUDED, SEEDS, content
 from peftbench.records.naming import flat
 from peftbench.records.predictions import Item, read_predictions
@@ -51,8 +52,8 @@ def diff_command(argv: Sequence[str]) -> int:
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's id, or its beginning")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     options = parser.parse_args(argv)
-    store = Store(options.out_dir)
-    a, b = (find(store, given) for given in options.runs)
+    store = existing_store(options.out_dir)
+    a, b = (find_run(store, given, "diff") for given in options.runs)
     found, answers = differences(a, b), compare_answers(store, a, b)
     if options.json:
         told = {"a": a.run_id, "b": b.run_id, "differences": [asdict(d) for d in found], "answers": answers}
@@ -60,20 +61,6 @@ def diff_command(argv: Sequence[str]) -> int:
     else:
         _show(a, b, found, answers)
     return 0
-
-
-def find(store: Store, given: str) -> Record:
-    """The record whose id begins so. Raises UsageError if none or several do."""
-    names = [path.stem for path in store.files()]
-    fitting = [name for name in names if name.startswith(given)] if given else []
-    if len(fitting) != 1 and given not in fitting:
-        what = f"{len(fitting)} runs begin so: {', '.join(fitting[:5])}" if fitting else "no such run"
-        hint = "" if fitting else f" {did_you_mean(given, names, limit=5)}"
-        raise UsageError(f"diff {given}: {what} in `{store.out_dir}`.{hint} `peftbench ls runs` lists them.")
-    record = store.load(given if given in fitting else fitting[0])
-    if record is None:
-        raise UsageError(f"diff {given}: its record cannot be read.")
-    return record
 
 
 def differences(a: Record, b: Record) -> list[Difference]:

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.errors import UsageError
+from peftbench.records.find import existing_store
 from peftbench.records.pack import pack
-from peftbench.records.store import Store
 from peftbench.views.filters import ViewParser, choose, every_row
 
 
 def pack_command(argv: Sequence[str]) -> int:
     """Run `peftbench pack ARGV`; returns the exit code. Raises UsageError for what cannot be packed."""
     options = _parser().parse(argv)
+    store = existing_store(options.out_dir)
+    if options.to.exists() and not options.to.is_dir():
+        raise UsageError(f"pack --to {options.to}: is a file. Give a folder; it is made if it is not there.")
     rows = choose(every_row(options), options)
     if not rows:
         raise UsageError(f"pack: no runs in `{options.out_dir}` that match.")
-    store = Store(options.out_dir)
     records = [record for row in rows if (record := store.load(row["run_id"])) is not None]
     path = pack(store, records, options.to)
     print(f"{path}: {len(records):,} runs, {path.stat().st_size / 2**20:.2f} MiB. --out-dir {options.to} reads them.")

@@ -13,6 +13,7 @@ from peftbench.figures import budget, plot
 from peftbench.figures.plot import Data
 from peftbench.files import write_atomic
 from peftbench.options import OptionParser
+from peftbench.records.find import existing_store
 from peftbench.records.store import Store
 from peftbench.tables import spec
 from peftbench.tables.table import Table, make_table
@@ -27,7 +28,7 @@ REPORT_DETAILS = 20
 def board_command(argv: Sequence[str]) -> int:
     """Run `peftbench board ARGV`; returns the exit code. Raises UsageError for a wrong name or an empty table."""
     options = _parser().parse(argv)
-    write_board(options.name, options.overrides, Store(options.out_dir), options.to, options.out_dir)
+    write_board(options.name, options.overrides, existing_store(options.out_dir), options.to, options.out_dir)
     return 0
 
 
