@@ -23,6 +23,7 @@ from peftbench.errors import UsageError
 from peftbench.records.store import Store
 from peftbench.tables import commands, runs, spec
 from peftbench.tables.formats import FORMATS
+from peftbench.tables.lacking import lacking
 from peftbench.tables.table import make_table, split_labels
 from peftbench.tables.verdict import DIFFERS, NOT_COMPARABLE, WITHIN_NOISE
 
@@ -163,6 +164,19 @@ def test_what_was_computed_is_kept_until_a_run_changes(store, monkeypatch):
     monkeypatch.undo()
     changed = FORMATS["json"](make_table("made-up", a_table(), filled), "results")
     assert FORMATS["json"](make_table("made-up", a_table(), filled), "results") == changed != before
+
+
+def test_what_is_missing_and_how_long_it_takes(store):
+    assert lacking(make_table("made-up", a_table(), store)).endswith(" runs")  # nothing to measure by
+    fill(store)
+    assert lacking(make_table("made-up", a_table(), store)) == ""
+    for record in store.all():
+        if (record.method, record.subset) == ("lora", "hau") and record.data_seed != 1:
+            store.path(record.run_id).unlink()
+    table = make_table("made-up", a_table(), store)
+    said = "2 runs, about 2 min for 2 of the runs, one after the other, as earlier ones of their rows took"
+    assert lacking(table) == said  # 50 s each
+    assert f"Missing: {said}." in FORMATS["md"](table)
 
 
 # Best, verdicts, claims

@@ -17,6 +17,7 @@ from peftbench.records.store import Store
 from peftbench.tables import spec
 from peftbench.tables.commands import EXPERIMENT, Sweep, arguments, command, conf_of, merge
 from peftbench.tables.formats import FORMATS
+from peftbench.tables.lacking import lacking
 from peftbench.tables.table import Table, make_table
 
 EPILOG = """\
@@ -123,6 +124,8 @@ def run_missing(
     extra = [f"out_dir={out_dir}", *launch]
     given: list[Sweep] = []
     codes = [0]
+    if words := lacking(table):
+        print(f"missing: {words}", file=sys.stderr, flush=True)
     while sweeps := merge(sweep for sweep in table.missing() if sweep not in given):
         given += table.missing()
         for number, sweep in enumerate(sweeps, 1):

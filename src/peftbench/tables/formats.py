@@ -17,6 +17,7 @@ from peftbench.records.seen import remarks
 from peftbench.tables.cells import TableCell
 from peftbench.tables.claims import Claim
 from peftbench.tables.commands import command
+from peftbench.tables.lacking import lacking
 from peftbench.tables.page import MARK, Page, PagePanel, lay_out_page
 from peftbench.tables.table import Table
 
@@ -46,7 +47,7 @@ def to_markdown(table: Table, out_dir: str = "results") -> str:
     if page.notes:
         parts.append("\n".join(f"{i}. {_md(note)}" for i, note in enumerate(page.notes, 1)))
     if page.commands:
-        parts.append("Missing runs:\n\n```sh\n" + "\n".join(page.commands) + "\n```")
+        parts.append(f"Missing: {lacking(table)}.\n\n```sh\n" + "\n".join(page.commands) + "\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,7 +129,8 @@ def to_html(table: Table, out_dir: str = "results") -> str:
         parts.append("</tbody></table>")
     parts += ["<ol>", *(f"<li>{_html(note)}</li>" for note in page.notes), "</ol>"]
     if page.commands:
-        parts.append("<p>Missing runs:</p><pre>" + html.escape("\n".join(page.commands)) + "</pre>")
+        lines = html.escape("\n".join(page.commands))
+        parts.append(f"<p>Missing: {html.escape(lacking(table))}.</p><pre>{lines}</pre>")
     return "\n".join(filter(None, [*parts, "</section>"])) + "\n"
 
 
