@@ -9,9 +9,9 @@ from pathlib import Path
 from peftbench.config.schema import RunConfig
 from peftbench.inputs import InputCache, Inputs
 from peftbench.inspect.estimate import Estimator
+from peftbench.measure.clock import duration
 from peftbench.records.leaderboard import newest_rows
 from peftbench.records.store import Store
-from peftbench.views.display import duration
 
 BASIS = 10_000
 """Newest records that an estimate rests on."""

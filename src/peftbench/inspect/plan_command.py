@@ -21,10 +21,11 @@ from peftbench.inspect.estimate import NO_BASIS
 from peftbench.inspect.machine import this_machine
 from peftbench.inspect.plan import Options, Plan, PlannedJob, as_json, make_plan
 from peftbench.inspect.remembered import RememberedInputs
+from peftbench.measure.clock import duration
 from peftbench.sweeps.jobs import compose_jobs, expand
 from peftbench.sweeps.launchers import LAUNCHERS
 from peftbench.sweeps.live import labels
-from peftbench.views.display import duration, print_table, say
+from peftbench.views.display import print_table, say
 
 SHOWN = 20
 NOTE = 80

@@ -8,6 +8,7 @@ from typing import Any
 
 from peftbench.config.schema import transfer_name
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.measure.clock import duration
 from peftbench.options import OptionParser, whole
 from peftbench.records.find import existing_store
 from peftbench.records.leaderboard import current_rows
@@ -15,7 +16,7 @@ from peftbench.records.naming import nearest
 from peftbench.records.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep
-from peftbench.views.display import duration, print_table, say
+from peftbench.views.display import print_table, say
 
 Entry = dict[str, Any]
 SHOWN = 100

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError, did_you_mean
+from peftbench.measure.clock import duration
 from peftbench.options import OptionParser
 from peftbench.records.find import existing_store
 from peftbench.records.states import STATES, RunState, age_seconds, run_states
 from peftbench.records.store import Store
 from peftbench.sweeps.sweep import Sweep, cause, detail_file
-from peftbench.views.display import duration, new_console, new_table, say
+from peftbench.views.display import new_console, new_table, say
 from peftbench.views.summary import printable
 
 if TYPE_CHECKING:

@@ -107,3 +107,18 @@ def _add_gain(own: Seconds, before: Seconds, now: Seconds) -> tuple[float, float
             own[kind][phase] = own[kind].get(phase, 0.0) + seconds
         sums.append(sum(gain.values()))
     return sums[0], sums[1]
+
+
+def duration(seconds: float | None) -> str:
+    """A span of time as people say it.
+
+    >>> [duration(s) for s in (None, 0.4, 59, 61, 7200, 90000)]
+    ['', '0 s', '59 s', '1 min', '2.0 h', '1.0 d']
+    """
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{max(0.0, seconds):.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86_400 else f"{seconds / 86_400:.1f} d"

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from peftbench.measure.clock import duration
 from peftbench.records.states import read_progress
 from peftbench.records.store import Store
 from peftbench.sweeps.jobs import Job
 from peftbench.sweeps.run_job import CLAIMED, Ended
-from peftbench.views.display import duration, new_console
+from peftbench.views.display import new_console
 from peftbench.views.summary import printable
 
 if TYPE_CHECKING:

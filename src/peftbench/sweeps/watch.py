@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peftbench.measure.clock import duration
 from peftbench.records.record import Record
 from peftbench.records.states import read_progress
 from peftbench.records.store import Store
 from peftbench.sweeps.queues import Queue, Task, TaskState
 from peftbench.sweeps.run_job import in_one_line
-from peftbench.views.display import duration, new_console
+from peftbench.views.display import new_console
 from peftbench.views.summary import printable
 
 STATES = ("pending", "running", "done", "diverged", "failed", "interrupted", "unfinished")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 
+from peftbench.measure.clock import duration
 from peftbench.tables.cells import TableCell
 from peftbench.tables.commands import EXPERIMENT
 from peftbench.tables.table import Table
-from peftbench.views.display import duration
 
 
 def lacking(table: Table) -> str:
