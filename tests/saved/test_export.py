@@ -164,7 +164,7 @@ def test_lora_of_a_fused_projection_is_merged_into_it(
 def test_what_plain_peft_cannot_load_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     run = finish(tmp_path / "results", "method=dept", "model=tiny-bert")
     with pytest.raises(peftbench.UsageError, match=r"type DEPT is peftbench's own.*peftbench\.register\(\)"):
-        run.export(tmp_path / "exported")
+        run.export(tmp_path / "new" / "exported")
     with pytest.raises(peftbench.UsageError, match=r"cannot be (put|exported)"):
         run.export(tmp_path / "exported", merge=True)
     assert [path.name for path in tmp_path.iterdir()] == ["results"]

@@ -8,6 +8,7 @@ import runpy
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,7 @@ def export(store: Store, record: Record, manifest: Manifest, folder: Path, merge
             f"run {record.run_id}: its answers are drawn by method/inference={chosen}, which is peftbench's. "
             "`peftbench predict` answers; export a run with plain answers instead."
         )
+    made = [parent for parent in folder.parents if not parent.exists()]
     with readable_errors("write to", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         home = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -72,6 +74,9 @@ def export(store: Store, record: Record, manifest: Manifest, folder: Path, merge
         os.replace(home, folder)
     finally:
         shutil.rmtree(home, ignore_errors=True)
+        for unused in made:
+            with suppress(OSError):  # what was exported is in it
+                unused.rmdir()
     return folder
 
 
