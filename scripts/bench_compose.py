@@ -6,6 +6,7 @@ python scripts/bench_compose.py [ROUNDS]
 import sys
 import time
 from statistics import median
+from typing import Any
 
 from hydra import initialize_config_module
 
@@ -14,7 +15,11 @@ from peftbench.config.hydra_source import CONFIG_MODULE, HYDRA_DEFAULTS, RUN
 from peftbench.config.load import to_run_config
 
 METHODS = ("dept", "lora", "full", "pet", "setfit", "tfidf_lr", "grpo", "icl")
-STEPS = {"with": whole_command, "without": lambda overrides: loaded(RUN, overrides), "checked": to_run_config}
+STEPS: dict[str, Any] = {
+    "with": whole_command,
+    "without": lambda overrides: loaded(RUN, overrides),
+    "checked": to_run_config,
+}
 
 
 def main(rounds: int) -> None:
@@ -23,7 +28,8 @@ def main(rounds: int) -> None:
     with initialize_config_module(CONFIG_MODULE, **HYDRA_DEFAULTS):
         for number in range(1 + rounds):
             for method in METHODS:
-                overrides, cfg = [f"method={method}", f"seed={number}", f"trainer.steps={number + 1}"], None
+                overrides = [f"method={method}", f"seed={number}", f"trainer.steps={number + 1}"]
+                cfg: Any = None
                 for name, step in STEPS.items():
                     began = time.process_time()
                     cfg = step(cfg if name == "checked" else overrides)

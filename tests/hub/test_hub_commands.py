@@ -13,9 +13,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import Hub, serve
-
-from peftbench.config import compose
-from peftbench.models import load_backbone
+from made_up_networks import saved_files
 
 pytestmark = pytest.mark.slow
 MODEL = ["model=hub", "model.family=encoder", "method=lora", "shots=2", "trainer=debug", "task=demo_news"]
@@ -24,11 +22,7 @@ MODEL = ["model=hub", "model.family=encoder", "method=lora", "shots=2", "trainer
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, bytes]:
     """A saved tiny BERT: name -> content."""
-    folder = tmp_path_factory.mktemp("saved")
-    backbone = load_backbone(compose(["model=tiny-bert", "method=lora"]).model, "features")
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return saved_files(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedModel
 
+from peftbench.config import compose
+from peftbench.models import load_backbone
+from peftbench.models.base import Backbone
 from peftbench.models.random_init import build_tokenizer
 
 BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -58,6 +61,19 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 FAMILIES = {"opt": "causal", "gpt2": "causal", "llama": "causal", "qwen2": "causal", "phi3": "causal",
             "bart": "seq2seq", "mbart": "seq2seq", "t5": "seq2seq", "mt5": "seq2seq"}  # fmt: skip
+
+
+def save_backbone(backbone: Backbone, folder: Path) -> Path:
+    """The folder with a backbone and its tokenizer, as save_pretrained writes them."""
+    backbone.model.save_pretrained(folder)
+    backbone.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def saved_files(folder: Path) -> dict[str, bytes]:
+    """A tiny BERT saved in `folder`: name -> content."""
+    save_backbone(load_backbone(compose(["model=tiny-bert"]).model, "features"), folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def write(folder: Path, network: str, auto_class: Any, chat_template: str | None = None) -> PreTrainedModel:

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -88,15 +88,6 @@ class Front:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the front did not end in {seconds} s. It said:\n{self.said}\n{asked('squeue')}")
-
-
-def until(what: Callable[[], Any], seconds: float = 600) -> Any:
-    """Wait for something to come true; what it came to."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.2)
-    return found
 
 
 def submitted(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from made_up_networks import save_backbone
 
 from peftbench import cli
 from peftbench.config import compose
@@ -27,10 +28,7 @@ def exit_code(args: list[str]) -> int:
 def checkpoint(name: str, folder: Path) -> str:
     """A tiny checkpoint, as save_pretrained writes it."""
     cfg = architectures()[name]
-    backbone = load_backbone(cfg, "lm" if cfg.family != "encoder" else "features")
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return str(folder)
+    return str(save_backbone(load_backbone(cfg, "lm" if cfg.family != "encoder" else "features"), folder))
 
 
 @pytest.mark.parametrize(("name", "method"), [("mpnet", "lora"), ("phi3", "houlsby")])

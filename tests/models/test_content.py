@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
+from made_up_networks import save_backbone
 
 from peftbench.config import compose
 from peftbench.errors import UsageError
@@ -23,10 +24,7 @@ from peftbench.runner import run
 @pytest.fixture
 def folder(tmp_path, model_config) -> Path:
     """A saved tiny BERT."""
-    backbone = load_backbone(model_config("tiny-bert"), "features")
-    backbone.model.save_pretrained(tmp_path / "net")
-    backbone.tokenizer.save_pretrained(tmp_path / "net")
-    return tmp_path / "net"
+    return save_backbone(load_backbone(model_config("tiny-bert"), "features"), tmp_path / "net")
 
 
 def other_weights(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from made_up_networks import saved_files
 
 from peftbench.errors import UsageError
 from peftbench.hub import asking
@@ -20,13 +21,7 @@ MAIN = "a" * 40
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, bytes]:
     """A saved tiny BERT: name -> content."""
-    from peftbench.config import compose
-
-    folder = tmp_path_factory.mktemp("saved")
-    backbone = load_backbone(compose(["model=tiny-bert", "method=lora"]).model, "features")
-    backbone.model.save_pretrained(folder)
-    backbone.tokenizer.save_pretrained(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return saved_files(tmp_path_factory.mktemp("saved"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_networks import save_backbone
 
 from peftbench.errors import UsageError
 from peftbench.models import load_backbone
@@ -182,14 +183,11 @@ def test_bad_arch(change, message, model_config):
 def saved(tmp_path, model_config):
     """`saved("tiny-bert")`: the folder of a tiny model written by save_pretrained."""
 
-    def save(choice: str):
+    def saved(choice: str):
         backbone = load_backbone(model_config(choice), dict(TINY)[choice])
-        folder = tmp_path / choice
-        backbone.model.save_pretrained(folder)
-        backbone.tokenizer.save_pretrained(folder)
-        return folder, backbone
+        return save_backbone(backbone, tmp_path / choice), backbone
 
-    return save
+    return saved
 
 
 @pytest.mark.parametrize(("choice", "purpose"), TINY)

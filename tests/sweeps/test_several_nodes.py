@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from slurm_users import BASE, Front, asked, at_work, clean_up, cluster, submitted, until  # noqa: F401
+from slurm_users import BASE, Front, asked, at_work, clean_up, cluster, submitted  # noqa: F401
+from waiting import until
 
 from peftbench.records.leaderboard import rows_of
 from peftbench.records.record import Record

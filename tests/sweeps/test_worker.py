@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 from local_queue import LocalQueue
+from waiting import until
 
 from peftbench.config.load import compose
 from peftbench.records.states import read_progress
@@ -90,15 +89,6 @@ def begin(tmp_path: Path) -> Iterator[Callable[[ArrayTask], subprocess.Popen[byt
     yield start
     for process in started:
         process.kill()
-
-
-def until(what: Callable[[], Any], seconds: float = 600) -> Any:
-    """Wait for something to come true; what it came to."""
-    deadline = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < deadline, "what was waited for did not come"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.mark.slow

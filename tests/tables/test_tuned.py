@@ -76,7 +76,7 @@ def test_every_rate_is_searched_over_two_decades_and_that_is_settled_before_one_
     assert compose([*RUN, "method=dept"]).search.space == {}
 
 
-@pytest.mark.parametrize("name", ["board", "board-budget"])
+@pytest.mark.parametrize("name", ["board", pytest.param("board-budget", marks=pytest.mark.slow)])
 def test_all_methods_of_the_board_are_searched_by_one_rule(name):
     composer = Composer()
     budgets = {}

@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from peftbench import ddp_worker as worker
 from peftbench.errors import UsageError
@@ -85,19 +85,12 @@ def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
     config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["hang", "hang"]}))
     environ = {**os.environ, "PYTHONPATH": str(HERE)}
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
-    wait_until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
+    until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
     process.send_signal(number)
     code = process.wait(120)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
-    wait_until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)))
+    until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)))
     assert (tmp_path / "left0").exists() == (number == signal.SIGINT)
-
-
-def wait_until(condition, seconds=120.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
 
 
 def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):

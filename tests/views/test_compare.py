@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from stored_runs import file_run, rows_of, sweep, task
+from tiers import rest_slow
 
 from peftbench.cli import main
 from peftbench.config import compose
@@ -265,22 +266,24 @@ def test_compare_imports_nothing_heavy(store):
 # The command that makes a config
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        [],
-        ["method=lora", "shots=5", "data_seed=3", "seed=2"],
-        ["method=dept", "task=masakhanews", "task.lang=hau", "shots=full", "model=e5-small-q4"],
-        ["method=peft", "method.type=VERA", "trainer=debug", "trainer.precision=bf16"],
-        ["method=tfidf_lr", "method.classical.word_ngrams=[1,3]", "protocol=lm_bff", "shots=16"],
-        ["model=hub", "model.path=org/name", "model.family=encoder", "trainer.clip=0.5"],
-        ["method=lite", "method/formulation=cloze", "method.formulation.train_head=true", "task=subj"],
-        ["method=pet", "method/tuner=lora", "task=ag_news", "method.pet.repetitions=3"],
-        ["method=list", "method/tuner=prompt_tuning", "+method.lr.prompt=0.3", "task=masakhanews", "task.lang=swa"],
-        ["method=list", "method/formulation=head", "~method.formulation.prefer", "~method.formulation.train_head"],
-        ["method=list", "method/self_training=paper", "task=trec"],
-    ],
-)
+GIVEN = [
+    [],
+    ["method=dept", "task=masakhanews", "task.lang=hau", "shots=full", "model=e5-small-q4"],
+    ["method=peft", "method.type=VERA", "trainer=debug", "trainer.precision=bf16"],
+    ["model=hub", "model.path=org/name", "model.family=encoder", "trainer.clip=0.5"],
+    ["method=pet", "method/tuner=lora", "task=ag_news", "method.pet.repetitions=3"],
+    ["method=list", "method/formulation=head", "~method.formulation.prefer", "~method.formulation.train_head"],
+    ["method=list", "method/self_training=paper", "task=trec"],
+]
+MORE = [
+    ["method=lora", "shots=5", "data_seed=3", "seed=2"],
+    ["method=tfidf_lr", "method.classical.word_ngrams=[1,3]", "protocol=lm_bff", "shots=16"],
+    ["method=lite", "method/formulation=cloze", "method.formulation.train_head=true", "task=subj"],
+    ["method=list", "method/tuner=prompt_tuning", "+method.lr.prompt=0.3", "task=masakhanews", "task.lang=swa"],
+]
+
+
+@pytest.mark.parametrize("given", rest_slow([*GIVEN, *MORE], GIVEN))
 def test_a_config_gives_back_its_command(given):
     from dataclasses import asdict
 

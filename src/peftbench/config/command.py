@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from peftbench.config.catalogue import files_of, names
 from peftbench.config.grammar import hydra_value
-from peftbench.config.load import compose, compose_raw
+from peftbench.config.many import compose_remembered, composed
 from peftbench.config.schema import NOT_TYPED
 from peftbench.config.sections import GROUPS, formulation_options
 
@@ -111,11 +111,13 @@ def _section(group: str, file: str) -> dict[str, Any]:
 
 def _plain_tree(choices: Sequence[str]) -> dict[str, Any]:
     """What the files say, with `${...}` and `???` as they stand there."""
-    return OmegaConf.to_container(compose_raw(choices), resolve=False)  # type: ignore[return-value]
+    return OmegaConf.to_container(composed(tuple(choices)), resolve=False)  # type: ignore[return-value]
 
 
 def _composed(choices: Sequence[str], values: dict[str, Any]) -> dict[str, Any]:
-    return _flat(asdict(compose([*choices, *(f"{key}={hydra_value(value)}" for key, value in values.items())])))
+    return _flat(
+        asdict(compose_remembered([*choices, *(f"{key}={hydra_value(value)}" for key, value in values.items())]))
+    )
 
 
 def is_open(key: str, value: Any) -> bool:
