@@ -7,8 +7,10 @@ import torch
 
 from peftbench.errors import UsageError
 from peftbench.formulations.fitting import Cut, fit_texts, token_ends
-from peftbench.formulations.generate.formulation import check_answers, new_tokens, normalise, read_table
+from peftbench.formulations.generate.formulation import new_tokens
+from peftbench.formulations.in_words import check_answers
 from peftbench.formulations.pooling import pool
+from peftbench.formulations.reading import normalise, read_table
 from peftbench.formulations.text import pad
 from peftbench.tasks.problems import kind
 

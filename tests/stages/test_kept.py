@@ -10,8 +10,8 @@ from torch import nn
 
 import peftbench
 from peftbench.config.catalogue import names
-from peftbench.formulations.generate.formulation import TextFormulation
 from peftbench.formulations.head.formulation import HeadFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.models import backbone_cache
 from peftbench.models.backbone_cache import Kept, keep_loaded
 from peftbench.stages import kept, learning

@@ -14,7 +14,7 @@ import peftbench
 from peftbench.config.command import overrides_of
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.generate.formulation import IGNORE
+from peftbench.formulations.in_words import IGNORE
 from peftbench.stages.recipe.instruction_data.pairs import pooled, views
 from peftbench.stages.recipe.instruction_data.templates import Document, Template, filled, quoted_share, templates
 from peftbench.stages.recipe.kitchen import for_tokens

@@ -17,8 +17,8 @@ from peftbench.config.load import compose
 from peftbench.config.schema import FormulationConfig, ModelConfig, TrainerConfig
 from peftbench.formulations import formulation_class
 from peftbench.formulations.base import Encoded, Formulation
-from peftbench.formulations.generate.formulation import IGNORE, TextFormulation
 from peftbench.formulations.head.formulation import HeadFormulation
+from peftbench.formulations.in_words import IGNORE, TextFormulation
 from peftbench.learner import HEAD, Learner
 from peftbench.measure.clock import PhaseClock
 from peftbench.models import load_backbone

@@ -26,7 +26,8 @@ from peftbench.conformance.bench import (
     tuner_groups,
 )
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation, TextFormulation, new_tokens
+from peftbench.formulations.generate.formulation import GenerateFormulation, new_tokens
+from peftbench.formulations.in_words import IGNORE, TextFormulation
 from peftbench.formulations.scoring import log_likelihoods
 from peftbench.formulations.shared_prefix import LEAST
 from peftbench.formulations.text import pad_inputs

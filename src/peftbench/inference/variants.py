@@ -9,7 +9,7 @@ import torch
 
 from peftbench.formulations.base import Batch, Prediction
 from peftbench.formulations.calibrated import Calibrated
-from peftbench.formulations.generate.formulation import TextFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.stages.calibration.prior import CONTENT_FREE, without_content
 
 if TYPE_CHECKING:

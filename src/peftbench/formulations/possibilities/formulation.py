@@ -19,7 +19,8 @@ from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded, Prediction
 from peftbench.formulations.fitting import fit_texts
-from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.in_words import IGNORE
 from peftbench.formulations.possibilities import PLACE, PossibilitiesConfig
 from peftbench.formulations.snippets import Network
 from peftbench.formulations.text import pad, pad_inputs, text_to_text_input

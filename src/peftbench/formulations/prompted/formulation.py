@@ -15,7 +15,8 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import PROMPT_TEXT, SHOWN_ANSWERS, Batch, Prediction
 from peftbench.formulations.bi_encoder import sentence_vectors
 from peftbench.formulations.fitting import Cut
-from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.prompts import Writer, packaged_sets, prompt_set
 from peftbench.formulations.prompts.maker import LEFT_OUT, PromptMaker

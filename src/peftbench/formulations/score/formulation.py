@@ -15,7 +15,7 @@ from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Prediction
 from peftbench.formulations.calibrated import Calibrated
 from peftbench.formulations.generate import snippet
-from peftbench.formulations.generate.formulation import TextFormulation, check_answers
+from peftbench.formulations.in_words import TextFormulation, check_answers
 from peftbench.formulations.label_words import read_words
 from peftbench.formulations.score import TERMS, ScoreConfig
 from peftbench.formulations.scoring import Change, log_likelihoods

@@ -13,7 +13,7 @@ from peftbench.config.schema import FormulationConfig
 from peftbench.errors import UsageError
 from peftbench.formulations.base import PROMPT_TEXT, Batch, Encoded, Formulation, Prediction, Way
 from peftbench.formulations.by_task import SET_BY_LEARNER
-from peftbench.formulations.generate.formulation import IGNORE
+from peftbench.formulations.in_words import IGNORE
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.formulations.prompted.formulation import PromptedScore
 from peftbench.formulations.prompts import PromptSet, Writer

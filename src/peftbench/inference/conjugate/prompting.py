@@ -10,7 +10,7 @@ from typing import Any
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Prediction
-from peftbench.formulations.generate.formulation import TextFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.formulations.prompted.formulation import Prompted
 from peftbench.formulations.prompts import PromptSet
 from peftbench.inference.base import Ask, Inference

@@ -14,7 +14,8 @@ from transformers import LogitsProcessor
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Prediction
-from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.inference.base import Ask, Inference
 from peftbench.inference.ngram_bias.counts import NgramModel
 from peftbench.learner import Learner

@@ -12,7 +12,8 @@ import torch
 from peftbench.formulations import formulation_class
 from peftbench.formulations.base import Prediction
 from peftbench.formulations.bi_encoder import sentence_vectors
-from peftbench.formulations.generate.formulation import GenerateFormulation, TextFormulation
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.formulations.prompted import PromptedConfig
 from peftbench.inference.base import Ask, Inference
 from peftbench.inference.variants import variant

@@ -14,7 +14,7 @@ from peftbench.config.registry import imported
 from peftbench.errors import UsageError
 from peftbench.files import write_atomic
 from peftbench.formulations.base import Encoded
-from peftbench.formulations.generate.formulation import TextFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.learner import Learner
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh, train_on

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Encoded, Prediction
-from peftbench.formulations.generate.formulation import TextFormulation
+from peftbench.formulations.in_words import TextFormulation
 from peftbench.models.base import Backbone
 from peftbench.tasks.base import Row, TaskData
 

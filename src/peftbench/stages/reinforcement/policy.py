@@ -21,7 +21,8 @@ from peftbench.config.schema import with_options
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
 from peftbench.formulations.generate import GenerateConfig
-from peftbench.formulations.generate.formulation import IGNORE, GenerateFormulation
+from peftbench.formulations.generate.formulation import GenerateFormulation
+from peftbench.formulations.in_words import IGNORE
 from peftbench.stages.around import AroundLearner
 from peftbench.stages.reinforcement import KEY, ReinforcementOptions
 from peftbench.stages.reinforcement.algorithms import ALGORITHMS

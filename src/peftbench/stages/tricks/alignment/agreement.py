@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from peftbench.errors import UsageError
 from peftbench.formulations.base import Batch, Encoded
-from peftbench.formulations.generate.formulation import IGNORE, TextFormulation
+from peftbench.formulations.in_words import IGNORE, TextFormulation
 from peftbench.formulations.wordings.formulation import REFERENCE, TAUGHT, TEACHER, WordingsFormulation, token_counts
 from peftbench.stages.base import StageReport
 from peftbench.stages.soft_losses import divergences
