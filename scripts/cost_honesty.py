@@ -69,9 +69,10 @@ def child(overrides: list[str]) -> None:
     """The run itself, with clocks around it; prints JSON."""
     from peftbench import runner, session
     from peftbench.config import compose
+    from peftbench.tasks import data_dir, load_task
 
     cfg = compose(overrides)
-    for module in session.needed_modules(cfg):
+    for module in session.needed_modules(cfg, load_task(cfg.task, data_dir(cfg))):
         import_module(module)
     clocks: dict[str, list[float]] = {}
     runner.get_stage = clocked(runner.get_stage, clocks)

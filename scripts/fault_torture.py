@@ -325,9 +325,12 @@ def preload() -> None:
     from importlib import import_module
 
     from peftbench.session import needed_modules
+    from peftbench.tasks import data_dir, load_task
 
     for kind in KINDS:
-        for name in [*needed_modules(compose([*COMMON, *kind])), "peftbench.build", "peft", "transformers.models.bert"]:
+        cfg = compose([*COMMON, *kind])
+        needed = needed_modules(cfg, load_task(cfg.task, data_dir(cfg)))
+        for name in [*needed, "peftbench.build", "peft", "transformers.models.bert"]:
             import_module(name)
 
 

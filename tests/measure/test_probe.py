@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,3 +115,26 @@ def test_attention_is_counted_in_a_model(bf16: bool) -> None:
     scores_again = 2 * (2 * batch * length * length * 64)  # two layers
     assert flops("sdpa", 0.0) == eager + scores_again
     assert flops("sdpa", 0.1) == eager  # with dropout the CPU has no fused kernel
+
+
+class Dropping(nn.Module):
+    """Computes something that reaches no loss, as DoRA does its norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept, self.dropped = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.dropped(torch.eye(4)).exp().norm().detach()
+        return self.kept(x).exp().sum() * scale
+
+
+def test_what_the_network_drops_is_not_saved_whenever_garbage_is_collected():
+    net, x = Dropping(), torch.ones(3, 4)
+    gc.disable()
+    try:
+        found = {probe_step(lambda: net(x), net.parameters()).saved_bytes for _ in range(3)}
+    finally:
+        gc.enable()
+    x_, exp, scale = 3 * 4 * 4, 3 * 4 * 4, 4
+    assert found == {x_ + exp + scale}

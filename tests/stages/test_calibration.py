@@ -20,10 +20,10 @@ from peftbench.inputs import InputCache
 from peftbench.measure.clock import PhaseClock
 from peftbench.records.store import Store
 from peftbench.runner import run
-from peftbench.stages import learning as supervised
 from peftbench.stages.base import Context, Predictor
 from peftbench.stages.calibration import prior as calibration
 from peftbench.stages.learning import LearnerPredictor
+from peftbench.stages.supervised import training as supervised
 from peftbench.training import checkpoint
 
 FAST = ["model=tiny-bert", "task=demo_news", "trainer=debug", "tracking.wandb=disabled", "shots=2", "method=kpt"]
