@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 
 from peftbench.errors import UsageError
@@ -37,14 +36,17 @@ def main(argv: list[str]) -> int:
 
 def hold_leash() -> None:
     """Leave when the launcher is gone (kill -9), so that no orphan goes on writing beside a later run: with a
-    checkpoint if this process can still be talked to, without one if it waits for another that is gone as well."""
+    checkpoint if this process can still be talked to, without one if it waits for another that is gone as well.
+
+    The system's own alarm ends it then, not this thread, which may never get the interpreter's lock again: gloo's
+    process group holds it while its destructor waits for a thread that wants it too (seen when the other rank is gone).
+    """
 
     def wait() -> None:
         while os.read(0, 1):
             pass
+        signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)  # nobody handles SIGALRM: it kills
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(GRACE_SECONDS)
-        os._exit(128 + signal.SIGTERM)
 
     if os.environ.get(LEASH):
         threading.Thread(target=wait, daemon=True).start()

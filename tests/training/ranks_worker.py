@@ -1,5 +1,6 @@
 """Stands in for `peftbench.ddp_worker` under the launcher: each rank does what the JSON file tells it to."""
 
+import ctypes
 import json
 import os
 import signal
@@ -7,17 +8,30 @@ import sys
 import time
 from pathlib import Path
 
-from peftbench.ddp_worker import hold_leash
+from peftbench import ddp_worker
 from peftbench.training.launch import LEASH, find_place
 
 config = json.loads(Path(sys.argv[1]).read_text())
 place = find_place(os.environ)
 assert place is not None
 assert os.environ[LEASH] == "1"
-hold_leash()
+ddp_worker.GRACE_SECONDS = config.get("grace", ddp_worker.GRACE_SECONDS)
+ddp_worker.hold_leash()
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background inherit that it is ignored
 print(f"rank {place.rank} of {place.world} at {place.address}, {os.environ['OMP_NUM_THREADS']} threads", flush=True)
 order = config["ranks"][place.rank]
+
+
+class HangsAtTheEnd:
+    """Keeps the interpreter's lock in its destructor, as gloo's process group may whose other member is gone."""
+
+    def __del__(self, sleep=ctypes.PyDLL(None).sleep) -> None:  # PyDLL: with the lock
+        sleep(600)
+
+
+if order == "no end":
+    last = HangsAtTheEnd()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 if order == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 Path(config["folder"], f"pid{place.rank}").write_text(str(os.getpid()))
@@ -26,7 +40,7 @@ while order != "hang" and not all(Path(config["folder"], f"pid{rank}").exists() 
 try:
     if order == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    if order in ("hang", "stubborn"):
+    if order in ("hang", "stubborn", "no end"):
         time.sleep(120)
         Path(config["folder"], f"slept{place.rank}").touch()
 except KeyboardInterrupt:

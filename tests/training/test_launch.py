@@ -14,14 +14,14 @@ from peftbench.errors import UsageError
 from peftbench.training import launch
 from peftbench.training.launch import Place, find_place, first_host
 
-HERE = Path(__file__).parent
+WITH_RANKS_WORKER = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @pytest.fixture
 def ranks(tmp_path, monkeypatch):
     """Launch ranks that do as told: an exit code, "die", "hang" or "stubborn"."""
     monkeypatch.setattr(launch, "WORKER", "ranks_worker")
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", WITH_RANKS_WORKER)
 
     def go(*orders):
         config = tmp_path / "config.json"
@@ -83,7 +83,7 @@ sys.exit(code)
 def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["hang", "hang"]}))
-    environ = {**os.environ, "PYTHONPATH": str(HERE)}
+    environ = {**os.environ, "PYTHONPATH": WITH_RANKS_WORKER}
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
     until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
     process.send_signal(number)
@@ -91,6 +91,17 @@ def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
     until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)))
     assert (tmp_path / "left0").exists() == (number == signal.SIGINT)
+
+
+def test_a_rank_that_hangs_while_it_closes_goes_with_the_launcher(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["no end", "no end"], "grace": 1.0}))
+    environ = {**os.environ, "PYTHONPATH": WITH_RANKS_WORKER}
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
+    until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
+    process.kill()
+    process.wait(120)
+    until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)), seconds=120)
 
 
 def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):
