@@ -252,3 +252,13 @@ def test_a_sweep_over_files_may_set_keys_that_only_they_have():
         "method.tuner.rank=4,8",
         "++task.lang=hau",
     ]
+    assert opened_for_sweep(["+recipe=subtasks,augmentation", "recipe.tokens=300", "seed=1,2"]) == [
+        "+recipe=subtasks,augmentation",
+        "++recipe.tokens=300",
+        "seed=1,2",
+    ]
+    tricks = "+method/trick=[self_calibrated],[self_calibrated,adversarial]"
+    assert opened_for_sweep(["method.trick.self_calibrated.folds=2", tricks]) == [
+        "++method.trick.self_calibrated.folds=2",
+        tricks,
+    ]

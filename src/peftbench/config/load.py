@@ -89,9 +89,11 @@ def opened_for_sweep(overrides: Sequence[str]) -> list[str]:
 
     >>> opened_for_sweep(["method/formulation=generate,head", "method.formulation.answer_tokens=8", "seed=1"])
     ['method/formulation=generate,head', '++method.formulation.answer_tokens=8', 'seed=1']
+    >>> opened_for_sweep(["+recipe=subtasks,augmentation", "recipe.tokens=300"])
+    ['+recipe=subtasks,augmentation', '++recipe.tokens=300']
     """
-    pairs = [override.partition("=") for override in overrides]
-    swept = {key.replace("/", ".") for key, _, value in pairs if (key in GROUPS or "/" in key) and "," in value}
+    pairs = [override.lstrip("+").partition("=") for override in overrides]
+    swept = {key.replace("/", ".") for key, _, value in pairs if "." not in key and "," in value}
     inside = tuple(f"{section}." for section in swept)
     return [f"++{o}" if inside and o.startswith(inside) else opened(o) for o in overrides]
 
