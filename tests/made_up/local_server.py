@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +22,7 @@ class Server(ThreadingHTTPServer):
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.reply: str | Callable[[str], str] = "Category: Sports."
+        self.over = threading.Event()
 
     @property
     def url(self) -> str:
@@ -48,7 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, json.dumps({"choices": [{"message": {"content": text}}], "usage": usage}))
 
     def slow(self, how: str) -> None:
-        time.sleep(0.6)
+        """Answers when nobody can be waiting any more."""
+        self.server.over.wait(600)
         self.well(how)
 
     def wrong(self, _: str) -> None:
@@ -87,5 +88,6 @@ def serving() -> Iterator[Server]:
     made = Server()
     threading.Thread(target=made.serve_forever, daemon=True).start()
     yield made
+    made.over.set()
     made.shutdown()
     made.server_close()
