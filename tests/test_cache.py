@@ -90,7 +90,8 @@ def test_fill_computes_each_missing_key_once() -> None:
     assert things.fill([], compute) == []
 
 
-def test_what_one_works_out_the_other_waits_for() -> None:
+def test_what_one_works_out_the_other_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "PATIENCE", 600.0)
     asked: list[int] = []
 
     def fill() -> None:
@@ -102,7 +103,9 @@ def test_what_one_works_out_the_other_waits_for() -> None:
 
 WRITER = """
 import sys
+from peftbench import cache
 from peftbench.cache import Cache
+cache.PATIENCE = 600.0  # else a value is given up where another is held up while it writes
 for number in range(40):
     Cache("things").put([int(sys.argv[1]), number], "x" * 3000)
 """

@@ -198,6 +198,7 @@ def test_who_lost_its_claim_leaves_the_winners_files(
     """Another machine takes the run over, whatever this process does at that moment, and has filed it."""
     from peftbench.records import predictions
 
+    monkeypatch.setattr(leases, "BEATS", 0.001)  # no sign of life between the lines below, however slow they are
     cfg, winner, taken = config(tmp_path, *FLOOR), Store(tmp_path), []
     place = predictions if moment == "write_predictions" else runner
     real = getattr(place, moment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -14,3 +15,12 @@ def until(what: Callable[[], Any], seconds: float = 600) -> Any:
         assert time.monotonic() < deadline, "what was waited for did not come"
         time.sleep(0.1)
     return found
+
+
+def works(pid: int) -> bool:
+    """Whether there is such a process, and not only its entry in the table, which stays until its parent has read it
+    (an orphan's until init does)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until, works
 
 from peftbench.errors import UsageError
 from peftbench.records import leases as claims
@@ -28,6 +29,12 @@ RUN = "0123456789abcdef"
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "results")
+
+
+@pytest.fixture(autouse=True)
+def _no_beat_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long this process is held up between two lines, its heart does not beat there."""
+    monkeypatch.setattr(claims, "BEATS", 0.001)
 
 
 def claim_file(store: Store) -> Path:
@@ -47,13 +54,14 @@ def leave(store: Store, age: float = 0.0, token: str = "f" * 16, **changes: obje
 
 def test_who_holds_a_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    before = time.monotonic()
     assert store.holder(RUN) is None
     assert store.holders() == {}
     with store.claim(RUN):
         holder = store.holder(RUN)
         assert holder is not None
         assert (holder.pid, holder.alive, holder.slurm_job) == (os.getpid(), True, "4711")
-        assert 0 <= holder.beat_age < 5
+        assert 0 <= holder.beat_age <= time.monotonic() - before + 1
         assert store.holders().keys() == {RUN}
         assert [p.name for p in store.claims.iterdir() if p.name[0] == "."] == []
         with pytest.raises(LeaseHeld, match=r"SLURM job 4711"), store.claim(RUN):
@@ -89,18 +97,20 @@ def test_a_fresh_claim_is_alive_unless_its_process_is_known_to_be_gone(
             assert not path.exists()
 
 
-@pytest.mark.parametrize(("age", "alive"), [(LEASE_SECONDS - 5, True), (LEASE_SECONDS + 1, False)])
+@pytest.mark.parametrize(("age", "alive"), [(LEASE_SECONDS * 100 - 500, True), (LEASE_SECONDS * 100 + 1, False)])
 @pytest.mark.parametrize("skew", [-86400.0, 0.0, 86400.0])
 def test_another_machine_is_judged_by_its_heartbeat_whatever_the_clock_here_says(
     store: Store, monkeypatch: pytest.MonkeyPatch, age: float, alive: bool, skew: float
 ) -> None:
+    monkeypatch.setattr(claims, "LEASE_SECONDS", LEASE_SECONDS * 100)  # near its end, and minutes from it
+    before = time.monotonic()
     leave(store, age, machine="elsewhere", host="node7", pid=1)
     now = time.time() + skew
     monkeypatch.setattr(time, "time", lambda: now)
     holder = store.holder(RUN)
     assert holder is not None
     assert holder.alive is alive
-    assert holder.beat_age == pytest.approx(age, abs=3)
+    assert age - 1 <= holder.beat_age <= age + time.monotonic() - before + 1
     if alive:
         with pytest.raises(LeaseHeld, match="process 1 on host node7"), store.claim(RUN):
             pass
@@ -130,9 +140,8 @@ def test_a_zombie_is_dead(store: Store) -> None:
     if not child:
         leave(store)
         os._exit(0)
-    time.sleep(0.01)
-    while not list(store.claims.glob("*.json")) or Path(f"/proc/{child}/stat").read_text().split()[2] != "Z":
-        time.sleep(0.01)
+    until(lambda: not works(child))
+    assert claim_file(store).exists()
     with store.claim(RUN):
         pass
     os.waitpid(child, 0)
@@ -140,18 +149,13 @@ def test_a_zombie_is_dead(store: Store) -> None:
 
 def test_the_heart_beats_until_the_end(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "LEASE_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "BEATS", 4)
+    before = set(threading.enumerate())
     with store.claim(RUN):
         path = claim_file(store)
         os.utime(path, (1, 1))
-        deadline = time.monotonic() + 20
-        while path.stat().st_mtime == 1:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    names = [t.name for t in threading.enumerate()]
-    deadline = time.monotonic() + 20
-    while "claim-heartbeat" in names and time.monotonic() < deadline:
-        names = [t.name for t in threading.enumerate()]
-    assert "claim-heartbeat" not in names
+        until(lambda: path.stat().st_mtime != 1)
+    until(lambda: not any(t.name == "claim-heartbeat" for t in {*threading.enumerate()} - before))
 
 
 def suspend(store: Store) -> None:
@@ -276,7 +280,7 @@ def test_two_are_never_inside(store: Store, rivals: int, turns: int) -> None:
     store.out_dir.mkdir()
     command = [sys.executable, "-c", RIVAL, str(store.out_dir)]
     running = [subprocess.Popen([*command, str(n), str(turns)], stderr=subprocess.PIPE) for n in range(rivals)]
-    errors = [process.communicate(timeout=400)[1].decode() for process in running]
+    errors = [process.communicate(timeout=1200)[1].decode() for process in running]
     assert [process.returncode for process in running] == [0] * rivals, "\n".join(errors)
     assert not (store.out_dir / "inside").exists()
 
@@ -335,7 +339,7 @@ def test_a_claim_that_was_removed_and_taken_is_lost(store: Store) -> None:
             store.check_claim(RUN)
 
 
-@pytest.mark.parametrize("ahead", [LEASE_SECONDS + 5, 10 * 365 * 86400.0])
+@pytest.mark.parametrize("ahead", [2 * LEASE_SECONDS, 10 * 365 * 86400.0])
 def test_a_claim_stamped_in_the_future_does_not_block(store: Store, ahead: float) -> None:
     leave(store, -ahead, machine="elsewhere")
     with store.claim(RUN):
