@@ -424,26 +424,3 @@ def test_no_heavy_imports() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_of_many_records_only_new_ones_are_read(
-    store: Store, make_record: Callable[..., Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from peftbench.records.store import encode
-
-    store.records.mkdir(parents=True)
-    for index in range(200):
-        run_id = f"{index:08x}"
-        store.path(run_id).write_bytes(encode(make_record(run_id, seed=index)))
-    read: list[Path] = []
-    real = Store.read
-    monkeypatch.setattr(Store, "read", lambda store, path: (read.append(path), real(store, path))[1])
-    leaderboard.rebuild(store)
-    assert len(read) == 200
-    store.save(make_record("feed"))
-    leaderboard.rebuild(store)
-    assert read[200:] == [store.path("feed")]
-    leaderboard.current_rows(store)
-    leaderboard.rebuild(store)
-    assert len(read) == 201
-    assert len(table(store)) == 202
