@@ -8,12 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from slow_steps import slow_after
+from waiting import until, works
 
 from peftbench.records.record import Record
 from peftbench.records.store import Store
@@ -27,8 +28,8 @@ TWO = [
     *FAST,
     *SILENT,
     "trainer.devices=2",
-    "trainer.steps=300",
-    "trainer.eval_every=100",
+    "trainer.steps=120",
+    "trainer.eval_every=40",
     "trainer.checkpoint_every=10",
 ]
 
@@ -47,38 +48,49 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
     )
 
 
-def end(process: subprocess.Popen[str], seconds: float = 400) -> tuple[int, str]:
+def end(process: subprocess.Popen[str], seconds: float = 900) -> tuple[int, str]:
     """Exit code and what it said on standard error."""
     error = process.communicate(timeout=seconds)[1]
     return process.returncode, error
 
 
-def wait_for_step(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in folder.glob("runs/*/progress.json"):
-            if json.loads(path.read_text()).get("step", 0) >= step:
-                return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was never seen: {end(process)}")
+def begin_slowly(folder: Path, step: int, *args: str) -> subprocess.Popen[str]:
+    """A run that has done so many steps and does no more than one a second from there, until `let_go`."""
+    process = start(folder, *args, *slow_after(step, until=folder / "go"))
+
+    def is_there() -> bool:
+        assert process.poll() is None, f"step {step} was never seen: {end(process)}"
+        seen = [json.loads(path.read_text()).get("step") or 0 for path in folder.glob("runs/*/progress.json")]
+        return max(seen, default=0) > step
+
+    until(is_there)
+    return process
+
+
+def let_go(folder: Path) -> None:
+    (folder / "go").touch()
+
+
+def again(folder: Path, step: int, *args: str) -> tuple[int, str]:
+    """The same command once more, at full speed."""
+    let_go(folder)
+    return end(start(folder, *args, *slow_after(step, until=folder / "go")))
 
 
 def ranks(process: subprocess.Popen[str]) -> list[int]:
     """Process ids of the workers, by rank."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return sorted(int(pid) for pid in children)
+    return sorted(map(int, children), key=rank_of)
+
+
+def rank_of(pid: int) -> int:
+    """By its environment: the numbers of processes begin anew at some time."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return int(next(v for v in variables if v.startswith(b"RANK=")).removeprefix(b"RANK="))
 
 
 def gone(pids: list[int]) -> bool:
     return not any(works(pid) for pid in pids)
-
-
-def works(pid: int) -> bool:
-    """Whether there is such a process, and not only its entry in the table, which waits for init to read it."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
 
 
 def the_record(folder: Path) -> Record:
@@ -95,18 +107,18 @@ def same(one: Record, other: Record) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Record:
     """The undisturbed run in two processes."""
     folder = tmp_path_factory.mktemp("whole")
-    assert end(start(folder, *TWO)) == (0, "")
+    assert again(folder, 0, *TWO) == (0, "")
     return the_record(folder)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_run_with_its_name(tmp_path: Path, whole: Record, rank: int) -> None:
     assert launch.SETTLE_SECONDS + launch.GRACE_SECONDS < 30
-    process = start(tmp_path, *TWO)
-    wait_for_step(tmp_path, 7 + 20 * rank, process)
+    step = 7 + 20 * rank
+    process = begin_slowly(tmp_path, step, *TWO)
     pids = ranks(process)
     os.kill(pids[rank], signal.SIGKILL)
-    code, error = end(process, seconds=120)
+    code, error = end(process)
     assert code != 0
     assert gone(pids)
     record = the_record(tmp_path)
@@ -114,19 +126,19 @@ def test_a_killed_rank_ends_the_run_with_its_name(tmp_path: Path, whole: Record,
     assert record.reason.startswith(f"rank {rank} was killed by SIGKILL")
     assert f"rank {rank} was killed by SIGKILL" in error or rank == 0
     assert not any(holder.alive for holder in Store(tmp_path).holders().values())
-    code, error = end(start(tmp_path, *TWO))
+    code, error = again(tmp_path, step, *TWO)
     assert code == 0, error
-    again = the_record(tmp_path)
-    assert again.compute["attempts"] == 2
-    assert same(again, whole)
+    record = the_record(tmp_path)
+    assert record.compute["attempts"] == 2
+    assert same(record, whole)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_launcher_saves_the_same_step_on_every_rank(
     tmp_path: Path, whole: Record, number: int, code: int
 ) -> None:
-    process = start(tmp_path, *[a for a in TWO if "checkpoint_every" not in a])
-    wait_for_step(tmp_path, 8, process)
+    args = [a for a in TWO if "checkpoint_every" not in a]
+    process = begin_slowly(tmp_path, 8, *args)
     pids = ranks(process)
     process.send_signal(number)
     found, error = end(process)
@@ -137,21 +149,17 @@ def test_a_signal_to_the_launcher_saves_the_same_step_on_every_rank(
     assert record.status == "interrupted"
     assert signal.Signals(number).name in record.reason
     assert len(list(tmp_path.rglob("checkpoint-*"))) == 1
-    assert end(start(tmp_path, *[a for a in TWO if "checkpoint_every" not in a]))[0] == 0
+    assert again(tmp_path, 8, *args)[0] == 0
     assert same(the_record(tmp_path), whole)
 
 
 def test_a_killed_launcher_leaves_no_orphans(tmp_path: Path, whole: Record) -> None:
-    process = start(tmp_path, *TWO)
-    wait_for_step(tmp_path, 12, process)
+    process = begin_slowly(tmp_path, 12, *TWO)
     pids = ranks(process)
     process.kill()
     end(process)
-    deadline = time.monotonic() + 120
-    while not gone(pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert end(start(tmp_path, *TWO))[0] == 0
+    until(lambda: gone(pids))
+    assert again(tmp_path, 12, *TWO)[0] == 0
     assert same(the_record(tmp_path), whole)
 
 
@@ -165,11 +173,9 @@ def test_runs_side_by_side_do_not_meet(tmp_path: Path) -> None:
 
 def test_the_same_command_twice_at_once_is_done_once(tmp_path: Path) -> None:
     args = [*FAST, *SILENT, "trainer.steps=200"]
-    first = start(tmp_path, *args)
-    wait_for_step(tmp_path, 1, first)
-    first.send_signal(signal.SIGSTOP)  # it must not be done before the second one looks
-    code, error = end(start(tmp_path, *args))
-    first.send_signal(signal.SIGCONT)
+    first = begin_slowly(tmp_path, 1, *args)
+    code, error = end(start(tmp_path, *args, *slow_after(1, until=tmp_path / "go")))
+    let_go(tmp_path)
     assert (code, error.count("\n")) == (2, 1)
     assert f"is being worked on by process {first.pid} on host" in error
     assert end(first)[0] == 0
@@ -177,12 +183,11 @@ def test_the_same_command_twice_at_once_is_done_once(tmp_path: Path) -> None:
 
 
 def test_wandb_goes_on_under_the_same_run_id(tmp_path: Path) -> None:
-    args = [*FAST, "tracking.wandb=offline", "trainer.steps=300"]
-    process = start(tmp_path, *args)
-    wait_for_step(tmp_path, 20, process)
+    args = [*FAST, "tracking.wandb=offline", "trainer.steps=120"]
+    process = begin_slowly(tmp_path, 20, *args)
     process.terminate()
     assert end(process)[0] == 143
-    assert end(start(tmp_path, *args))[0] == 0
+    assert again(tmp_path, 20, *args)[0] == 0
     record = the_record(tmp_path)
     found = sorted(p.name for p in tmp_path.glob(f"runs/{record.run_id}/wandb/offline-run-*"))
     assert len(found) == 2
