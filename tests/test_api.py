@@ -20,10 +20,10 @@ FLOOR = ["task=demo_news", "tracking.wandb=disabled"]
 
 def test_importing_costs_nothing_and_names_win_over_modules() -> None:
     code = """if True:
-        import sys, time
-        began = time.process_time()
+        import sys
+        before = set(sys.modules)
         import peftbench
-        spent = time.process_time() - began
+        loaded = {name.partition(".")[0] for name in set(sys.modules) - before}
         peftbench.run, peftbench.load_run, peftbench.UsageError, peftbench.records
         heavy = {"torch", "transformers", "peft", "pandas", "sklearn", "hydra", "wandb"} & set(sys.modules)
         assert not heavy, heavy
@@ -33,10 +33,10 @@ def test_importing_costs_nothing_and_names_win_over_modules() -> None:
         try:
             peftbench.nonsense
         except AttributeError:
-            print(spent)
+            print(*sorted(loaded - set(sys.stdlib_module_names)))
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.5
+    assert done.stdout.split() == ["peftbench"]
 
 
 def test_runs_have_the_names_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

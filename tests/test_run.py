@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from datetime import datetime, timedelta
 from itertools import product
 from pathlib import Path
 
 import pytest
 from tiers import rest_slow
+from waiting import until
 
 from peftbench.cli import main
 from peftbench.config import compose
@@ -238,10 +238,7 @@ def test_a_killed_run_leaves_no_record_and_the_same_command_finishes_it(here):
     process = subprocess.Popen(
         [sys.executable, "-m", "peftbench", *FAST, *long], cwd=here, stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not list((here / "results").glob("claims/*.json")):
-        time.sleep(0.1)
-    time.sleep(2)
+    until(lambda: any('"train"' in path.read_text() for path in here.glob("results/runs/*/progress.json")))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (here / "results" / "records").exists() or records(here) == []

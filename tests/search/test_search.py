@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import peftbench.inputs
 from peftbench import runner
@@ -316,9 +316,7 @@ def test_importances_name_the_key_that_matters():
 def test_a_killed_search_goes_on(here):
     command = [sys.executable, "-m", "peftbench", *TINY, "search.trials=4", "trainer.steps=20"]
     process = subprocess.Popen(command, cwd=here, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while len(list(here.glob("results/trials/records/*.json"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(list(here.glob("results/trials/records/*.json"))) >= 2)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = {r.run_id: r.created for r in Store("results/trials").all()}

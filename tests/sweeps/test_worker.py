@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from local_queue import LocalQueue
+from slow_steps import slow_after
 from waiting import until
 
 from peftbench.config.load import compose
@@ -93,7 +94,9 @@ def begin(tmp_path: Path) -> Iterator[Callable[[ArrayTask], subprocess.Popen[byt
 
 @pytest.mark.slow
 def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path: Path, begin: Callable) -> None:
-    task = task_of([*TINY, f"out_dir={tmp_path}", "trainer.steps=400", "trainer.eval_every=200"])
+    go = tmp_path / "go"
+    words = [*TINY, f"out_dir={tmp_path}", "trainer.steps=100", "trainer.eval_every=50", *slow_after(10, until=go)]
+    task = task_of(words)
     store, run_id = Store(tmp_path), task.runs[0].run_id
     job = begin(task)
     until(lambda: ((read_progress(store.folder(run_id)) or {}).get("step") or 0) > 10)
@@ -102,18 +105,20 @@ def test_at_the_time_limit_a_job_saves_asks_to_be_requeued_and_goes_on(tmp_path:
     cut = store.load(run_id)
     assert cut is not None
     assert cut.status == "interrupted"
+    go.touch()
     assert begin(task).wait(600) == 0
     record = store.load(run_id)
     assert record is not None
     assert record.status == "done"
     assert record.compute["attempts"] == 2
-    assert record.curves["step"] == list(range(1, 401))
+    assert record.curves["step"] == list(range(1, 101))
 
 
 @pytest.mark.slow
 def test_a_killed_process_takes_its_own_run_along_and_no_other(tmp_path: Path, begin: Callable) -> None:
     out = f"out_dir={tmp_path}"
-    task = task_of([*TINY, out, "trainer.steps=5000"], [*TINY, out, "trainer.steps=5"])
+    held = [*TINY, out, "trainer.steps=5000", *slow_after(0, until=tmp_path / "never")]
+    task = task_of(held, [*TINY, out, "trainer.steps=5"])
     store = Store(tmp_path)
     job = begin(task)
     os.kill(until(lambda: store.holders().get(task.runs[0].run_id)).pid, signal.SIGKILL)

@@ -28,7 +28,7 @@ class HangsAtTheEnd:
     sleep = ctypes.PyDLL(None).sleep  # PyDLL: with the lock
 
     def __del__(self) -> None:
-        type(self).sleep(600)
+        type(self).sleep(3600)
 
 
 if order == "no end":
@@ -36,14 +36,23 @@ if order == "no end":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 if order == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-Path(config["folder"], f"pid{place.rank}").write_text(str(os.getpid()))
-while order != "hang" and not all(Path(config["folder"], f"pid{rank}").exists() for rank in range(place.world)):
-    time.sleep(0.02)  # who leaves first leaves when the others are there, however busy the machine is
+
+
+def say_that_it_is_there() -> None:
+    """Whole or not at all: others read it."""
+    draft = Path(config["folder"], f"draft{place.rank}")
+    draft.write_text(str(os.getpid()))
+    draft.rename(draft.with_name(f"pid{place.rank}"))
+
+
 try:
+    say_that_it_is_there()  # a signal may come from here on
+    while order != "hang" and not all(Path(config["folder"], f"pid{rank}").exists() for rank in range(place.world)):
+        time.sleep(0.02)  # who leaves first leaves when the others are there, however busy the machine is
     if order == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if order in ("hang", "stubborn", "no end"):
-        time.sleep(120)
+        time.sleep(3600)
         Path(config["folder"], f"slept{place.rank}").touch()
 except KeyboardInterrupt:
     Path(config["folder"], f"left{place.rank}").touch()

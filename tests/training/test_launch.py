@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from waiting import until
+from waiting import until, works
 
 from peftbench import ddp_worker as worker
 from peftbench.errors import UsageError
@@ -73,35 +73,42 @@ import sys
 from pathlib import Path
 from peftbench.training import launch
 launch.WORKER = "ranks_worker"
+watch = launch._watch
+def watch_and_say_so(*args):
+    Path(sys.argv[1]).with_name("watching").touch()
+    return watch(*args)
+launch._watch = watch_and_say_so
 code = launch.launch(Path(sys.argv[1]), 2).code
 assert "torch" not in sys.modules
 sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["hang", "hang"]}))
+def start_launcher(folder, order, **more):
+    """A launcher that watches two ranks which do as told, and their process ids."""
+    config = folder / "config.json"
+    config.write_text(json.dumps({"folder": str(folder), "ranks": [order, order], **more}))
     environ = {**os.environ, "PYTHONPATH": WITH_RANKS_WORKER}
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
-    until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
+    until(lambda: (folder / "watching").exists() and len(list(folder.glob("pid?"))) == 2)
+    return process, [int((folder / f"pid{rank}").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_signals_to_the_launcher_reach_the_ranks(tmp_path, number):
+    process, pids = start_launcher(tmp_path, "hang")
     process.send_signal(number)
-    code = process.wait(120)
+    code = process.wait(600)
     assert code == (-signal.SIGKILL if number == signal.SIGKILL else 128 + number)
-    until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)))
+    until(lambda: not any(map(works, pids)))
     assert (tmp_path / "left0").exists() == (number == signal.SIGINT)
 
 
 def test_a_rank_that_hangs_while_it_closes_goes_with_the_launcher(tmp_path):
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["no end", "no end"], "grace": 1.0}))
-    environ = {**os.environ, "PYTHONPATH": WITH_RANKS_WORKER}
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(LAUNCHER), str(config)], env=environ)
-    until(lambda: all((tmp_path / f"pid{r}").exists() and (tmp_path / f"pid{r}").read_text() for r in (0, 1)))
+    process, pids = start_launcher(tmp_path, "no end", grace=1.0)
     process.kill()
-    process.wait(120)
-    until(lambda: not any(Path("/proc", (tmp_path / f"pid{r}").read_text()).exists() for r in (0, 1)), seconds=120)
+    process.wait(600)
+    until(lambda: not any(map(works, pids)))
 
 
 def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):
