@@ -209,6 +209,7 @@ def test_mistakes_are_one_line(store, capsys, args, words):
 
 
 def test_nothing_in_common_and_nothing_at_all(store, capsys):
+    store.out_dir.mkdir()
     code, text = call(capsys, "dept", "lora")
     assert code == 2
     assert "No runs in" in text

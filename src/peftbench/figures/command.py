@@ -8,6 +8,7 @@ from pathlib import Path
 from peftbench.errors import UsageError
 from peftbench.figures import plot
 from peftbench.files import write_atomic
+from peftbench.records.find import no_runs_yet
 from peftbench.records.store import Store
 from peftbench.tables.standings import Standings
 from peftbench.views.filters import ViewParser, choose, every_row
@@ -19,7 +20,7 @@ def plot_command(argv: Sequence[str]) -> int:
     Raises:
         UsageError: a wrong kind, option or file name, or runs that do not fit into one plot.
     """
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     if options.kind is None:
         print("Kinds of plots:\n" + kinds())
         return 0
@@ -30,7 +31,7 @@ def plot_command(argv: Sequence[str]) -> int:
         raise UsageError(f"--out {path}: the name must end in {', '.join('.' + f for f in plot.FORMATS)}.")
     every = every_row(options)
     if not every:
-        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+        print(no_runs_yet(options.out_dir))
         return 0
     store = Store(options.out_dir)
     standings = Standings(store, choose(every, options), {row["method"] for row in every})

@@ -10,7 +10,7 @@ from peftbench.config.schema import transfer_name
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.measure.clock import duration
 from peftbench.options import OptionParser, whole
-from peftbench.records.find import existing_store
+from peftbench.records.find import existing_store, no_runs_yet
 from peftbench.records.leaderboard import current_rows
 from peftbench.records.naming import nearest
 from peftbench.records.states import PROGRESS, STATES, RunState, age_seconds, at_work, read_json, run_states
@@ -40,7 +40,7 @@ def ls_runs(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(chosen, indent=1))
     elif not chosen:
-        say("No run matches all of these filters together." if every else f"No runs in `{options.out_dir}` yet.")
+        say("No run matches all of these filters together." if every else no_runs_yet(options.out_dir))
     else:
         print_table(
             [">" + c if c in NUMBERS else c for c in COLUMNS],

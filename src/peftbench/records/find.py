@@ -9,6 +9,13 @@ from peftbench.errors import UsageError, did_you_mean
 from peftbench.records.record import Record
 from peftbench.records.store import Store
 
+A_FIRST = "A first one: peftbench method=head_only shots=10"
+
+
+def no_runs_yet(out_dir: str) -> str:
+    """What a view says of a folder that is there and has no runs."""
+    return f"No runs in `{out_dir}` yet. {A_FIRST}"
+
 
 def existing_store(out_dir: str) -> Store:
     """The results in a folder that has to exist.
@@ -22,9 +29,9 @@ def existing_store(out_dir: str) -> Store:
     if folder.exists():
         raise UsageError(f"out_dir={out_dir}: is a file, not a folder of results.")
     near = [p.parent.name for p in folder.parent.glob("*/records") if p.is_dir()]
-    hint = f" {did_you_mean(folder.name, near, limit=10)}" if near else ""
+    hint = did_you_mean(folder.name, near, limit=10) if near else f"{A_FIRST}."
     raise UsageError(
-        f"out_dir={out_dir}: no runs here, for there is no folder {folder.resolve()}.{hint} "
+        f"out_dir={out_dir}: no runs here, for there is no folder {folder.resolve()}. {hint} "
         "Go to where runs were started, or say where they lie: out_dir=FOLDER."
     )
 

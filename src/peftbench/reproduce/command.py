@@ -44,7 +44,7 @@ _POINTS = number("a number of points from 0 to 100", lambda points: 0 <= points 
 
 def reproduce_command(argv: Sequence[str]) -> int:
     """Run `peftbench reproduce ARGV`; returns the exit code. Raises UsageError if the run cannot be repeated."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     store = existing_store(options.out_dir)
     old = _find(store, options.run_id)
     cfg = rebuild_config(old, str(Path(options.out_dir) / FOLDER), options.devices)
@@ -59,7 +59,7 @@ def reproduce_command(argv: Sequence[str]) -> int:
     return _report(old, new, store, Store(cfg.out_dir), [*differ, *later_conditions(old, new)], notes, options)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> OptionParser:
     words = "Runs a recorded run again, from its config, draw and seeds, and compares old with new."
     parser = OptionParser("reproduce", words, _EPILOG, json=False)
     parser.add_argument("run_id", metavar="RUN_ID", help="as `peftbench leaderboard` shows it, or its beginning")

@@ -51,7 +51,7 @@ def diff_command(argv: Sequence[str]) -> int:
     )
     parser.add_argument("runs", nargs=2, metavar="RUN", help="a run's id, or its beginning")
     parser.add_argument("--json", action="store_true", help="machine-readable")
-    options = parser.parse_args(argv)
+    options = parser.parse(argv)
     store = existing_store(options.out_dir)
     a, b = (find_run(store, given, "diff") for given in options.runs)
     found, answers = differences(a, b), compare_answers(store, a, b)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from peftbench.errors import UsageError
 from peftbench.options import OptionParser
 from peftbench.records import leaderboard
+from peftbench.records.find import existing_store
 from peftbench.records.leaderboard import Row, left_out_words
 from peftbench.records.naming import nearest
-from peftbench.records.store import Store
 
 FILTERS = ("task", "subset", "protocol", "shots", "model", "method", "metric", "status", "seed", "data_seed")
 
@@ -30,8 +30,12 @@ class ViewParser(OptionParser):
 
 def every_row(options: argparse.Namespace) -> list[Row]:
     """Rows of the runs in the folder that the options name; without `--all`, of those that would be the same today,
-    and on stderr how many others there are."""
-    rows = leaderboard.current_rows(Store(options.out_dir))
+    and on stderr how many others there are.
+
+    Raises:
+        UsageError: the folder is not there.
+    """
+    rows = leaderboard.current_rows(existing_store(options.out_dir))
     current = rows if options.all else [row for row in rows if not row["outdated"]]
     if left_out := len(rows) - len(current):
         print(f"{left_out_words(left_out)}; --all shows them", file=sys.stderr)

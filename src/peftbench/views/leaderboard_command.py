@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import whole
 from peftbench.records import leaderboard
+from peftbench.records.find import no_runs_yet
 from peftbench.records.leaderboard import NONE, Row
 from peftbench.records.naming import BLOCK, method_names
 from peftbench.records.seen import ABOUT, MARK, TEXTS, remarks
@@ -58,7 +58,7 @@ _SETTINGS = (
 
 def leaderboard_command(argv: Sequence[str]) -> int:
     """Run `peftbench leaderboard ARGV`; returns the exit code. Raises UsageError for a wrong option or value."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     every = every_row(options)
     chosen = choose(every, options)
     notes: list[str] = []
@@ -77,7 +77,7 @@ def leaderboard_command(argv: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(chosen[: options.limit], indent=1))
     elif not every:
-        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+        print(no_runs_yet(options.out_dir))
     elif not chosen:
         print("No run matches all of these filters together.")
     else:
@@ -121,7 +121,7 @@ def with_intervals(store: Store, rows: Sequence[Row]) -> tuple[list[Row], list[s
     return found, [SPREAD, INTERVAL, *standings.notes]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> ViewParser:
     parser = ViewParser(
         "leaderboard",
         "The recorded runs as a table: one row a run, or means over the seeds with --group.",

@@ -9,19 +9,20 @@ from peftbench.errors import UsageError
 from peftbench.figures.report.payload import DETAILS
 from peftbench.files import write_atomic
 from peftbench.options import whole
+from peftbench.records.find import no_runs_yet
 from peftbench.records.store import Store
 from peftbench.views.filters import ViewParser, choose, every_row
 
 
 def report_command(argv: Sequence[str]) -> int:
     """Run `peftbench report ARGV`; returns the exit code. Raises UsageError for a wrong option or value."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     path = Path(options.out)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--out {path}: the report is a page, so its name must end in .html.")
     rows = every_row(options)
     if not rows:
-        print(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+        print(no_runs_yet(options.out_dir))
         return 0
     rows = choose(rows, options)
     if not rows:

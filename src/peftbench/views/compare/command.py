@@ -9,6 +9,7 @@ from typing import Any
 
 from peftbench.errors import UsageError, did_you_mean
 from peftbench.options import number
+from peftbench.records.find import no_runs_yet
 from peftbench.records.store import Store
 from peftbench.views.filters import FILTERS, ViewParser, choose, every_row
 from peftbench.views.summary import printable
@@ -27,13 +28,13 @@ exchanging the answers of these very models item by item; "p draws" of flipping 
 
 def compare_command(argv: Sequence[str]) -> int:
     """Run `peftbench compare ARGV`; returns the exit code. Raises UsageError for what cannot be compared."""
-    options = _parser().parse_args(argv)
+    options = _parser().parse(argv)
     if len(options.sides) < 2:
         raise UsageError("compare: name at least two things to compare, as in `peftbench compare dept lora`.")
     across = _across(options.across)
     every = every_row(options)
     if not every:
-        raise UsageError(f"No runs in `{options.out_dir}` yet. A first one: peftbench method=head_only shots=10")
+        raise UsageError(no_runs_yet(options.out_dir))
     rows = choose(every, options)
     if not rows:
         raise UsageError("compare: no run matches all of these filters together.")
@@ -58,7 +59,7 @@ def compare_command(argv: Sequence[str]) -> int:
 _PERCENT = number("a percentage from 50 to below 100", lambda percent: 50 <= percent < 100)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> ViewParser:
     question = "Is a difference real, and how many more draws would settle it?"
     parser = ViewParser("compare", question, _EPILOG, [name for name in FILTERS if name not in ("metric", "status")])
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
