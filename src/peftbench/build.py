@@ -206,9 +206,13 @@ def check_fit(tuner: Tuner, cfg: ModelConfig, purpose: Purpose, context: TunerCo
     """
     from peftbench.models.outline import outline
     from peftbench.tuners.base import Tuner
+    from peftbench.tuners.ranks import check_ranks
 
-    if type(tuner).check is not Tuner.check:
-        tuner.check(outline(cfg, purpose), context)
+    if type(tuner).check is Tuner.check and type(tuner).ranks is Tuner.ranks:
+        return
+    backbone = outline(cfg, purpose)
+    tuner.check(backbone, context)
+    check_ranks(tuner.ranks(backbone, context), backbone.name)
 
 
 def check_format(cfg: RunConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from tiny_models import WORDS, tiny_backbone
 from peftbench.cli import main
 from peftbench.config import registry
 from peftbench.errors import UsageError
+from peftbench.models import load_backbone
 from peftbench.tasks.base import Row
 from peftbench.tuners import Tuner, TunerContext, build_tuner, get_tuner
 from peftbench.tuners.bayesprompt import BayesPromptOptions
@@ -22,6 +24,7 @@ from peftbench.tuners.ept import EptOptions
 from peftbench.tuners.full import FullOptions
 from peftbench.tuners.iapt import IaptOptions
 from peftbench.tuners.lora import LoraOptions
+from peftbench.tuners.matrices import matched
 from peftbench.tuners.p_tuning import PTuningOptions
 from peftbench.tuners.prefix_tuning import PrefixTuningOptions
 from peftbench.tuners.prompt_tuning import PromptTuningOptions
@@ -61,11 +64,14 @@ def call(*args: str) -> int:
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("budget", [6400, 20_000])
 def test_what_is_built_has_the_size_that_was_promised(name: str, budget: int) -> None:
-    tuner, backbone = build_tuner(CONFIGS[name]), tiny_backbone("llama" if name == "iapt" else "bert")
+    tuner, backbone, context = build_tuner(CONFIGS[name]), tiny_backbone("llama" if name == "iapt" else "bert"), CONTEXT
+    if name in ("lora", "dept", "ept"):  # ranks of that size take a wider network and longer texts
+        backbone = load_backbone(compose(["model=tiny-bert"]).model, "features")
+        context = replace(CONTEXT, max_length=256)
     backbone.max_positions = None
     before = dict(vars(tuner.cfg))
-    fit_budget(tuner, budget, backbone, CONTEXT)
-    reached = sum(p.numel() for p in tuner.build(backbone, CONTEXT).parameters() if p.requires_grad)
+    fit_budget(tuner, budget, backbone, context)
+    reached = sum(p.numel() for p in tuner.build(backbone, context).parameters() if p.requires_grad)
     assert abs(reached - budget) <= 0.05 * budget
     assert f"{reached} parameters" in tuner.notes[0]
     assert {k for k in before if before[k] != getattr(tuner.cfg, k)} <= {tuner.budget_knob}
@@ -93,6 +99,17 @@ def test_what_cannot_be_met_is_refused_with_the_nearest() -> None:
     assert tuner.notes == []
     with pytest.raises(UsageError, match=r"method\.budget=100: .*full cannot be derived"):
         fit_budget(build_tuner(FullOptions(name="full")), 100, tiny_backbone("bert"), CONTEXT)
+
+
+def test_a_rank_that_no_update_can_have_is_refused_with_the_greatest_budget() -> None:
+    tuner, backbone = build_tuner(CONFIGS["lora"]), tiny_backbone("bert")
+    greatest = 16 * 32 * len(matched(backbone, tuner.target_modules(backbone)))  # rank 16, of matrices 16 x 16
+    fit_budget(tuner, greatest, backbone, CONTEXT)
+    assert tuner.cfg.rank == 16
+    words = rf"method\.budget=9000: it takes method\.tuner\.rank=\d+, .*\(16 x 16\) .* most 16\. Use .*={greatest} or"
+    with pytest.raises(UsageError, match=words):
+        fit_budget(tuner, 9000, backbone, CONTEXT)
+    assert tuner.cfg.rank == 16
 
 
 def test_every_knob_is_a_key_and_has_a_formula() -> None:

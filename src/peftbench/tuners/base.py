@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from peftbench.models.base import Backbone
     from peftbench.tasks.base import Row
+    from peftbench.tuners.ranks import Rank
 
 WHOLE_BACKBONE = "backbone.safetensors"
 """File of a tuner that trains all weights of the backbone, in which any other tuner may go on from them."""
@@ -152,6 +153,10 @@ class Tuner(ABC):
         Raises:
             UsageError: the pair cannot work, and why.
         """
+
+    def ranks(self, backbone: Backbone, context: TunerContext) -> Sequence[Rank]:
+        """The ranks of its options, each with what it cannot exceed; asked where `check` is, and of an outline too."""
+        return ()
 
     @abstractmethod
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from peftbench.errors import UsageError
+from peftbench.tuners.ranks import excess
 
 if TYPE_CHECKING:
     from peftbench.models.base import Backbone
@@ -34,7 +35,8 @@ def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: Tune
     """The tuner's config with its `budget_knob` set for `budget`, that value, and the number of parameters.
 
     Raises:
-        UsageError: the tuner has no knob or no formula for it, or the nearest value misses by more than 5 %.
+        UsageError: the tuner has no knob or no formula for it, the nearest value misses by more than 5 %, or it is a
+            rank that nothing of that shape can have.
     """
     knob, before = tuner.budget_knob, tuner.cfg
     if knob is None:
@@ -61,7 +63,25 @@ def knob_for_budget(tuner: Tuner, budget: int, backbone: Backbone, context: Tune
             f"({reached / budget - 1:+.1%}), with method.tuner.{knob}={value}. More than 5 % off is refused: use "
             f"method.budget={reached}, or change the tuner's other keys."
         )
+    refuse_ranks(tuner, budget, backbone, context, value)
     return tuner.with_knob(before, value), value, reached
+
+
+def refuse_ranks(tuner: Tuner, budget: int, backbone: Backbone, context: TunerContext, value: int) -> None:
+    """Raises UsageError if the budget takes a rank above what its product can have."""
+    before, knob = tuner.cfg, tuner.budget_knob
+    tuner.cfg = tuner.with_knob(before, value)
+    try:
+        found = excess(tuner.ranks(backbone, context))
+        if found is not None and found.key == knob:
+            tuner.cfg = tuner.with_knob(before, found.limit)
+            raise UsageError(
+                f"method.budget={budget}: it takes method.tuner.{knob}={value}, but on model={backbone.name}, "
+                f"{found.product} has a rank of at most {found.limit}. Use method.budget="
+                f"{tuner.expected_parameters(backbone, context)} or less, or change the tuner's other keys."
+            )
+    finally:
+        tuner.cfg = before
 
 
 def nearest(count: Callable[[int], int], budget: int, least: int) -> int:

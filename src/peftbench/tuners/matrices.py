@@ -74,11 +74,11 @@ def matched(backbone: Backbone, names: list[str]) -> dict[str, nn.Module]:
     }
 
 
-def matrix_shapes(backbone: Backbone, names: list[str]) -> list[tuple[int, int]]:
-    """(out, in) of every matrix that one of `names` stands for."""
-    found = matched(backbone, names).values()
-    shapes = [(tuple(m.weight.shape), isinstance(m, Conv1D)) for m in found]  # type: ignore[arg-type]
-    return [(b, a) if transposed else (a, b) for (a, b), transposed in shapes]
+def matrix_shapes(backbone: Backbone, names: list[str]) -> dict[str, tuple[int, int]]:
+    """Full name -> (out, in) of every matrix that one of `names` stands for."""
+    found = matched(backbone, names).items()
+    shapes = [(name, tuple(m.weight.shape), isinstance(m, Conv1D)) for name, m in found]  # type: ignore[arg-type]
+    return {name: (b, a) if transposed else (a, b) for name, (a, b), transposed in shapes}
 
 
 def has_transposed(backbone: Backbone, names: list[str]) -> bool:

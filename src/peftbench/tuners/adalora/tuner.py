@@ -16,6 +16,7 @@ from peftbench.tuners.base import TunerContext
 from peftbench.tuners.matrices import Choice, has_transposed, matrix_names, matrix_shapes
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
+from peftbench.tuners.ranks import Rank, rank_of_updates
 
 RATINGS = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 """Of peft's allocator: importance of each entry, its smoothed value and its smoothed uncertainty."""
@@ -75,9 +76,13 @@ class AdaLoraTuner(PeftTuner):
         """Names of the matrices to adapt; see `matrix_names`."""
         return matrix_names(backbone, Choice(self.cfg.target_modules, self.cfg.target, self.cfg.layers))
 
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        shapes = matrix_shapes(backbone, self.target_modules(backbone))
+        return rank_of_updates("init_rank", self.cfg.init_rank, shapes)
+
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         shapes = matrix_shapes(backbone, self.target_modules(backbone))
-        return sum(self.cfg.init_rank * (out + inner + 1) for out, inner in shapes)
+        return sum(self.cfg.init_rank * (out + inner + 1) for out, inner in shapes.values())
 
     def before_step(self, model: nn.Module, step: int, steps: int) -> None:
         """Add the gradient of the penalty, which depends on P and Q alone."""

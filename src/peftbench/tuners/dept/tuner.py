@@ -24,6 +24,7 @@ from peftbench.tuners.base import ParamGroups, TunerContext
 from peftbench.tuners.dept import DeptOptions
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.prompt_init import initial_rows, initial_token_ids, stored_prompt
+from peftbench.tuners.ranks import Rank
 from peftbench.tuners.soft_prompt_layer import DeptConfig, parameter_count, rank_for_budget
 from peftbench.tuners.soft_prompt_model import adapter_of
 
@@ -38,6 +39,11 @@ class DeptTuner(PeftTuner):
 
     def check(self, backbone: Backbone, context: TunerContext) -> None:
         check_length(backbone, context.max_length, self.cfg.num_virtual_tokens, "method.tuner.num_virtual_tokens")
+
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        if not isinstance(self.cfg, DeptOptions) or self.cfg.offset == "token":
+            return []  # a soft prompt without an offset; or one with a ReLU between its two factors
+        return [offset_rank(self.rank(backbone, context), backbone, context)]
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         self.check(backbone, context)
@@ -133,3 +139,9 @@ def set_prompt(model: nn.Module, rows: Tensor) -> None:
     """Overwrite P of the active adapter, its rows filled in turn from `rows` (any number, d)."""
     prompt = adapter_of(model)[1]["P"]
     prompt.copy_(rows[torch.arange(len(prompt)) % len(rows)])
+
+
+def offset_rank(rank: int, backbone: Backbone, context: TunerContext) -> Rank:
+    """The rank of A B, an offset for each position."""
+    s, d = context.max_length, backbone.embedding_size
+    return Rank("rank", rank, min(s, d), f"an offset of {s} positions (trainer.max_length) x {d}")

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from peftbench.models.base import Backbone
 from peftbench.tuners.adapter_files import write_adapter
 from peftbench.tuners.base import ParamGroups, TunerContext
-from peftbench.tuners.dept.tuner import DeptTuner
+from peftbench.tuners.dept.tuner import DeptTuner, offset_rank
 from peftbench.tuners.ept import EptOptions
 from peftbench.tuners.peft_types import register_type
 from peftbench.tuners.prompt_init import sampled_token_ids
+from peftbench.tuners.ranks import Rank
 from peftbench.tuners.soft_prompt_layer import DeptConfig, SoftPromptEmbedding, parameter_count
 from peftbench.tuners.soft_prompt_model import SoftPromptModel, adapter_of
 
@@ -172,6 +173,9 @@ class EptTuner(DeptTuner):
     """EPT (our reading). Groups `prompt` (P), `offset` (A and B) and `fusion` (whatever rebuilds the prompt)."""
 
     cfg: EptOptions  # type: ignore[assignment]
+
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        return [offset_rank(self.cfg.rank, backbone, context)]
 
     def peft_config(self, backbone: Backbone, context: TunerContext) -> EptConfig:
         cfg, s = self.cfg, context.max_length

@@ -11,6 +11,7 @@ from peftbench.tuners.lora import LoraOptions
 from peftbench.tuners.matrices import Choice, has_transposed, matrix_names, matrix_shapes
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
+from peftbench.tuners.ranks import Rank, rank_of_updates
 
 
 class LoraTuner(PeftTuner):
@@ -45,6 +46,10 @@ class LoraTuner(PeftTuner):
         """Names of the matrices to adapt; see `matrix_names`."""
         return matrix_names(backbone, Choice(self.cfg.target_modules, self.cfg.target, self.cfg.layers))
 
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        shapes = matrix_shapes(backbone, self.target_modules(backbone))
+        return rank_of_updates("rank", self.cfg.rank, shapes)
+
     def expected_parameters(self, backbone: Backbone, context: TunerContext) -> int | None:
         shapes = matrix_shapes(backbone, self.target_modules(backbone))
-        return sum(self.cfg.rank * (out + inner) + (out if self.cfg.dora else 0) for out, inner in shapes)
+        return sum(self.cfg.rank * (out + inner) + (out if self.cfg.dora else 0) for out, inner in shapes.values())

@@ -16,6 +16,7 @@ from peftbench.models.base import Backbone
 from peftbench.tuners.base import ParamGroups, Tuner, TunerContext
 from peftbench.tuners.moe import MoeOptions
 from peftbench.tuners.plain import weights_of
+from peftbench.tuners.ranks import Rank, rank_of_updates
 from peftbench.tuners.selective import load_part, save_part
 
 SHARED, EXPERTS = "shared", "experts"
@@ -118,6 +119,13 @@ class MoeTuner(Tuner):
 
     def check(self, backbone: Backbone, context: TunerContext) -> None:
         self._matrices(backbone)
+
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        if self.cfg.expert == "full":
+            return []
+        linear = {name: backbone.model.get_submodule(name) for name in self._matrices(backbone)}
+        shapes = {n: (m.out_features, m.in_features) for n, m in linear.items() if isinstance(m, nn.Linear)}
+        return rank_of_updates("rank", self.cfg.rank, shapes)
 
     def build(self, backbone: Backbone, context: TunerContext) -> nn.Module:
         self.counted = self._count(backbone, context)

@@ -35,6 +35,7 @@ from peftbench.tuners.layerwise import in_layers
 from peftbench.tuners.peft import PeftTypeOptions, moves_weights
 from peftbench.tuners.peft_adapter import PeftTuner, task_type, wrap
 from peftbench.tuners.positions import count_real_positions
+from peftbench.tuners.ranks import Rank, rank_of_updates
 
 ELSEWHERE = {
     "ADALORA": "it needs a hand in every training step: use method=adalora",
@@ -53,6 +54,10 @@ SIZE = {"FOURIERFT": "n_frequency", **dict.fromkeys(("DELORA", "HIRA", "LOHA", "
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, AttributeError, KeyError)
 """What peft raises for a type that it cannot put into a network."""
+
+LOW_RANK = {"DELORA", "HIRA", "LOHA", "LORA"}
+"""Types whose `r` is the rank of a trained product of the shape of the matrix. Of VERA, RANDLORA and LOKR it is not:
+more random or Kronecker factors than that go on adding updates."""
 
 Formula = Callable[[Any, int, int], float]
 BY_MATRIX: dict[str, Formula] = {
@@ -167,6 +172,15 @@ class PeftTypeTuner(PeftTuner):
                 raise self.refused(backbone, error) from error
         except RuntimeError:
             pass  # as with a `meta` above: the adapter starts from values of the weights, and here are none
+
+    def ranks(self, backbone: Backbone, context: TunerContext) -> list[Rank]:
+        if self.kind not in LOW_RANK:
+            return []
+        config: Any = self.peft_config(backbone, context)
+        targets = config.target_modules or usual_targets(self.kind).get(backbone.model.config.model_type)
+        if targets is None or partial(config):
+            return []
+        return rank_of_updates("options.r", config.r, matrices(backbone, targets))
 
     def with_knob(self, cfg: PeftTypeOptions, value: int) -> PeftTypeOptions:
         return dataclasses.replace(cfg, options={**cfg.options, SIZE[self.kind]: value})
