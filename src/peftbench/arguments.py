@@ -35,6 +35,7 @@ class Arguments:
 
     @property
     def multirun(self) -> bool:
+        """Whether this asks for a sweep."""
         return any(flag in SWEEP for flag in self.flags)
 
     @property

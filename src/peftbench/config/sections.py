@@ -409,6 +409,7 @@ def wrong_type(key: str, error: Exception) -> UsageError:
 
 
 def field_names(schema_class: type) -> list[str]:
+    """The keys of a section, in the order of its dataclass."""
     return [f.name for f in dataclasses.fields(schema_class)]
 
 

@@ -70,14 +70,17 @@ Check = Callable[[Bench], Verdict]
 
 
 def passed(detail: str = "") -> Verdict:
+    """The promise is kept."""
     return Verdict("pass", detail)
 
 
 def failed(detail: str) -> Verdict:
+    """It is not; `detail` says by how much, or where."""
     return Verdict("fail", detail)
 
 
 def not_claimed(reason: str) -> Verdict:
+    """The tuner does not promise it, and why."""
     return Verdict("not claimed", reason)
 
 

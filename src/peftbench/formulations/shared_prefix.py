@@ -40,6 +40,7 @@ class SharedPrefix:
 
     @property
     def length(self) -> int:
+        """Tokens in front, without virtual ones."""
         return len(self.ids)
 
     def repeated(self, rows: int) -> Any:

@@ -90,4 +90,5 @@ def shown(projection: Projection, block: str) -> str:
 
 
 def short(name: str, block: str) -> str:
+    """A module's name within its block."""
     return re.sub(rf"^{re.escape(block)}\.", "", name)

@@ -28,10 +28,12 @@ class Processes(Protocol):
     """What is asked of the processes of a run, `peftbench.training.distributed.Dist`."""
 
     @property
-    def device(self) -> Any: ...
+    def device(self) -> Any:
+        """The `torch.device` of this process."""
 
     @property
-    def world(self) -> int: ...
+    def world(self) -> int:
+        """How many processes the run has."""
 
 
 def environment(dist: Processes | None = None, precision: str | None = None) -> dict[str, Any]:

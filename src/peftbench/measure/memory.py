@@ -110,7 +110,7 @@ def _raise(peaks: dict[str, float], name: str, mib: float) -> None:
     peaks[name] = max(peaks.get(name, 0.0), mib)
 
 
-class GpuGauge:
+class GpuGauge(Gauge):
     """Bytes that torch's caching allocator handed out (allocated) and holds (reserved): absolute, weights included."""
 
     def __init__(self, device: torch.device) -> None:
@@ -145,7 +145,7 @@ def cpu_gauge() -> Gauge:
         return SampledGauge() if os.path.exists("/proc/self/statm") else LifetimeGauge()
 
 
-class KernelGauge:
+class KernelGauge(Gauge):
     """Linux keeps the high-water mark of the resident set and lets a process lower its own: exact, and free."""
 
     def restart(self) -> float:
@@ -165,7 +165,7 @@ class KernelGauge:
         pass
 
 
-class SampledGauge:
+class SampledGauge(Gauge):
     """A thread reads the resident set every 10 ms; a rise and fall in between is missed."""
 
     def __init__(self, seconds: float = 0.01) -> None:
@@ -200,7 +200,7 @@ class SampledGauge:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
-class LifetimeGauge:
+class LifetimeGauge(Gauge):
     """The mark of the whole process life (macOS): a phase that stays below what was once reached shows 0."""
 
     def restart(self) -> float:

@@ -119,6 +119,8 @@ class LearnerPredictor(Predictor):
             self.learner.save(folder)
 
     def manifest(self, record: Record) -> dict[str, Any] | None:
+        """The config with the formulation as files can carry it (`Formulation.portable`), the backbone's facts, and
+        what the formulation shows of the training rows; None of a learner that was made without a config."""
         learner, backbone = self.learner, self.learner.backbone
         if learner.config is None:
             return None

@@ -153,6 +153,7 @@ class Spread:
 
     @property
     def se(self) -> float:
+        """The standard error of the sum: the root of all variances together."""
         return math.sqrt(sum(v for v, _ in self.parts))
 
     def limit(self, level: float) -> float:

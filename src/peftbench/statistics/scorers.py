@@ -85,7 +85,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearScorer:
+class LinearScorer(Scorer):
     """A metric that is `value(sum of features over the items)`.
 
     Attributes:
@@ -120,7 +120,7 @@ class LinearScorer:
 
 
 @dataclass(frozen=True)
-class BatchScorer:
+class BatchScorer(Scorer):
     """A metric of whole columns: `value(targets, predictions)`, both [samples, items], gives [samples] fractions."""
 
     targets: Floats
@@ -144,7 +144,7 @@ class BatchScorer:
 
 
 @dataclass(frozen=True)
-class UniqueScorer:
+class UniqueScorer(Scorer):
     """A `UniqueMetric`.
 
     Attributes:

@@ -44,6 +44,7 @@ class Group:
 
     @property
     def is_cost(self) -> bool:
+        """Whether the metric is what a run took, and no score of its answers."""
         return self.metric in COSTS
 
 

@@ -103,6 +103,7 @@ def _float(page: Page, panel: PagePanel, last: bool) -> str:
 
 
 def tex(text: str) -> str:
+    """A text on one line as LaTeX shows it: its special characters escaped, marks of notes raised."""
     pieces = _NOTE.split(" ".join(text.split()))
     plain = ["".join(_TEX.get(c, c) for c in piece) for piece in pieces[::2]]
     marks = [rf"\textsuperscript{{{mark}}}" for mark in pieces[1::2]]

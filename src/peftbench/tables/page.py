@@ -63,6 +63,7 @@ class Page:
 
 
 def lay_out_page(table: Table, out_dir: str) -> Page:
+    """The page of a table; its commands file their runs in `out_dir`."""
     config = table.config
     changed = " ".join(f"{k}={text(v).strip('[]')}" for k, v in table.given.items())
     head = [config.description, f"Paper: {config.paper}.", *([f"Asked for: {changed}."] if changed else []), LEGEND]

@@ -90,6 +90,7 @@ class Tally:
 
     @classmethod
     def empty(cls) -> Tally:
+        """With nothing left out."""
         return cls(Counter(), {})
 
     def add(self, what: str, place: str) -> None:

@@ -72,6 +72,17 @@ class HeadFormulation(Formulation):
         return self.max_length, self.prefix, repr(bare_task(self.task))
 
     def encode(self, rows: Sequence[Row]) -> list[Encoded]:
+        """Tokenise: the prefix and the text, or both texts of a pair, of which the longer is cut first.
+
+        Returns:
+            One item a row, of at most `max_length` tokens: `input_ids` and, of a tokenizer that has them,
+            `token_type_ids`, lists of the item's length; `target`, the number of the label or the score scaled to
+            [0, 1], None where the row has none.
+
+        Raises:
+            ValueError: a target is no label of the task, or no number.
+            UsageError: the task is a regression without a range of scores.
+        """
         texts = [self.prefix + row.text for row in rows]
         pairs = [row.pair for row in rows]
         if any(p is not None for p in pairs):

@@ -124,6 +124,7 @@ def origin(tensor: Tensor) -> int:
 
 
 def is_matrix(module: nn.Module) -> bool:
+    """Whether it is a linear map, GPT-2's transposed one included."""
     return isinstance(module, (nn.Linear, Conv1D))
 
 
@@ -143,6 +144,7 @@ def block_lists(stack: nn.Module, uses: Sequence[Use]) -> list[str]:
 
 
 def is_block(module: nn.Module) -> bool:
+    """Whether it holds an attention, and weights outside of it."""
     attentions = attentions_of(module)
     outside = [n for n, m in module.named_modules() if holds_weights(m) and not inside(n, attentions)]
     return bool(attentions) and bool(outside)
@@ -163,6 +165,7 @@ def attentions_of(block: nn.Module) -> list[str]:
 
 
 def inside(name: str, holders: Sequence[str]) -> bool:
+    """Whether a module is one of the holders, or in one; by their full names."""
     return any(name == holder or name.startswith(f"{holder}.") for holder in holders)
 
 
@@ -223,6 +226,7 @@ def ffn_entry(matrices: Sequence[Use], block: nn.Module, first: str) -> dict[str
 
 
 def in_features(matrix: nn.Module) -> int:
+    """Width of a linear map's input."""
     assert isinstance(matrix, (nn.Linear, Conv1D))
     return matrix.nx if isinstance(matrix, Conv1D) else matrix.in_features
 

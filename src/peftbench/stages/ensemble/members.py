@@ -21,7 +21,7 @@ from peftbench.formulations.cloze import ClozeConfig
 from peftbench.formulations.cloze.formulation import pattern_set
 from peftbench.stages.base import Context, Predictor, StageReport
 from peftbench.stages.learning import LearnerPredictor, fresh, train_on
-from peftbench.stages.ledger import once
+from peftbench.stages.ledger import Trained, once
 from peftbench.stages.pseudo_labels import Matrix, draw_others, draw_pseudo_labelled, softmax, weighted_mean, wishes
 from peftbench.tasks.metrics import score
 
@@ -62,7 +62,7 @@ class Member:
         return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-class Answers:
+class Answers(Trained):
     """What a member leaves, as a part that the ledger can keep; its weights are not kept.
 
     Attributes:

@@ -33,6 +33,7 @@ class Cost:
     written_tokens: int = 0
 
     def facts(self) -> dict[str, float]:
+        """The counts by name, as a stage reports them."""
         return {name: float(value) for name, value in vars(self).items()}
 
 

@@ -54,6 +54,7 @@ class Passes:
 
     @property
     def width(self) -> int:
+        """Numbers in the embedding of a word."""
         return embedding_layer(self.model).weight.shape[1]
 
     def logits(self, change: Change | None = None) -> Tensor:

@@ -145,6 +145,7 @@ class Comparer:
         return self._cells[key]
 
     def record(self, run_id: str) -> Record:
+        """The record of a run, read once. Raises UsageError if it was removed meanwhile."""
         if run_id not in self._records:
             record = self.store.load(run_id)
             if record is None:

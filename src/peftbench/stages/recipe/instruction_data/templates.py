@@ -97,6 +97,7 @@ class Document:
 
     @property
     def text(self) -> str:
+        """Its sentences, a space between them."""
         return " ".join(self.sentences)
 
 
