@@ -206,6 +206,20 @@ def test_axes_that_do_not_touch_are_composed_apart(monkeypatch, tmp_path):
     assert [job.config for job in jobs[5::4]] == [compose(job.overrides) for job in jobs[5::4]]
 
 
+@pytest.mark.parametrize("task", ["masakhanews", "trec"])  # the latter's labels are numbered: keys that JSON lacks
+def test_what_was_composed_once_is_remembered_as_it_was(task, monkeypatch, tmp_path):
+    from peftbench.config import many
+
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
+    made = many.composed((f"task={task}",))
+    monkeypatch.setattr(many, "compose_raw", None)
+    again = many.composed((f"task={task}",))
+    assert again == made
+    assert list(again.task.get("subsets", {})) == list(made.task.get("subsets", {}))
+    if task == "trec":
+        assert {type(key) for key in again.task.subsets.trec.labels} == {int}
+
+
 def test_a_file_that_writes_elsewhere_is_composed_with_each_choice(monkeypatch, tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "short.yaml").write_text("# @package _global_\ntrainer:\n  steps: 7\nseed: 5\n")

@@ -244,10 +244,30 @@ def composed(choices: tuple[str, ...]) -> DictConfig:
     key, memory = [hydra.__version__, omegaconf.__version__, *config_stamp(), *choices], Cache("composed")
     known = memory.get(key)
     if known is not None:
-        return OmegaConf.create(known)
+        return OmegaConf.create(with_own_keys(known))
     made = compose_raw(choices)
-    memory.put(key, OmegaConf.to_container(made, resolve=False))
+    memory.put(key, with_text_keys(OmegaConf.to_container(made, resolve=False)))
     return made
+
+
+PAIRS = "<pairs>"
+"""Key of what stands for a mapping whose keys are no texts, as the numbers of labels: JSON has no such mapping."""
+
+
+def with_text_keys(value: Any) -> Any:
+    """A plain value as JSON gives it back; `with_own_keys` is the way back."""
+    if isinstance(value, dict):
+        pairs = [[key, with_text_keys(own)] for key, own in value.items()]
+        return dict(pairs) if all(type(key) is str for key in value) else {PAIRS: pairs}
+    return [with_text_keys(own) for own in value] if isinstance(value, list) else value
+
+
+def with_own_keys(value: Any) -> Any:
+    """What `with_text_keys` was given."""
+    if isinstance(value, dict):
+        pairs = value[PAIRS] if PAIRS in value else value.items()
+        return {key: with_own_keys(own) for key, own in pairs}
+    return [with_own_keys(own) for own in value] if isinstance(value, list) else value
 
 
 @functools.lru_cache(maxsize=100_000)
