@@ -132,7 +132,7 @@ start() {
     [ -s /etc/munge/munge.key ] || runuser -u munge -- /usr/sbin/mungekey --create
     runuser -u munge -- /usr/sbin/munged --force
   fi
-  wait_for 10 eval 'munge -n 2>/dev/null | unmunge >/dev/null 2>&1' || failed "munge does not answer"
+  wait_for 60 eval 'munge -n 2>/dev/null | unmunge >/dev/null 2>&1' || failed "munge does not answer"
   if ! alive slurmctld; then
     touch "$RUN/slurmctld.pid"
     chown slurm "$RUN/slurmctld.pid"
@@ -142,7 +142,7 @@ start() {
   for node in "${NODES[@]}"; do
     alive "slurmd.$node" || slurmd -N "$node" || failed "the slurmd of $node did not start"
   done
-  wait_for 60 all_up || failed "the nodes did not come up"
+  wait_for 300 all_up || failed "the nodes did not come up"
   say "up: $(shown)"
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from waiting import until
 
 from peftbench.records.states import read_progress
 from peftbench.records.store import Store
@@ -24,7 +25,7 @@ SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=1"]
 
 def asked(*command: str) -> str:
     """What a command of the cluster says."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +34,17 @@ def cluster() -> Iterator[None]:
     fresh time limit."""
     if shutil.which("sbatch") is None:
         pytest.skip("needs SLURM: `make slurm-test` installs one on a Debian machine")
-    if subprocess.run(["sinfo"], capture_output=True, timeout=60, check=False).returncode:
+    if subprocess.run(["sinfo"], capture_output=True, timeout=600, check=False).returncode:
         pytest.skip("SLURM does not answer: start one with scripts/slurm_dev_cluster.sh start")
     over = threading.Event()
 
     def hurry() -> None:
         while not over.wait(1.0):
-            for line in asked("squeue", "--noheader", "--array", "--format=%i|%r|%j").splitlines():
+            try:
+                lines = asked("squeue", "--noheader", "--array", "--format=%i|%r|%j").splitlines()
+            except subprocess.SubprocessError:  # the cluster is too busy to answer; the next look will do
+                continue
+            for line in lines:
                 job, reason, name = line.split("|")
                 if reason == "BeginTime" and name.startswith("peftbench-"):
                     change = [f"JobId={job}", "StartTime=now", "TimeLimit=60"]
@@ -93,6 +98,11 @@ class Front:
 def submitted(folder: Path) -> list[str]:
     """Ids of all array jobs that were submitted for a folder's sweeps."""
     return [array.job_id for _, array in remembered(folder / "results" / "sweeps")]
+
+
+def until_gone(store: Store, run_ids: list[str], pid: int) -> None:
+    """Wait until this process does not work on these runs any more."""
+    until(lambda: at_work(store, run_ids) != pid)
 
 
 def at_work(store: Store, run_ids: list[str], steps: int = 0) -> int | None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from slow_steps import slow_after
 from slurm_users import BASE, Front, asked, at_work, clean_up, cluster, submitted  # noqa: F401
 from waiting import until
 
@@ -66,8 +67,10 @@ def test_two_processes_equal_one_and_two_nodes_equal_one(tmp_path: Path) -> None
 
 
 def test_the_runs_of_a_node_that_dies_are_done_on_the_other(tmp_path: Path) -> None:
-    words = ["seed=1,2", "trainer.steps=800", "trainer.eval_every=400", "trainer.checkpoint_every=20"]
-    front = Front(tmp_path, *words, "hydra.launcher.cpus_per_task=2", "hydra.launcher.timeout_min=60")
+    words = ["seed=1,2", "trainer.steps=100", "trainer.eval_every=50", "trainer.checkpoint_every=10"]
+    words += [*slow_after(25, until=tmp_path / "go"), "hydra.launcher.timeout_min=60"]
+    whole_node = asked("sinfo", "--noheader", "--Node", f"--nodes={FIRST}", "--format=%c").strip()
+    front = Front(tmp_path, *words, f"hydra.launcher.cpus_per_task={whole_node}")
     until(lambda: submitted(tmp_path) not in ([], [""]))
     (_, array), *_ = remembered(tmp_path / "results" / "sweeps")
     store = Store(tmp_path / "results")
@@ -77,6 +80,7 @@ def test_the_runs_of_a_node_that_dies_are_done_on_the_other(tmp_path: Path) -> N
     assert len(held) == 2
     (lost,) = (run_id for run_id, pid in held.items() if node_of(pid) == SECOND)
     kill_node(SECOND)
+    (tmp_path / "go").touch()
     asked("scontrol", "update", f"NodeName={SECOND}", "State=DOWN", "Reason=dead")  # what SlurmdTimeout comes to
     assert front.wait() == 0, front.said
 
