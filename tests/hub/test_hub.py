@@ -212,7 +212,7 @@ def test_a_connection_that_is_cut(times, whole, hub):
 @pytest.mark.slow
 def test_an_api_that_hangs_is_given_up_and_said(hub, monkeypatch, capfd):
     hub.model("org/net").commit(FILES)
-    hub.model("org/net").fault("info", "hang", seconds=1.0)
+    hub.model("org/net").fault("info", "hang")
     monkeypatch.setattr(asking, "PATIENCE", 0.2)
     with pytest.raises(HubProblem, match="does not answer in time"):
         get()

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from typing import Any
 from urllib.parse import unquote
 
 LARGE = (".safetensors", ".parquet")
-CHUNK = 1 << 16
 
 
 @dataclass
@@ -28,14 +26,13 @@ class Fault:
 
     Attributes:
         how: a status; `page`, a web page with status 200; `cut`, half the bytes and an end; `flip`, other bytes of the
-            same length; `hang`, no answer for `seconds`; `slow`, the bytes spread over `seconds`.
+            same length; `hang`, no answer, or, at `cdn`, a first part of it and no more, until the hub's `let_go`.
     """
 
     place: str
     how: int | str
     times: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 @dataclass
@@ -56,9 +53,9 @@ class Repo:
             self.refs[ref] = commit
         return commit
 
-    def fault(self, place: str, how: int | str, times: int | None = None, seconds: float = 0.0, **headers: str) -> None:
+    def fault(self, place: str, how: int | str, times: int | None = None, **headers: str) -> None:
         """Add one; `headers` with `_` for `-`."""
-        self.faults.append(Fault(place, how, times, {k.replace("_", "-"): v for k, v in headers.items()}, seconds))
+        self.faults.append(Fault(place, how, times, {k.replace("_", "-"): v for k, v in headers.items()}))
 
     def take(self, place: str) -> Fault | None:
         """The fault that is due at this place."""
@@ -81,6 +78,7 @@ class Hub(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.tokens: dict[str, str | None] = {}
         self.sent: list[str] = []
+        self.let_go = threading.Event()
 
     @property
     def url(self) -> str:
@@ -202,11 +200,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        part = content[: len(content) // 2] if fault.how == "cut" else content
-        pieces = [part[start : start + CHUNK] for start in range(0, len(part), CHUNK)]
-        for piece in pieces:
-            self.wfile.write(piece)
-            time.sleep(fault.seconds / len(pieces))
+        half = len(content) // 2
+        self.wfile.write(content[:half])
+        if fault.how == "hang":
+            self.wfile.flush()
+            self.server.let_go.wait(600)
+            self.wfile.write(content[half:])
         self.server.sent.append(f"{commit}/{file}")
         return None
 
@@ -224,7 +223,7 @@ class Handler(BaseHTTPRequestHandler):
         if fault is None:
             return False
         if fault.how == "hang":
-            time.sleep(fault.seconds)
+            self.server.let_go.wait(600)
             return False
         if fault.how == "page":
             self.send(200, b"<html>Please log in to this network.</html>", {"Content-Type": "text/html"})
@@ -262,6 +261,7 @@ def serve() -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.let_go.set()
         hub.shutdown()
         hub.server_close()
         thread.join()

@@ -24,3 +24,18 @@ def works(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def until_idle(pid: int, looks: int = 10) -> None:
+    """Wait until all threads of a process wait for something, at so many looks in a row."""
+
+    def waits() -> bool:
+        try:
+            threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+            seen.append(all(text.rpartition(") ")[2][0] in "SZ" for text in threads))
+        except OSError:  # one has just ended
+            seen.append(False)
+        return len(seen) >= looks and all(seen[-looks:])
+
+    seen: list[bool] = []
+    until(waits)
