@@ -10,6 +10,7 @@ from made_up_table import DEPT, LORA, TABLE, a_table, fill, overrides
 
 from peftbench import statistics
 from peftbench.config.many import Composer
+from peftbench.errors import UsageError
 from peftbench.tables import runs
 from peftbench.tables.formats import FORMATS
 from peftbench.tables.lacking import lacking
@@ -126,6 +127,40 @@ def test_best_and_tied_best(filled, store):
         file_run(store, overrides(method, "hau"), 0.8, draw)
     tied = make_table("made-up", a_table(), store)
     assert [tied.cells["", row, "hau"].best for row in (LORA, DEPT)] == [True, True]
+
+
+def test_a_row_with_fewer_runs_by_the_file_is_complete_and_not_ranked(store):
+    text = TABLE.replace("{label: LoRA, ", "{label: LoRA, repeat: {data_seed: [2]}, ")
+    for draw in (1, 2, 3):
+        file_run(store, overrides("dept", "hau"), 0.5, draw)
+    for lang in ("hau", "swa"):
+        file_run(store, overrides("lora", lang), 0.9, 2)
+    table = make_table("made-up", a_table(text), store)
+    one, three = table.cells["", LORA, "hau"], table.cells["", DEPT, "hau"]
+    assert [(c.done, c.asked, c.complete, c.best, c.letters) for c in (one, three)] == [
+        (1, 1, True, False, ""),
+        (3, 3, True, False, ""),  # alone, it has nobody to be the best of
+    ]
+    assert one.verdict.reasons == ("one run (its spread over seeds is not known)",)
+    assert table.cells["", LORA, "mean"].complete
+    assert table.cells["", LORA, "train, s"].low is None
+    assert not [sweep for sweep in table.missing() if ("method", ("lora",)) in sweep.items()]
+    page = FORMATS["md"](table, "results")
+    assert page.count("LoRA: one run where other rows ask for more") == 1
+    for name in FORMATS:
+        FORMATS[name](table, "results")
+    asked = make_table("made-up", a_table(text), store, {"data_seed": [1, 2]})
+    assert asked.cells["", LORA, "hau"].asked == 2  # the command line asks in all rows
+
+
+def test_a_row_alone_may_have_seeds_of_its_own():
+    one = "{label: LoRA, repeat: {data_sed: [2]}, "
+    with pytest.raises(UsageError, match=r"rows\.LoRA\.repeat\.data_sed: no such seed\. Did you mean `data_seed`"):
+        a_table(TABLE.replace("{label: LoRA, ", one))
+    with pytest.raises(UsageError, match=r"rows\.LoRA\.repeat\.seed: needs at least one seed"):
+        a_table(TABLE.replace("{label: LoRA, ", "{label: LoRA, repeat: {seed: []}, "))
+    with pytest.raises(UsageError, match="repeat"):
+        a_table(TABLE.replace("{label: hau, ", "{label: hau, repeat: {seed: [1]}, "))
 
 
 def test_an_incomplete_cell_is_never_best(store):

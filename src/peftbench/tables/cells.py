@@ -112,12 +112,16 @@ def _summarise(cell: TableCell, estimates: Estimates) -> None:
 
 
 def mark_best(cells: Mapping[Key, TableCell], estimates: Estimates) -> None:
-    """Tie groups of each column in each panel, among its complete cells. Costs are not ranked, nor stand-ins."""
+    """Tie groups of each column in each panel, among its complete cells. Costs are not ranked, nor stand-ins, nor a row
+    that asks for fewer runs than another: it has no spread over seeds of its own, and none paired with the others'."""
     columns: dict[tuple[str, str], dict[str, TableCell]] = {}
     for (panel, row, column), cell in cells.items():
         if cell.complete and not cell.groups[0].is_cost and not cell.spec.offline:
             columns.setdefault((panel, column), {})[row] = cell
-    for (_, column), rivals in columns.items():
+    for (_, column), complete in columns.items():
+        most = max(cell.asked for cell in complete.values())
+        rivals = {row: cell for row, cell in complete.items() if cell.asked == most}
+        estimates.warnings |= {_few(row, cell.asked): None for row, cell in complete.items() if row not in rivals}
         if len(rivals) < 2:
             continue
         try:
@@ -127,3 +131,9 @@ def mark_best(cells: Mapping[Key, TableCell], estimates: Estimates) -> None:
             continue
         for row, cell in rivals.items():
             cell.letters, cell.best = found[row]
+
+
+def _few(row: str, asked: int) -> str:
+    """Why a row is not ranked."""
+    runs = "one run" if asked == 1 else f"{asked} runs"
+    return f"{row}: {runs} where other rows ask for more, so its spread over seeds is not theirs; it is not ranked"

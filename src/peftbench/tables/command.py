@@ -124,8 +124,8 @@ def run_missing(
     extra = [f"out_dir={out_dir}", *launch]
     given: list[Sweep] = []
     codes = [0]
-    if words := lacking(table):
-        print(f"missing: {words}", file=sys.stderr, flush=True)
+    if lacks := lacking(table):
+        print(f"missing: {lacks}", file=sys.stderr, flush=True)
     while sweeps := merge(sweep for sweep in table.missing() if sweep not in given):
         given += table.missing()
         for number, sweep in enumerate(sweeps, 1):

@@ -51,7 +51,7 @@ class Part:
 
 @dataclass
 class LabelledPart(Part):
-    """A panel or a row."""
+    """A panel, a row or a column."""
 
     label: str = MISSING
     fixed: bool = False
@@ -60,6 +60,14 @@ class LabelledPart(Part):
     """A stand-in for what a paper ran: a packaged model, few rows and steps; `--offline` shows such rows alone."""
     only: list[str] = field(default_factory=list)
     """Columns, and panels, in which a row has cells; elsewhere it is left empty. All of them if none is named."""
+
+
+@dataclass
+class RowPart(LabelledPart):
+    """A row."""
+
+    repeat: dict[str, list[int]] = field(default_factory=dict)
+    """Seeds in the place of the table's, by their keys: fewer where the answers do not depend on them."""
 
 
 @dataclass
@@ -99,9 +107,9 @@ class TableConfig(Part):
     paper_runs: int = number(1, ge=1)
     """Runs behind a number of the paper."""
     repeat: dict[str, list[int]] = field(default_factory=lambda: {"seed": [1]})
-    """Seeds that every cell asks for: `seed`, `data_seed` or both."""
+    """Seeds that every cell asks for, unless its row says otherwise: `seed`, `data_seed` or both."""
     panels: list[LabelledPart] = field(default_factory=list)
-    rows: list[LabelledPart] = MISSING
+    rows: list[RowPart] = MISSING
     columns: list[ColumnPart] = MISSING
     claims: list[ClaimConfig] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -114,7 +122,7 @@ class CellSpec:
     Attributes:
         run: overrides without seeds; what the command line said of the table laid over what its file says.
         repeat: seeds asked for.
-        own_runs: number of runs that the table's own seeds make, whatever the command line asks for.
+        own_runs: number of runs that the seeds of the table's file make, whatever the command line asks for.
         changed: settings that the command line changed, so that the paper's number no longer is the same experiment's.
         mean_of: columns whose mean the cell is; empty for a cell of its own runs.
         tune: overrides and seeds of the search that chooses the cell's settings; empty for settings as given.
@@ -235,9 +243,12 @@ def _check(name: str, table: TableConfig) -> None:
     for axis, given in labels.items():
         if twice := {label for label in given if given.count(label) > 1}:
             raise UsageError(f"table {name}: {axis} has `{sorted(twice)[0]}` twice.")
-    for key in table.repeat:
-        if key not in SEEDS:
-            raise UsageError(f"table {name}.repeat.{key}: no such seed. {did_you_mean(key, SEEDS)}")
+    for where, repeat in (("", table.repeat), *((f"rows.{row.label}.", row.repeat) for row in table.rows)):
+        for key, seeds in repeat.items():
+            if key not in SEEDS:
+                raise UsageError(f"table {name}.{where}repeat.{key}: no such seed. {did_you_mean(key, SEEDS)}")
+            if not seeds:
+                raise UsageError(f"table {name}.{where}repeat.{key}: needs at least one seed, as in {key}: [1].")
 
     def known(label: str, axis: str, where: str) -> None:
         if label not in labels[axis]:
@@ -279,14 +290,14 @@ def lay_out(name: str, table: TableConfig, overrides: Mapping[str, Any] | None =
         UsageError: an override sets what the rows or columns vary, or a reference key finds two numbers.
     """
     given = dict(overrides or {})
-    repeat = {**table.repeat, **{key: given.pop(key) for key in SEEDS if key in given}}
+    asked = {key: given.pop(key) for key in SEEDS if key in given}
     cells = []
     for panel in table.panels or [LabelledPart(label="")]:
         for row in table.rows:
             for column in table.columns:
                 parts: list[Part] = [table, panel, row, column]
                 _refuse_varied(name, parts[1:], given)
-                cells.append(_cell(name, parts, panel.label, given, repeat))
+                cells.append(_cell(name, parts, panel.label, given, asked))
     return cells
 
 
@@ -299,12 +310,14 @@ def _refuse_varied(name: str, parts: Sequence[Part], given: Mapping[str, Any]) -
 
 
 def _cell(
-    name: str, parts: Sequence[Part], panel: str, given: Mapping[str, Any], repeat: Mapping[str, Sequence[int]]
+    name: str, parts: Sequence[Part], panel: str, given: Mapping[str, Any], asked: Mapping[str, Sequence[int]]
 ) -> CellSpec:
+    """One cell; `asked` are the seeds of the command line."""
     table, _, row, column = parts
     assert isinstance(table, TableConfig)
-    assert isinstance(row, LabelledPart)
+    assert isinstance(row, RowPart)
     assert isinstance(column, ColumnPart)
+    repeat = {**table.repeat, **row.repeat}
     own: dict[str, Any] = {}
     tune: dict[str, Any] = {}
     for part in parts:
@@ -318,8 +331,8 @@ def _cell(
         row=row.label,
         column=column.label,
         run={**own, **given},
-        repeat=repeat,
-        own_runs=math.prod(map(len, table.repeat.values())) * max(1, len(column.mean_of)),
+        repeat={**repeat, **asked},
+        own_runs=math.prod(map(len, repeat.values())) * max(1, len(column.mean_of)),
         changed=changed,
         metric=(metric := _last(parts, "metric") or "score"),
         margin=_last(parts, "margin") or "1.0",
