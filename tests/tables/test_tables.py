@@ -113,6 +113,8 @@ def test_what_is_missing_and_how_long_it_takes(store):
     said = "2 runs, about 2 min for 2 of the runs, one after the other, as earlier ones of their rows took"
     assert lacking(table) == said  # 50 s each
     assert f"Missing: {said}." in FORMATS["md"](table)
+    file_run(store, overrides("lora", "hau"), 0.9, 2)
+    assert lacking(make_table("made-up", a_table(), store)).startswith("1 run, ")
 
 
 # Best, verdicts, claims

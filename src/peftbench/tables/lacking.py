@@ -25,8 +25,9 @@ def lacking(table: Table) -> str:
                 seconds[cell.spec.row][run["run_id"]] = run["total_seconds"]
     unfilled = {str(sorted(c.fill.items())): c for c in every if c.fill is not None and c.done < c.asked}
     runs = [(c.spec.row, c.asked - c.done) for c in unfilled.values() if not _is_search(c)]
-    counts = {"runs": sum(count for _, count in runs), "searches": sum(map(_is_search, unfilled.values()))}
-    words = [f"{count:,} {what}" for what, count in counts.items() if count]
+    counts = [("run", "runs", sum(count for _, count in runs))]
+    counts.append(("search", "searches", sum(map(_is_search, unfilled.values()))))
+    words = [f"{count:,} {one if count == 1 else more}" for one, more, count in counts if count]
     known = [(count, statistics.median(seconds[row].values())) for row, count in runs if seconds[row]]
     if known:
         some = sum(count for count, _ in known)
