@@ -263,8 +263,8 @@ def torture() -> ModuleType:
 def test_a_few_random_kills(tmp_path: Path) -> None:
     """`make torture` does two hundred."""
     script = Path(__file__).parents[1] / "scripts" / "fault_torture.py"
-    command = [sys.executable, script, "--kills", "6", "--seed", "5", "--folder", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    command = [sys.executable, script, "--kills", "6", "--seed", "5", "--seconds", "600", "--folder", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 lost, 0 different, 0 problems" in done.stdout
 

@@ -7,7 +7,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from waiting import until
 
 from peftbench.cli import main
 from peftbench.config import compose
@@ -292,9 +292,9 @@ def test_ctrl_c_ends_the_runs_politely_and_tells_what_is_left(here, n_jobs):
         text=True,
         start_new_session=True,
     )
-    wait_for(lambda: len(training(here / "results")) == n_jobs)
+    until(lambda: len(training(here / "results")) == n_jobs)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group in the foreground
-    shown, _ = process.communicate(timeout=120)
+    shown, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "3 runs left" in shown
     assert "Traceback" not in shown
@@ -307,22 +307,15 @@ def test_ctrl_c_ends_the_runs_politely_and_tells_what_is_left(here, n_jobs):
 def test_no_worker_outlives_a_killed_front(here):
     command = [sys.executable, "-m", "peftbench", "-m", *FAST, "method=lora", "seed=1,2", "trainer.steps=100000"]
     process = subprocess.Popen([*command, "trainer.eval_every=100000", "hydra.launcher.n_jobs=2"])
-    wait_for(lambda: len(training(here / "results")) == 2)
+    until(lambda: len(training(here / "results")) == 2)
     process.kill()
     process.wait()
-    wait_for(lambda: not any(holder.alive for holder in Store("results").holders().values()))
+    until(lambda: not any(holder.alive for holder in Store("results").holders().values()))
 
 
 def training(out_dir: Path) -> list[Path]:
     """Progress files of runs that have begun to train."""
     return [p for p in out_dir.glob("runs/*/progress.json") if '"train"' in p.read_text()]
-
-
-def wait_for(condition, seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.2)
 
 
 def test_runs_of_one_backbone_follow_each_other_and_helpers_take_the_least_begun():

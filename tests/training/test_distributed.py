@@ -29,12 +29,12 @@ def ranks_of(world, arguments):
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(world)}
     command = [sys.executable, str(WORKER), *arguments]
     ranks = [subprocess.Popen(command, env={**ENVIRON, **place, "RANK": str(rank)}) for rank in range(world)]
-    assert [rank.wait(240) for rank in ranks] == [0] * world
+    assert [rank.wait(900) for rank in ranks] == [0] * world
 
 
 def torchrun(world, arguments):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(WORKER)]
-    subprocess.run([*command, *arguments], env=ENVIRON, check=True, timeout=240)
+    subprocess.run([*command, *arguments], env=ENVIRON, check=True, timeout=900)
 
 
 def compare(tmp_path, learner, world, start):
@@ -159,7 +159,7 @@ def test_ranks_with_other_seeds_or_data_end_with_what_differs(tmp_path, monkeypa
         command = [sys.executable, "-m", "peftbench.ddp_worker", "config.json"]
         ranks.append(subprocess.Popen(command, cwd=home, env={**ENVIRON, **place}, stderr=subprocess.PIPE, text=True))
     for process in ranks:
-        said = process.communicate(timeout=400)[1]
+        said = process.communicate(timeout=900)[1]
         assert process.returncode == 2, said
         assert "The ranks do not do the same run" in said
         assert "seed (1 on rank 0, 2 on rank 1)" in said
