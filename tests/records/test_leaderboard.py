@@ -46,7 +46,9 @@ COLUMNS = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """In a cache of its own: another process that holds the common one for long costs what is to be kept."""
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
     return Store(tmp_path / "results")
 
 
