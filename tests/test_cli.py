@@ -157,3 +157,20 @@ def test_every_line_of_a_message_is_shown(capsys, tmp_path, monkeypatch):
         assert call(*command) == 2
         told = "".join(capsys.readouterr())
         assert all(line in told for line in lines), command
+
+
+INTERRUPTED = """
+import threading, time
+from peftbench import cli
+def dispatch(args):
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+    raise KeyboardInterrupt
+cli.dispatch = dispatch
+cli.main(["demo"])
+"""
+
+
+def test_an_interrupted_command_does_not_wait_for_a_librarys_threads():
+    process = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=600)
+    assert process.returncode == 130
+    assert process.stderr == "peftbench: interrupted; what was finished is kept, the same command goes on.\n"

@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt as error:
         print("peftbench: interrupted; what was finished is kept, the same command goes on.", file=sys.stderr)
         code = getattr(error, "code", INTERRUPTED)
+        leave_threads_behind(code)
     except BrokenPipeError:  # `peftbench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
@@ -78,6 +80,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"peftbench: a fault of peftbench's: {in_one_line(error)}", file=sys.stderr)
         code = FAILED
     sys.exit(code)
+
+
+def leave_threads_behind(code: int) -> None:
+    """End the process here if a library's thread would keep it: the interpreter waits for each that is no daemon, and
+    that of a download tries again for minutes. What was finished has been filed."""
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def end_of_a_path(error: OSError) -> int:

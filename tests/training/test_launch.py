@@ -111,6 +111,33 @@ def test_a_rank_that_hangs_while_it_closes_goes_with_the_launcher(tmp_path):
     until(lambda: not any(map(works, pids)))
 
 
+SIGNALLED = """
+import os, signal, subprocess
+start = subprocess.Popen
+def start_and_signal(*args, **how):
+    process = start(*args, **how)
+    print(process.pid)
+    if "signalled" not in globals():
+        globals()["signalled"] = True
+        os.kill(os.getpid(), signal.SIGTERM)
+    return process
+subprocess.Popen = start_and_signal
+"""
+
+
+def test_a_signal_between_the_first_and_the_second_rank_ends_both(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"folder": str(tmp_path), "ranks": ["hang", "hang"]}))
+    environ = {**os.environ, "PYTHONPATH": WITH_RANKS_WORKER}
+    command = [sys.executable, "-c", SIGNALLED + LAUNCHER, str(config)]
+    process = subprocess.Popen(command, env=environ, text=True, stdout=subprocess.PIPE)
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 128 + signal.SIGTERM
+    pids = [int(line) for line in out.split("\n") if line.isdigit()]
+    assert len(pids) == 2
+    until(lambda: not any(map(works, pids)))
+
+
 def test_worker_says_a_usage_error_without_a_traceback(tmp_path, monkeypatch, capsys):
     fake = type(sys)("peftbench.runner")
     monkeypatch.setitem(sys.modules, "peftbench.runner", fake)

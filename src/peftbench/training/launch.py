@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,12 +164,13 @@ def launch(config_path: Path, devices: int, worker: str | None = None) -> Outcom
     signals are passed on; the workers then get `SAVING_SECONDS` to leave in good order. They leave as well when this
     process is killed.
     """
+    workers: list[_Worker] = []
     with (
         tempfile.TemporaryDirectory(prefix="peftbench-ranks-") as folder,
-        _workers([worker or WORKER, str(config_path)], devices, folder) as workers,
+        _signals_to(workers) as caught,  # before there is a worker: none may be left behind
+        _started(workers, [worker or WORKER, str(config_path)], devices, folder, caught),
     ):
-        with _signals_to(workers) as caught:
-            failed = _watch(workers, caught)
+        failed = _watch(workers, caught)
         if failed is None:
             return Outcome(0)
         if caught:
@@ -206,13 +207,15 @@ class _Worker:
 
 
 @contextmanager
-def _workers(program: list[str], count: int, folder: str) -> Iterator[list[_Worker]]:
-    """Started workers, all of them gone on exit. Each is in a session of its own: signals come from us alone."""
+def _started(
+    workers: list[_Worker], program: list[str], count: int, folder: str, caught: Sequence[int]
+) -> Iterator[None]:
+    """Fills `workers`, all of them gone on exit. Each is in a session of its own: signals come from us alone, those
+    too that were `caught` before it was there."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
     common = {"WORLD_SIZE": str(count), RENDEZVOUS: str(Path(folder) / "rendezvous")}
     common |= {"OMP_NUM_THREADS": threads, LEASH: "1"}
     command = [sys.executable, "-m", *program]
-    workers: list[_Worker] = []
     try:
         for rank in range(count):
             log = open(Path(folder) / f"rank{rank}.log", "w+", errors="replace") if rank else None  # noqa: SIM115
@@ -226,7 +229,9 @@ def _workers(program: list[str], count: int, folder: str) -> Iterator[list[_Work
                 start_new_session=True,
             )
             workers.append(_Worker(rank, process, log))
-        yield workers
+            for number in caught:
+                process.send_signal(number)
+        yield
     finally:
         _stop(workers, signal.SIGTERM)
         for worker in workers:
